@@ -1,0 +1,41 @@
+# Everything runs in .venv, made on first use with nothing but Python 3.11 and the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= out/demo
+
+.PHONY: dev demo test lint proto bench clean
+
+dev: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.toml client/pyproject.toml requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first and alone, so that nothing can ask for another build of it.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
+		--editable . --editable keys --editable 'server[foundation-model]' --editable client
+	touch $(STAMP)
+
+demo: dev
+	$(BIN)/fedhelp demo --out $(OUT)
+
+test: dev
+	$(BIN)/python -m pytest
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy fedhelp_secure keys/fedhelp_keys server/fedhelp_server client/fedhelp_client tests benchmarks
+
+proto: dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=. --grpc_python_out=. \
+		--mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/fedhelp_secure/wire/v1/*.proto
+	git diff --exit-code -- fedhelp_secure/wire/v1
+
+bench: dev
+	$(BIN)/fedhelp bench --help
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The hospital node: data, models, release, distillation."""

@@ -1,0 +1,390 @@
+"""The charter: one signed document that fixes everything the parties of a federation agree on.
+
+A charter is canonical JSON (RFC 8785) in a DSSE envelope, signed by the registrar's governance
+key. Its digest is in every message. Whatever does not fit (ring, CKKS capacity, noise, budget) is a
+refused charter, never a wrong sum: see `Charter.check_bounds`, which every party runs when it reads
+one, so that nobody has to trust the maker's arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from fractions import Fraction
+from math import isqrt
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.errors import FedHelpError, PolicyError
+from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
+from fedhelp_secure.sealing import SealingKey
+from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
+from fedhelp_secure.transport.identity import check_label
+
+KIND = "charter"
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+Group = Literal["large", "small"]
+
+TAIL_SIGMAS = 12
+"""The summed noise is taken to stay within this many of its standard deviations (p < 1e-32)."""
+
+MINIMUM_SHARE_UNITS = 4
+"""A noise share has at least this standard deviation, in grid units: sums of discrete Gaussians are
+then within 1e-60 of one discrete Gaussian (Kairouz, Liu, Steinke 2021, theorem 1)."""
+
+
+class CharterRefused(PolicyError):
+    """The charter does not hold together, or is not signed by the governance key."""
+
+    code = "charter"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ProxySet(_Document):
+    """The public images that every soft label is about."""
+
+    digest: Digest
+    """Of the pixels: see `fedhelp_secure.public_set.proxy_digest`."""
+    count: int = Field(ge=2, le=100_000)
+    height: int = Field(ge=16, le=4096)
+    width: int = Field(ge=16, le=4096)
+    public_set_digest: Digest
+    """Of the file that holds images, backbone features and projection."""
+
+
+class Hospital(_Document):
+    """One hospital and the keys that speak for it."""
+
+    name: Label
+    group: Group
+    signing_key: str
+    sealing_key: str
+
+    def verifying_key(self) -> VerifyingKey:
+        """The key that signs this hospital's manifests and ledger."""
+        return VerifyingKey.from_base64(self.signing_key)
+
+    def recipient_key(self) -> SealingKey:
+        """The key to which answers for this hospital are sealed."""
+        return SealingKey.from_base64(self.sealing_key)
+
+
+class SignedParty(_Document):
+    """A party of which only signatures are needed."""
+
+    name: Label
+    signing_key: str
+
+    def verifying_key(self) -> VerifyingKey:
+        """The key that signs this party's statements."""
+        return VerifyingKey.from_base64(self.signing_key)
+
+
+class Decryptor(SignedParty):
+    """Custodian A."""
+
+    context_digest: Digest
+    """Of the serialised public CKKS context (no secret key)."""
+
+
+class Unmasker(SignedParty):
+    """Custodian B."""
+
+    sealing_key: str
+
+    def recipient_key(self) -> SealingKey:
+        """The key to which mask seeds are sealed."""
+        return SealingKey.from_base64(self.sealing_key)
+
+
+class Custodians(_Document):
+    """The custodians' keys of one epoch."""
+
+    epoch: int = Field(ge=1)
+    decryptor: Decryptor
+    unmasker: Unmasker
+
+
+class Weights(_Document):
+    """Public integer weight of each group in the sum."""
+
+    large: int = Field(ge=1, le=64)
+    small: int = Field(ge=1, le=64)
+
+    def of(self, group: Group) -> int:
+        """The weight of ``group``."""
+        return self.large if group == "large" else self.small
+
+
+class SecureSum(_Document):
+    """Ring and CKKS parameters (DESIGN section 5)."""
+
+    values: int = Field(ge=1, le=1 << 26)
+    """Integers in one release."""
+    ring_bits: int = Field(ge=8, le=48)
+    fraction_bits: int = Field(ge=4, le=24)
+    """A real value v is the integer round(v * 2**fraction_bits): one grid unit is 2**-fraction_bits."""
+    polynomial_degree: Literal[4096] = 4096
+    coefficient_modulus_bits: tuple[Literal[60], Literal[49]] = (60, 49)
+    scale_bits: int = Field(ge=16, le=30)
+
+    @property
+    def capacity_bits(self) -> int:
+        """Integers below 2**capacity_bits survive encryption and addition exactly."""
+        return self.coefficient_modulus_bits[0] - 1 - self.scale_bits
+
+
+class Privacy(_Document):
+    """The budget, and the noise that keeps it. The unit is the patient."""
+
+    epsilon: str = Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")
+    """Limit on epsilon (aggregate) over all rounds, as a decimal."""
+    delta: str = Field(pattern=r"^1e-[0-9]{1,2}$")
+    unit: Literal["patient"] = "patient"
+    adjacency: Literal["add-remove-one"] = "add-remove-one"
+    mechanism: Literal["probe"] = "probe"
+    clip_units: int = Field(ge=1)
+    """L2 bound of one patient's vector, in grid units."""
+    sigma_units: int = Field(ge=1)
+    """Standard deviation of the noise on the weighted sum, in grid units, from the honest cohort."""
+    maximum_patients: int = Field(ge=1, le=1_000_000)
+    """A hospital contributes at most so many patients to a release."""
+
+
+class Probe(_Document):
+    """Public parameters of the functional gradient (DESIGN section 6)."""
+
+    dimension: int = Field(ge=2, le=512)
+    """Columns of the projected feature, the constant entry included."""
+    ridge: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
+    step: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
+    nominal_patients: int = Field(ge=1)
+    """Public planning figure by which an opened sum is divided; not a count of anybody's patients."""
+
+
+class Cohort(_Document):
+    """Who must take part before anything is opened."""
+
+    minimum: int = Field(ge=2)
+    """m: contributions below which a round is not opened."""
+    colluders: int = Field(ge=1)
+    """c: contributors that may collude or add no noise; at least 1, as each knows its own share."""
+    minimum_large: int = Field(ge=0)
+    minimum_small: int = Field(ge=0)
+
+    @property
+    def honest(self) -> int:
+        """t = m - c: shares that must carry the whole noise."""
+        return self.minimum - self.colluders
+
+
+class Rounds(_Document):
+    """How often, and how long a round waits."""
+
+    count: int = Field(ge=1, le=100)
+    deadline_seconds: int = Field(ge=5, le=30 * 24 * 3600)
+
+
+class FoundationModel(_Document):
+    """The one call: for what, to whom."""
+
+    purpose: Label
+    url: str = Field(pattern=r"^https://[^\s@#?]+$", max_length=500)
+    model: Label
+
+
+class Charter(_Document):
+    """Everything the parties agree on. Equal charters have equal digests."""
+
+    version: Literal[1] = 1
+    federation: Label
+    name: Label
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    task: Literal["classification", "segmentation"]
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] = Field(
+        min_length=2, max_length=1000
+    )
+    proxy: ProxySet
+    hospitals: tuple[Hospital, ...] = Field(min_length=2, max_length=1000)
+    weights: Weights
+    secure_sum: SecureSum
+    privacy: Privacy
+    probe: Probe
+    cohort: Cohort
+    rounds: Rounds
+    foundation_model: FoundationModel
+    custodians: Custodians
+    aggregator: SignedParty
+    broker: SignedParty
+    auditors: tuple[SignedParty, ...]
+    retention_days: int = Field(ge=1, le=36500)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Charter:
+        names = [hospital.name for hospital in self.hospitals]
+        if names != sorted(set(names)):
+            raise ValueError("hospitals must be in ascending order of name, each named once")
+        keys = [party.signing_key for party in (*self.hospitals, *self.signed_parties())]
+        if len(set(keys)) != len(keys):
+            raise ValueError("two parties share a signing key; every party needs its own")
+        return self
+
+    def signed_parties(self) -> tuple[SignedParty, ...]:
+        """Every party but the hospitals."""
+        custodians = (self.custodians.decryptor, self.custodians.unmasker)
+        return (*custodians, self.aggregator, self.broker, *self.auditors)
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the canonical JSON: the charter's name in every message."""
+        return digest(canonical_json(self.document()))
+
+    def hospital(self, name: str) -> Hospital:
+        """The hospital called ``name``; raises CharterRefused if the charter has none."""
+        for hospital in self.hospitals:
+            if hospital.name == name:
+                return hospital
+        raise CharterRefused(
+            "this hospital is not in the charter; ask the registrar for one that names it."
+        )
+
+    def weight_of(self, name: str) -> int:
+        """The weight of the hospital called ``name``."""
+        return self.weights.of(self.hospital(name).group)
+
+    @property
+    def maximum_weight(self) -> int:
+        """The largest weight of any hospital in the charter."""
+        return max(self.weights.of(hospital.group) for hospital in self.hospitals)
+
+    @property
+    def total_weight(self) -> int:
+        """The sum of all hospitals' weights."""
+        return sum(self.weights.of(hospital.group) for hospital in self.hospitals)
+
+    def share_units(self, group: Group) -> int:
+        """Scale of one hospital's discrete Gaussian share: sigma / (w sqrt(t)), rounded up."""
+        weight = self.weights.of(group)
+        squared = Fraction(self.privacy.sigma_units**2, weight**2 * self.cohort.honest)
+        ceiling = -(-squared.numerator // squared.denominator)
+        root = isqrt(ceiling)
+        return root if root * root == ceiling else root + 1
+
+    def round_rho(self, group: Group) -> Fraction:
+        """zCDP loss of one patient of ``group`` in one round, outsiders' view (aggregate)."""
+        return rho_of_gaussian(
+            sensitivity=self.weights.of(group) * self.privacy.clip_units,
+            sigma=self.privacy.sigma_units,
+        )
+
+    def round_rho_collusion(self, group: Group) -> Fraction:
+        """The same if aggregator and both custodians collude: the hospital's own share alone."""
+        return rho_of_gaussian(sensitivity=self.privacy.clip_units, sigma=self.share_units(group))
+
+    def bound_of_sum(self) -> int:
+        """Largest magnitude that any entry of an honest weighted sum can have, in grid units."""
+        noise_squared = sum(
+            (self.weights.of(hospital.group) * self.share_units(hospital.group)) ** 2
+            for hospital in self.hospitals
+        )
+        signal = self.total_weight * self.privacy.maximum_patients * self.privacy.clip_units
+        return signal + TAIL_SIGMAS * (isqrt(noise_squared) + 1)
+
+    def check_bounds(self) -> None:
+        """Raises CharterRefused, saying which parameter to change, unless every bound holds."""
+        self._check_cohort()
+        self._check_keys()
+        if self.bound_of_sum() >= 1 << (self.secure_sum.ring_bits - 1):
+            raise CharterRefused(
+                f"sums can reach {self.bound_of_sum()} grid units but the ring of "
+                f"{self.secure_sum.ring_bits} bits holds less; raise ring_bits, or lower "
+                "maximum_patients, the weights or fraction_bits."
+            )
+        largest = self.total_weight * ((1 << self.secure_sum.ring_bits) - 1)
+        if largest >= 1 << self.secure_sum.capacity_bits:
+            raise CharterRefused(
+                f"a total weight of {self.total_weight} in a ring of {self.secure_sum.ring_bits} bits "
+                f"does not fit the {self.secure_sum.capacity_bits} bits that CKKS carries exactly; "
+                "lower ring_bits, scale_bits or the weights."
+            )
+        self._check_privacy()
+
+    def _check_cohort(self) -> None:
+        groups = [hospital.group for hospital in self.hospitals]
+        if self.cohort.honest < 1:
+            raise CharterRefused("cohort.minimum must be above cohort.colluders (t = m - c >= 1).")
+        if self.cohort.minimum > len(groups):
+            raise CharterRefused("cohort.minimum is above the number of hospitals; lower it.")
+        if self.cohort.minimum_large > groups.count("large"):
+            raise CharterRefused("cohort.minimum_large is above the number of large hospitals.")
+        if self.cohort.minimum_small > groups.count("small"):
+            raise CharterRefused("cohort.minimum_small is above the number of small hospitals.")
+
+    def _check_keys(self) -> None:
+        for hospital in self.hospitals:
+            check_label(hospital.name, "a hospital's name")
+            hospital.verifying_key()
+            hospital.recipient_key()
+        for party in self.signed_parties():
+            party.verifying_key()
+        self.custodians.unmasker.recipient_key()
+
+    def _check_privacy(self) -> None:
+        for hospital in self.hospitals:
+            if self.share_units(hospital.group) < MINIMUM_SHARE_UNITS:
+                raise CharterRefused(
+                    f"a noise share would be under {MINIMUM_SHARE_UNITS} grid units; "
+                    "raise fraction_bits."
+                )
+        groups: set[Group] = {hospital.group for hospital in self.hospitals}
+        for group in sorted(groups):
+            spent = epsilon_of_rho(self.rounds.count * self.round_rho(group), self.privacy.delta)
+            if spent > Fraction(self.privacy.epsilon):
+                raise CharterRefused(
+                    f"{self.rounds.count} rounds cost a {group} hospital's patients more than "
+                    f"epsilon {self.privacy.epsilon}; raise sigma_units or run fewer rounds."
+                )
+
+
+def parse_charter(document: dict[str, Any]) -> Charter:
+    """The charter in ``document``, its bounds checked; raises CharterRefused otherwise."""
+    try:
+        # Through JSON text: strict mode then takes arrays for tuples, and nothing else for anything.
+        charter = Charter.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        reason = re.sub(r"\s+", " ", first["msg"])
+        raise CharterRefused(f"the charter is not valid at {where}: {reason}.") from error
+    try:
+        charter.check_bounds()
+    except CharterRefused:
+        raise
+    except FedHelpError as error:
+        raise CharterRefused(f"the charter is not valid: {error}") from error
+    return charter
+
+
+def sign_charter(charter: Charter, governance_key: SigningKey) -> bytes:
+    """The DSSE envelope that every party takes the charter from."""
+    charter.check_bounds()
+    return governance_key.sign_document(KIND, charter.document())
+
+
+def open_charter(envelope: bytes, governance_key: VerifyingKey) -> Charter:
+    """The charter in ``envelope``: signature first, then form, then bounds.
+
+    Raises SignatureRefused, MalformedMessage or CharterRefused.
+    """
+    return parse_charter(open_document(KIND, envelope, governance_key))

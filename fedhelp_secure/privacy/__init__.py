@@ -1,0 +1,1 @@
+"""Patient-level differential privacy: mechanism, noise, accounting, ledger (DESIGN section 6)."""

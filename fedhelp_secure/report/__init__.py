@@ -1,0 +1,1 @@
+"""The report a federation leaves: JSON and self-contained HTML; needs the extra `report`."""

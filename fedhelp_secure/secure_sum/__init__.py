@@ -1,0 +1,1 @@
+"""Exact sums that no single party can read (DESIGN section 5)."""

@@ -1,0 +1,160 @@
+"""Ed25519 signatures over documents, in DSSE envelopes (https://github.com/secure-systems-lab/dsse).
+
+The envelope, its pre-authentication encoding and the key identifiers are securesystemslib's; this
+module only narrows them to the one key type in use and to errors of our own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from fedhelp_secure.canonical import canonical_json, parse_json
+from fedhelp_secure.errors import MalformedMessage, SignatureRefused
+
+PAYLOAD_TYPE_PREFIX = "application/vnd.fedhelp-secure."
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingKey:
+    """An Ed25519 public key; 32 raw bytes, written as base64 in documents."""
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != 32:
+            raise MalformedMessage("an Ed25519 public key must have 32 bytes.")
+
+    @classmethod
+    def from_base64(cls, text: str) -> VerifyingKey:
+        """The key written as `to_base64` does; raises MalformedMessage otherwise."""
+        try:
+            return cls(base64.b64decode(text, validate=True))
+        except ValueError as error:
+            raise MalformedMessage("an Ed25519 public key must be base64.") from error
+
+    def to_base64(self) -> str:
+        """Standard base64 with padding."""
+        return base64.b64encode(self.raw).decode("ascii")
+
+    def check(self, signature: bytes, message: bytes) -> None:
+        """Raises SignatureRefused unless ``signature`` is this key's over ``message``."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except InvalidSignature as error:
+            raise SignatureRefused(
+                "a signature does not verify; do not use what it covers."
+            ) from error
+
+    def _as_securesystemslib(self) -> SSlibKey:
+        return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(self.raw))
+
+
+class SigningKey:
+    """An Ed25519 private key. Its repr shows the public half only."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._private_key = private_key
+
+    def __repr__(self) -> str:
+        return f"SigningKey(public={self.public.to_base64()})"
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A new key from the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> SigningKey:
+        """The key in unencrypted PKCS#8 PEM; raises MalformedMessage if it is anything else."""
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise MalformedMessage("a signing key file is not PKCS#8 PEM.") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise MalformedMessage("a signing key file must hold an Ed25519 key.")
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """Unencrypted PKCS#8 PEM; write it only with owner-only permissions."""
+        return self._private_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    @property
+    def public(self) -> VerifyingKey:
+        """The public half."""
+        raw = self._private_key.public_key().public_bytes(
+            serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        )
+        return VerifyingKey(raw)
+
+    def sign(self, message: bytes) -> bytes:
+        """A 64-byte Ed25519 signature over ``message``."""
+        return self._private_key.sign(message)
+
+    def sign_document(self, kind: str, document: dict[str, Any]) -> bytes:
+        """A DSSE envelope (JSON bytes) over the canonical form of ``document``.
+
+        ``kind`` names what is signed (for example ``manifest``), so that a signature over one kind
+        can never be passed off as another.
+        """
+        envelope = Envelope(canonical_json(document), f"{PAYLOAD_TYPE_PREFIX}{kind}+json", {})
+        envelope.sign(CryptoSigner(self._private_key))
+        return canonical_json(envelope.to_dict())
+
+
+def open_document(kind: str, envelope: bytes, key: VerifyingKey) -> dict[str, Any]:
+    """The document in ``envelope``, after checking its kind and ``key``'s signature.
+
+    Raises MalformedMessage if it is not an envelope of this kind over canonical JSON, and
+    SignatureRefused if ``key`` did not sign it.
+    """
+    payload = _parsed(kind, envelope, key)
+    document = parse_json(payload, f"the {kind}")
+    if canonical_json(document) != payload:
+        raise MalformedMessage(f"the {kind} is not in canonical form (RFC 8785).")
+    return document
+
+
+def peek_document(kind: str, envelope: bytes) -> dict[str, Any]:
+    """The UNVERIFIED document in ``envelope``: only to learn whose key to check it with."""
+    outer = parse_json(envelope, f"the {kind}'s envelope")
+    try:
+        payload = base64.b64decode(outer["payload"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"the {kind}'s envelope has no payload.") from error
+    return parse_json(payload, f"the {kind}")
+
+
+def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
+    outer = parse_json(envelope, f"the {kind}'s envelope")
+    try:
+        # securesystemslib empties the dict that it is given, so it gets one of its own.
+        parsed = Envelope.from_dict(json.loads(json.dumps(outer)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MalformedMessage(f"the {kind} is not a DSSE envelope.") from error
+    if parsed.payload_type != f"{PAYLOAD_TYPE_PREFIX}{kind}+json":
+        raise MalformedMessage(f"an envelope for the {kind} is of another kind.")
+    if canonical_json(parsed.to_dict()) != envelope:
+        # One byte form: otherwise two digests could name one signed document.
+        raise MalformedMessage(f"the {kind}'s envelope is not in canonical form (RFC 8785).")
+    try:
+        parsed.verify([key._as_securesystemslib()], 1)
+    except VerificationError as error:
+        raise SignatureRefused(
+            f"the {kind} is not signed by the key that the charter names; do not use it."
+        ) from error
+    payload: bytes = parsed.payload
+    return payload

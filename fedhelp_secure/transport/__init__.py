@@ -1,0 +1,1 @@
+"""Mutual TLS, identities and the table of who may call what."""

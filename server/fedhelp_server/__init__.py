@@ -1,0 +1,1 @@
+"""Aggregator, broker and the stand-in foundation-model server. No torch."""
