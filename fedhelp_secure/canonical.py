@@ -21,7 +21,7 @@ def canonical_json(document: Mapping[str, Any]) -> bytes:
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in ``data``; raises MalformedMessage naming ``what``, never echoing the data."""
+    """The JSON object in ``data``; raises MalformedMessage naming ``what``, never its content."""
     try:
         document = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:

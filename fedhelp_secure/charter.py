@@ -130,7 +130,7 @@ class SecureSum(_Document):
     """Integers in one release."""
     ring_bits: int = Field(ge=8, le=48)
     fraction_bits: int = Field(ge=4, le=24)
-    """A real value v is the integer round(v * 2**fraction_bits): one grid unit is 2**-fraction_bits."""
+    """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
     coefficient_modulus_bits: tuple[Literal[60], Literal[49]] = (60, 49)
     scale_bits: int = Field(ge=16, le=30)
@@ -153,7 +153,7 @@ class Privacy(_Document):
     clip_units: int = Field(ge=1)
     """L2 bound of one patient's vector, in grid units."""
     sigma_units: int = Field(ge=1)
-    """Standard deviation of the noise on the weighted sum, in grid units, from the honest cohort."""
+    """Standard deviation of the honest cohort's noise on the weighted sum, in grid units."""
     maximum_patients: int = Field(ge=1, le=1_000_000)
     """A hospital contributes at most so many patients to a release."""
 
@@ -166,7 +166,7 @@ class Probe(_Document):
     ridge: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     step: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     nominal_patients: int = Field(ge=1)
-    """Public planning figure by which an opened sum is divided; not a count of anybody's patients."""
+    """Public planning figure that divides an opened sum; not a count of anybody's patients."""
 
 
 class Cohort(_Document):
@@ -231,7 +231,8 @@ class Charter(_Document):
         names = [hospital.name for hospital in self.hospitals]
         if names != sorted(set(names)):
             raise ValueError("hospitals must be in ascending order of name, each named once")
-        keys = [party.signing_key for party in (*self.hospitals, *self.signed_parties())]
+        keys = [hospital.signing_key for hospital in self.hospitals]
+        keys += [party.signing_key for party in self.signed_parties()]
         if len(set(keys)) != len(keys):
             raise ValueError("two parties share a signing key; every party needs its own")
         return self
@@ -314,8 +315,9 @@ class Charter(_Document):
         largest = self.total_weight * ((1 << self.secure_sum.ring_bits) - 1)
         if largest >= 1 << self.secure_sum.capacity_bits:
             raise CharterRefused(
-                f"a total weight of {self.total_weight} in a ring of {self.secure_sum.ring_bits} bits "
-                f"does not fit the {self.secure_sum.capacity_bits} bits that CKKS carries exactly; "
+                f"a total weight of {self.total_weight} in a ring of {self.secure_sum.ring_bits} "
+                f"bits does not fit the {self.secure_sum.capacity_bits} bits that CKKS carries "
+                "exactly; "
                 "lower ring_bits, scale_bits or the weights."
             )
         self._check_privacy()
@@ -360,7 +362,7 @@ class Charter(_Document):
 def parse_charter(document: dict[str, Any]) -> Charter:
     """The charter in ``document``, its bounds checked; raises CharterRefused otherwise."""
     try:
-        # Through JSON text: strict mode then takes arrays for tuples, and nothing else for anything.
+        # Through JSON text: strict mode then takes arrays for tuples, and coerces nothing else.
         charter = Charter.model_validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors()[0]

@@ -65,7 +65,7 @@ class SealingKey:
         return base64.b64encode(self.raw).decode("ascii")
 
     def seal(self, plaintext: bytes, info: bytes) -> bytes:
-        """``plaintext`` sealed for the holder of the private half; ``info`` must match on opening."""
+        """``plaintext`` sealed to the private half's holder; ``info`` must match on opening."""
         return _SUITE.encrypt(plaintext, self._key, info=info)
 
 

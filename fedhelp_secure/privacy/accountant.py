@@ -54,7 +54,7 @@ def epsilon_of_rho(rho: Fraction, delta: str | Fraction) -> Fraction:
 
 
 def rho_of_epsilon(epsilon: str | Fraction, delta: str | Fraction) -> Fraction:
-    """A rho whose epsilon is at most ``epsilon``, and within 1e-6 (relative) of the largest such."""
+    """A rho whose epsilon is at most ``epsilon``, within 1e-6 (relative) of the largest such."""
     limit = Fraction(epsilon)
     if limit <= 0:
         raise AccountingError("epsilon must be positive.")
