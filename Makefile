@@ -14,7 +14,7 @@ $(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.to
 	# torch first and alone, so that nothing can ask for another build of it.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable . --editable keys --editable 'server[foundation-model]' --editable client
+		--editable '.[backbone,report]' --editable keys --editable 'server[foundation-model]' --editable client
 	touch $(STAMP)
 
 demo: dev

@@ -1,0 +1,62 @@
+"""``fedhelp client``: what a hospital runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedhelp_client.data.commands import build_public_set, simulate
+
+app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
+app.command("simulate")(simulate)
+app.command("public-set")(build_public_set)
+
+
+@app.command()
+def run(
+    state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
+    data: Annotated[Path, typer.Option(help="Folder with labels.csv and the images.")],
+    test: Annotated[Path, typer.Option(help="Public labelled folder to measure the model on.")],
+    public_set: Annotated[Path, typer.Option(help="The charter's public set (.npz).")],
+    context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],
+    aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
+    broker: Annotated[str, typer.Option(help="HOST:PORT of the broker.")],
+    out: Annotated[Path, typer.Option(help="Where result, ledger and progress go.")],
+    policy: Annotated[Path | None, typer.Option(help="This site's own policy (YAML).")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seeds model initialisation and training; never noise or keys.")
+    ] = 0,
+) -> None:
+    """Train, release with differential privacy, and distil the teacher into the own model."""
+    from fedhelp_client.node.node import NodeOptions, run_node
+    from fedhelp_client.progress import ProgressFile
+    from fedhelp_secure.errors import ConfigurationError
+    from fedhelp_secure.state import StateDirectory
+    from fedhelp_secure.transport.identity import Role
+
+    name, separator, address = aggregator.partition("@")
+    if not separator:
+        raise ConfigurationError("--aggregator must have the form NAME@HOST:PORT.")
+    directory = StateDirectory.open(state, Role.HOSPITAL)
+    progress = ProgressFile(out / "progress.jsonl", directory.identity.name)
+    options = NodeOptions(
+        data=data,
+        test=test,
+        public_set=public_set,
+        context=context,
+        aggregator=(name, address),
+        broker=broker,
+        policy=policy,
+        seed=seed,
+        out=out,
+    )
+    result = run_node(directory, options, progress)
+    progress("done", 1, 1)
+    Console().print(
+        f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "
+        f"{result.distilled:.3f} distilled; epsilon {result.epsilon_aggregate:.3f} (aggregate), "
+        f"{result.epsilon_collusion:.3f} (collusion)"
+    )

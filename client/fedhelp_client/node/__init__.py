@@ -1,0 +1,1 @@
+"""The hospital node: local training, private release in rounds, distillation."""

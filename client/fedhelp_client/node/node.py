@@ -1,0 +1,200 @@
+"""One hospital, from its folder of images to a better model of its own."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from fedhelp_client.data.folder import load_folder
+from fedhelp_client.data.types import Dataset
+from fedhelp_client.distillation import distil
+from fedhelp_client.models import build_model
+from fedhelp_client.node.coordinator import Coordinator, connect, retried
+from fedhelp_client.node.patients import own_features, patient_examples
+from fedhelp_client.node.release import ReleaseFiles, Releaser
+from fedhelp_client.progress import ProgressCallback
+from fedhelp_client.teacher import make_teacher
+from fedhelp_client.training import evaluate, train_alone
+from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.foundation_model import fetch_answer
+from fedhelp_secure.policy import SitePolicy
+from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.public_set import PublicSet
+from fedhelp_secure.secure_sum.ckks import PublicContext
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.identity import Identity, Role
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """Where a node finds its data, its peers and the public files, and where it leaves results."""
+
+    data: Path
+    test: Path
+    """A public labelled set on which the node measures its own model, for its own operator."""
+    public_set: Path
+    context: Path
+    """The federation's public CKKS context; the charter pins its digest."""
+    aggregator: tuple[str, str]
+    """Name and host:port."""
+    broker: str
+    """host:port."""
+    policy: Path | None
+    seed: int
+    out: Path
+
+
+class NodeResult(BaseModel):
+    """What a node tells its operator at the end; it is sent to nobody."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    hospital: str
+    group: Literal["large", "small"]
+    task: Literal["classification", "segmentation"]
+    metric: Literal["accuracy", "dice"]
+    alone: float
+    distilled: float
+    epsilon_aggregate: float
+    epsilon_collusion: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Everything read and checked before the first byte leaves."""
+
+    own: Dataset
+    test: Dataset
+    public_set: PublicSet
+    context: PublicContext
+
+
+def run_node(
+    state: StateDirectory, options: NodeOptions, progress: ProgressCallback
+) -> NodeResult:
+    """Take part in the charter that the aggregator runs; returns what it brought.
+
+    Raises a FedHelpError, before anything leaves the site, if data, charter, policy or public files
+    do not fit; BudgetExhausted if the ledger refuses; RoundFailed if a round ends without a sum.
+    """
+    policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
+    coordinator = connect(state, options.aggregator[1], options.aggregator[0])
+    charter = coordinator.charter
+    policy.check(charter)
+    inputs = _read_inputs(charter, options)
+    group = charter.hospital(state.identity.name).group
+
+    model = build_model(
+        group, task=charter.task, classes=len(charter.classes), seed=options.seed
+    )
+    train_alone(model, inputs.own, task=charter.task, seed=options.seed, progress=progress)
+    alone = evaluate(model, inputs.test, task=charter.task)
+
+    features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
+    ledger = Ledger.open(
+        state.role_directory() / "ledger.sqlite",
+        hospital=state.identity.name,
+        signing_key=state.signing_key(),
+    )
+    public_model = _releases(state, coordinator, inputs, ledger, progress).run(
+        patient_examples(inputs.own, features, task=charter.task)
+    )
+
+    embeddings = _foundation_embeddings(state, charter, options, progress)
+    distil(
+        model,
+        inputs.own,
+        task=charter.task,
+        group=group,
+        proxy_images=inputs.public_set.images,
+        teacher=make_teacher(
+            inputs.public_set, public_model, embeddings, task=charter.task
+        ),
+        own_teacher=probe.soft_labels(public_model, features),
+        foundation_embeddings=embeddings,
+        seed=options.seed,
+        progress=progress,
+    )
+    distilled = evaluate(model, inputs.test, task=charter.task)
+    _keep(model, state)
+
+    spent = ledger.spent(charter)
+    result = NodeResult(
+        hospital=state.identity.name,
+        group=group,
+        task=charter.task,
+        metric=alone.name,
+        alone=alone.value,
+        distilled=distilled.value,
+        epsilon_aggregate=float(spent.epsilon_aggregate),
+        epsilon_collusion=float(spent.epsilon_collusion),
+    )
+    ledger.export(options.out / "ledger.jsonl")
+    write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
+    return result
+
+
+def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
+    own = load_folder(options.data, task=charter.task)
+    test = load_folder(options.test, task=charter.task)
+    for dataset in (own, test):
+        if dataset.classes != charter.classes:
+            raise CharterRefused(
+                f"{dataset.name} has other classes than the charter; rename its labels to "
+                f"{', '.join(charter.classes)}."
+            )
+    public_set = PublicSet.load(options.public_set)
+    if public_set.digest != charter.proxy.public_set_digest:
+        raise CharterRefused(
+            f"{options.public_set} is not the charter's public set; fetch the one it names."
+        )
+    context = options.context.read_bytes()
+    if digest(context) != charter.custodians.decryptor.context_digest:
+        raise CharterRefused(
+            f"{options.context} is not the charter's CKKS context; fetch the one it names."
+        )
+    return _Inputs(own, test, public_set, PublicContext(context, charter.secure_sum))
+
+
+def _releases(
+    state: StateDirectory,
+    coordinator: Coordinator,
+    inputs: _Inputs,
+    ledger: Ledger,
+    progress: ProgressCallback,
+) -> Releaser:
+    name = coordinator.charter.digest.removeprefix("sha256:")
+    return Releaser(
+        coordinator=coordinator,
+        public_set=inputs.public_set,
+        context=inputs.context,
+        ledger=ledger,
+        files=ReleaseFiles(state.role_directory() / "charters" / name),
+        progress=progress,
+    )
+
+
+def _foundation_embeddings(
+    state: StateDirectory, charter: Charter, options: NodeOptions, progress: ProgressCallback
+) -> NDArray[np.float32]:
+    progress("foundation model", 0, 1)
+    broker = Identity(charter.federation, Role.BROKER, charter.broker.name)
+    embeddings, _ = retried(lambda: fetch_answer(state, options.broker, charter, broker))
+    progress("foundation model", 1, 1)
+    return embeddings
+
+
+def _keep(model: torch.nn.Module, state: StateDirectory) -> None:
+    """The hospital's own model stays in its state directory: it needs no noise and goes nowhere."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_atomically(state.role_directory() / "models" / "distilled.pt", buffer.getvalue())

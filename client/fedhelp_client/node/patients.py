@@ -1,0 +1,67 @@
+"""From a hospital's images to what the probe needs of each patient. Nothing here leaves the site."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_client.data.embeddings import embed, token_targets
+from fedhelp_client.data.types import Dataset
+from fedhelp_client.progress import ProgressCallback
+from fedhelp_secure.backbone import load_backbone
+from fedhelp_secure.privacy.probe import PatientExamples
+from fedhelp_secure.public_set import PublicSet
+
+_BATCH = 8
+
+
+def own_features(
+    dataset: Dataset, public_set: PublicSet, *, task: str, progress: ProgressCallback
+) -> NDArray[np.float64]:
+    """Projected public features of every image, shape [N, T, D]; T is 1, or 256 patch tokens."""
+    backbone = load_backbone()
+    images = [example.image for example in dataset.examples]
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        embedded = embed(backbone, images[start : start + _BATCH], task)
+        parts.append(public_set.projection.apply(embedded).astype(np.float64))
+        progress("features", min(start + _BATCH, len(images)), len(images))
+    return np.concatenate(parts)
+
+
+def patient_examples(
+    dataset: Dataset, features: NDArray[np.float64], *, task: str
+) -> list[PatientExamples]:
+    """One entry a patient: all rows (images, or tokens of images) with targets and weights."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(dataset.examples):
+        rows[example.patient].append(index)
+    return [
+        _examples_of(dataset, features, indices, task=task) for _, indices in sorted(rows.items())
+    ]
+
+
+def _examples_of(
+    dataset: Dataset, features: NDArray[np.float64], indices: list[int], *, task: str
+) -> PatientExamples:
+    width = features.shape[-1]
+    selected = features[indices].reshape(-1, width)
+    if task == "classification":
+        labels = [dataset.examples[index].label for index in indices]
+        targets = np.eye(len(dataset.classes))[labels]
+        weights = np.ones(len(indices))
+    else:
+        masks = [dataset.examples[index].mask for index in indices]
+        targets = np.concatenate([token_targets(mask) for mask in masks])
+        weights = _class_balanced(targets)
+    return PatientExamples(features=selected, targets=targets, weights=weights)
+
+
+def _class_balanced(targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row weights that give each class present in one patient the same total weight."""
+    totals = targets.sum(axis=0)
+    shares = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals > 0)
+    weights: NDArray[np.float64] = targets @ shares
+    return weights

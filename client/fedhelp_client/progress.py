@@ -1,0 +1,35 @@
+"""What a node tells its operator while it works: steps and counts, never a value from a patient."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with the step's name, how much of it is done, and how much there is in all."""
+
+
+class ProgressFile:
+    """Appends one JSON line an event to a file that an operator, or the demo, follows."""
+
+    def __init__(self, path: Path, hospital: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._hospital = hospital
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Record that ``done`` of ``total`` parts of ``step`` are complete."""
+        event = {
+            "unix_seconds": round(time.time(), 3),
+            "hospital": self._hospital,
+            "step": step,
+            "done": done,
+            "total": total,
+        }
+        self._file.write(json.dumps(event) + "\n")
+
+    def close(self) -> None:
+        """No more events."""
+        self._file.close()

@@ -1,0 +1,5 @@
+"""``python -m fedhelp_secure`` is ``fedhelp``."""
+
+from fedhelp_secure.cli import main
+
+main()

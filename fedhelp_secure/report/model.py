@@ -1,0 +1,89 @@
+"""The facts of a report, and the JSON that carries them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HospitalResult(_Fact):
+    """One hospital before and after, and what it cost its patients."""
+
+    name: str
+    group: Literal["large", "small"]
+    metric: Literal["accuracy", "dice"]
+    alone: float = Field(ge=0, le=1)
+    """On the public test set, with the hospital's own model trained on its own patients."""
+    distilled: float = Field(ge=0, le=1)
+    """The same after distillation."""
+    epsilon_aggregate: float = Field(ge=0)
+    """If at least one of aggregator and custodians is honest, at the charter's delta."""
+    epsilon_collusion: float = Field(ge=0)
+    """If all three collude."""
+
+
+class SecureSumCost(_Fact):
+    """What the secure sums of all rounds took."""
+
+    values: int = Field(ge=1)
+    """Integers in one release."""
+    bytes: int = Field(ge=0)
+    """On all legs, all rounds: the sum of the three below."""
+    upload_bytes: int = Field(ge=0)
+    """Hospitals to aggregator: ciphertexts, manifests, sealed seeds."""
+    custodian_bytes: int = Field(ge=0)
+    """Aggregator to custodians: the ciphertext sum to A; manifests and sealed seeds to B."""
+    answer_bytes: int = Field(ge=0)
+    """Both answers, custodians to aggregator and aggregator to every recipient."""
+    seconds: float = Field(ge=0)
+    """From each round's closing to its opening, added up, by the log's clock."""
+
+
+class LogHead(_Fact):
+    """The size and root of the evidence log at which the report was made."""
+
+    size: int = Field(ge=1)
+    root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class PrivacyTerms(_Fact):
+    """The charter's limits, restated for the reader."""
+
+    epsilon_limit: str
+    delta: str
+    unit: str
+    adjacency: str
+    mechanism: str
+
+
+class Report(_Fact):
+    """Everything a federation reports about one charter."""
+
+    version: Literal[1] = 1
+    federation: str
+    charter: str
+    """Digest of the charter."""
+    task: Literal["classification", "segmentation"]
+    dataset: str
+    dataset_sentence: str
+    seed: int
+    seconds: float
+    """Of the whole demo, from its start until the report was made."""
+    rounds: int
+    privacy: PrivacyTerms
+    secure_sum: SecureSumCost
+    foundation_model_calls: int
+    log: LogHead
+    hospitals: tuple[HospitalResult, ...] = Field(min_length=1)
+
+
+class DemoResult(Report):
+    """A report and the verdict on the bundle it is in: the form of ``fedhelp demo --json``."""
+
+    evidence_verified: bool
+    """Whether the offline verifier accepted the whole bundle, this report included."""
