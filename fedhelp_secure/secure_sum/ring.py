@@ -1,0 +1,125 @@
+"""Vectors over the ring of integers modulo ``2**ring_bits``, as uint64 arrays.
+
+Unsigned 64-bit arithmetic wraps modulo 2**64, and 2**ring_bits divides that: masking the low bits
+after any sum or product therefore gives the exact result in the ring.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_secure.errors import InternalError, MalformedMessage
+
+_LARGEST_RING_BITS = 62
+
+
+class OutsideRing(InternalError):
+    """An integer does not fit the ring, or an array is not one of its elements."""
+
+    code = "outside-ring"
+
+
+def word_bytes(ring_bits: int) -> int:
+    """Bytes of one element in a byte string: 4 up to 32 bits, else 8."""
+    _check_bits(ring_bits)
+    return 4 if ring_bits <= 32 else 8
+
+
+def to_ring(integers: NDArray[np.int64], ring_bits: int) -> NDArray[np.uint64]:
+    """Each integer modulo ``2**ring_bits``; inverse of `centre`.
+
+    Raises OutsideRing unless every integer lies in [-2**(ring_bits-1), 2**(ring_bits-1)).
+    """
+    _check_bits(ring_bits)
+    half = 1 << (ring_bits - 1)
+    if integers.dtype != np.int64 or ((integers < -half) | (integers >= half)).any():
+        raise OutsideRing(
+            f"an integer does not fit the ring of {ring_bits} bits; use a charter with more bits."
+        )
+    return integers.astype(np.uint64) & _low_bits(ring_bits)
+
+
+def centre(elements: NDArray[np.uint64], ring_bits: int) -> NDArray[np.int64]:
+    """The representative of each element in [-2**(ring_bits-1), 2**(ring_bits-1))."""
+    check_elements(elements, ring_bits)
+    signed = elements.astype(np.int64)
+    return np.where(signed >= 1 << (ring_bits - 1), signed - (1 << ring_bits), signed)
+
+
+def add(left: NDArray[np.uint64], right: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
+    """``left + right`` in the ring; equal shapes."""
+    _check_pair(left, right, ring_bits)
+    return (left + right) & _low_bits(ring_bits)
+
+
+def subtract(
+    left: NDArray[np.uint64], right: NDArray[np.uint64], ring_bits: int
+) -> NDArray[np.uint64]:
+    """``left - right`` in the ring; equal shapes."""
+    _check_pair(left, right, ring_bits)
+    return (left - right) & _low_bits(ring_bits)
+
+
+def scale(elements: NDArray[np.uint64], weight: int, ring_bits: int) -> NDArray[np.uint64]:
+    """``weight * elements`` in the ring, for a weight from 0 below 2**32."""
+    check_elements(elements, ring_bits)
+    if not 0 <= weight < 1 << 32:
+        raise OutsideRing("a weight must be a whole number from 0 below 2**32.")
+    return (elements * np.uint64(weight)) & _low_bits(ring_bits)
+
+
+def pack(elements: NDArray[np.uint64], ring_bits: int) -> bytes:
+    """Little-endian words of `word_bytes` each."""
+    check_elements(elements, ring_bits)
+    return elements.astype(_word_type(ring_bits)).tobytes()
+
+
+def unpack(data: bytes, ring_bits: int, *, values: int) -> NDArray[np.uint64]:
+    """The ``values`` elements that `pack` wrote; raises MalformedMessage for anything else."""
+    if len(data) != values * word_bytes(ring_bits):
+        raise MalformedMessage("packed integers have the wrong length; ask the sender again.")
+    elements = np.frombuffer(data, dtype=_word_type(ring_bits)).astype(np.uint64)
+    if (elements > _low_bits(ring_bits)).any():
+        raise MalformedMessage("a packed integer is outside the ring; ask the sender again.")
+    return elements
+
+
+def from_words(data: bytes, ring_bits: int) -> NDArray[np.uint64]:
+    """Little-endian words of `word_bytes` each, the high bits dropped: bytes to ring elements."""
+    return reduce(np.frombuffer(data, dtype=_word_type(ring_bits)).astype(np.uint64), ring_bits)
+
+
+def reduce(integers: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
+    """``integers`` modulo ``2**ring_bits``."""
+    _check_bits(ring_bits)
+    return integers & _low_bits(ring_bits)
+
+
+def check_elements(elements: NDArray[np.uint64], ring_bits: int) -> None:
+    """Raises OutsideRing unless ``elements`` are a uint64 vector below ``2**ring_bits``."""
+    _check_bits(ring_bits)
+    if elements.dtype != np.uint64 or elements.ndim != 1:
+        raise OutsideRing("ring elements must be a vector of unsigned 64-bit integers.")
+    if (elements > _low_bits(ring_bits)).any():
+        raise OutsideRing(f"an element does not lie in the ring of {ring_bits} bits.")
+
+
+def _check_pair(left: NDArray[np.uint64], right: NDArray[np.uint64], ring_bits: int) -> None:
+    check_elements(left, ring_bits)
+    check_elements(right, ring_bits)
+    if left.shape != right.shape:
+        raise OutsideRing("two vectors of the ring differ in length.")
+
+
+def _check_bits(ring_bits: int) -> None:
+    if not 1 <= ring_bits <= _LARGEST_RING_BITS:
+        raise OutsideRing(f"ring_bits must lie between 1 and {_LARGEST_RING_BITS}.")
+
+
+def _low_bits(ring_bits: int) -> np.uint64:
+    return np.uint64((1 << ring_bits) - 1)
+
+
+def _word_type(ring_bits: int) -> str:
+    return f"<u{word_bytes(ring_bits)}"
