@@ -12,6 +12,8 @@ knows: call `PublicContext.weighted_sum` and `SecretContext.decrypt` in a proces
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,11 +117,11 @@ class PublicContext:
 
     def _sum_frame(self, parts: Sequence[tuple[int, bytes]]) -> bytes:
         try:
-            total: tenseal.CKKSVector | None = None
-            for weight, frame in parts:
-                vector = _multiple(tenseal.ckks_vector_from(self._context, frame), weight)
-                total = vector if total is None else total + vector
-            serialised: bytes = total.serialize()
+            vectors = (
+                _multiple(tenseal.ckks_vector_from(self._context, frame), weight)
+                for weight, frame in parts
+            )
+            serialised: bytes = functools.reduce(operator.add, vectors).serialize()
         except _TENSEAL_ERRORS as error:
             raise _not_parsed() from error
         return serialised
