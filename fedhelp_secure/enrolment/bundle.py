@@ -1,0 +1,109 @@
+"""The file that the registrar gives back: a certificate, the federation's authority and its
+governance key, in a DSSE envelope signed by that key and bound to one request by digest.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.enrolment.request import EnrolmentRequest, request_path
+from fedhelp_secure.errors import MalformedMessage, PeerError
+from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.certificates import TlsFiles, check_own_certificate, tls_key_of
+
+KIND = "enrolment-bundle"
+LIMIT_BYTES = 128 * 1024
+
+
+class BundleRefused(PeerError):
+    """A bundle is for another request, or from another registrar than the one trusted here."""
+
+    code = "bundle"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1]
+    request_digest: str
+    certificate: str
+    ca_certificates: str
+    governance_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What the registrar issues, in PEM."""
+
+    certificate: bytes
+    ca_certificates: bytes
+
+
+def sign_bundle(request: EnrolmentRequest, issued: Issued, governance_key: SigningKey) -> bytes:
+    """The bundle file that answers ``request``."""
+    document = {
+        "version": 1,
+        "request_digest": request.digest,
+        "certificate": issued.certificate.decode("ascii"),
+        "ca_certificates": issued.ca_certificates.decode("ascii"),
+        "governance_key": governance_key.public.to_base64(),
+    }
+    return governance_key.sign_document(KIND, document)
+
+
+def install_bundle(
+    state: StateDirectory,
+    envelope: bytes,
+    *,
+    now: datetime.datetime,
+    governance_key: VerifyingKey | None = None,
+) -> VerifyingKey:
+    """Take certificate, authority and governance key into ``state``; returns the governance key.
+
+    A first bundle is trusted for its governance key unless ``governance_key`` pins it; the person
+    who installs it compares the key's digest with the registrar. Later bundles must be signed by
+    the same key. Raises BundleRefused, MalformedMessage, SignatureRefused or
+    OwnCertificateUnusable, and then changes nothing.
+    """
+    if len(envelope) > LIMIT_BYTES:
+        raise MalformedMessage("an enrolment bundle is too long; ask the registrar for another.")
+    try:
+        claimed = VerifyingKey.from_base64(str(peek_document(KIND, envelope).get("governance_key")))
+        opened = open_document(KIND, envelope, claimed)
+        document = _Document.model_validate_json(canonical_json(opened))
+    except ValidationError as error:
+        raise MalformedMessage("an enrolment bundle does not have this version's form.") from error
+    _check_trusted(state, claimed, governance_key)
+    if document.request_digest != digest(state.read(request_path(state))):
+        raise BundleRefused(
+            "this bundle answers another request; give the registrar the newest request file."
+        )
+    files = TlsFiles(
+        key=tls_key_of(state),
+        certificate=document.certificate.encode("utf-8"),
+        authorities=document.ca_certificates.encode("utf-8"),
+    )
+    check_own_certificate(state.identity, files, now=now)
+    write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
+    write_atomically(state.ca_path, files.authorities)
+    # Last: a state with a certificate is an enrolled one.
+    write_atomically(state.tls_certificate_path, files.certificate)
+    return claimed
+
+
+def _check_trusted(
+    state: StateDirectory, claimed: VerifyingKey, pinned: VerifyingKey | None
+) -> None:
+    if pinned is not None and claimed != pinned:
+        raise BundleRefused("this bundle is not signed by the governance key that was given.")
+    if state.governance_key_path.exists() and claimed != state.governance_key():
+        raise BundleRefused(
+            "this bundle is from another registrar than the one trusted here; "
+            "do not install it before you have asked your registrar."
+        )

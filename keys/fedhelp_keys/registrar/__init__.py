@@ -1,0 +1,1 @@
+"""The registrar: the federation's certificate authority, its registry and its charters."""

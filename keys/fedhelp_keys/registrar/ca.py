@@ -1,0 +1,153 @@
+"""The federation's certificate authority (RFC 5280): one root, which signs parties' certificates.
+
+The root's key lies in the registrar's state and never leaves it. Leaves live 30 days, so that a
+party that is not renewed is soon out.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedhelp_secure.enrolment.bundle import Issued
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.certificates import (
+    generate_tls_key,
+    load_tls_key,
+    server_name,
+    tls_key_of,
+)
+from fedhelp_secure.transport.identity import Identity, Role
+
+LEAF_LIFETIME = datetime.timedelta(days=30)
+ROOT_LIFETIME = datetime.timedelta(days=1826)
+BACKDATING = datetime.timedelta(minutes=5)
+"""Peers' clocks may be behind the registrar's by so much."""
+
+REGISTRAR_NAME = "registrar"
+
+
+class CertificateAuthority:
+    """The root key and certificate of one federation, kept in a registrar's state."""
+
+    def __init__(self, federation: str, key: ec.EllipticCurvePrivateKey, root: bytes) -> None:
+        self._federation = federation
+        self._key = key
+        self._root = x509.load_pem_x509_certificate(root)
+        self.root_pem = root
+
+    def __repr__(self) -> str:
+        return f"CertificateAuthority({self._federation!r})"
+
+    @classmethod
+    def create(cls, state: StateDirectory, *, now: datetime.datetime) -> CertificateAuthority:
+        """A new root for ``state``'s federation."""
+        key_pem = generate_tls_key()
+        write_atomically(_key_path(state), key_pem)
+        write_atomically(state.ca_path, _make_root(state.identity, load_tls_key(key_pem), now))
+        return cls.open(state)
+
+    @classmethod
+    def open(cls, state: StateDirectory) -> CertificateAuthority:
+        """The authority in ``state``; raises StateError if its files are missing."""
+        key = load_tls_key(state.read(_key_path(state)))
+        return cls(state.identity.federation, key, state.read(state.ca_path))
+
+    def issue(
+        self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime.datetime
+    ) -> Issued:
+        """A certificate for ``identity`` and ``key``, for both ends of TLS, from ``now`` on."""
+        names = x509.SubjectAlternativeName(
+            [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(server_name(identity))]
+        )
+        usages = [x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]
+        builder = (
+            _begin(_subject(self._federation, identity.name), self._root.subject, key)
+            .not_valid_before(now - BACKDATING)
+            .not_valid_after(min(now + LEAF_LIFETIME, self._root.not_valid_after_utc))
+            .add_extension(names, critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(_authority_key_identifier(self._key.public_key()), critical=False)
+        )
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return Issued(certificate.public_bytes(serialization.Encoding.PEM), self.root_pem)
+
+
+def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> StateDirectory:
+    """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
+
+    The governance key is the registrar's signing key. Raises StateError if ``root`` is in use, and
+    MalformedMessage if ``federation`` is no label.
+    """
+    state = StateDirectory.create(root, Identity(federation, Role.REGISTRAR, REGISTRAR_NAME))
+    authority = CertificateAuthority.create(state, now=now)
+    key = load_tls_key(tls_key_of(state)).public_key()
+    issued = authority.issue(state.identity, key, now=now)
+    governance_key = state.signing_key().public.to_base64()
+    write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
+    write_atomically(state.tls_certificate_path, issued.certificate)
+    return state
+
+
+def _key_path(state: StateDirectory) -> Path:
+    return state.role_directory() / "ca-key.pem"
+
+
+def _make_root(
+    identity: Identity, key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+) -> bytes:
+    subject = _subject(identity.federation, "fedhelp-secure root")
+    builder = (
+        _begin(subject, subject, key.public_key())
+        .not_valid_before(now - BACKDATING)
+        .not_valid_after(now + ROOT_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _begin(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _subject(federation: str, name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, federation),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, name),
+        ]
+    )
+
+
+def _authority_key_identifier(key: ec.EllipticCurvePublicKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,169 @@
+"""Who is enrolled, with which keys: the registrar's own list, one file in its state."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedhelp_keys.registrar.ca import CertificateAuthority
+from fedhelp_secure.canonical import canonical_json
+from fedhelp_secure.charter import Group
+from fedhelp_secure.enrolment.bundle import sign_bundle
+from fedhelp_secure.enrolment.request import EnrolmentRequest, open_request
+from fedhelp_secure.errors import ConfigurationError, PolicyError
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport import certificates
+from fedhelp_secure.transport.identity import Identity, Role
+
+
+class RegistryUnreadable(ConfigurationError):
+    """The registry file is damaged."""
+
+    code = "registry"
+
+
+class EnrolmentRefused(PolicyError):
+    """The registrar may not enrol this request."""
+
+    code = "enrolment"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Member(_Document):
+    """One enrolled party and its long-lived keys."""
+
+    role: str
+    name: str
+    group: Group | None
+    """Of a hospital; None for every other role."""
+    signing_key: str
+    sealing_key: str
+    context_digest: str | None
+    """Of a decryptor's public CKKS context; None for every other role."""
+    enrolled: str
+    """When, UTC, RFC 3339."""
+
+    def same_keys(self, other: Member) -> bool:
+        """Whether both are one party with one set of keys, whenever it was enrolled."""
+        return self.model_copy(update={"enrolled": other.enrolled}) == other
+
+
+class _File(_Document):
+    version: Literal[1]
+    members: tuple[Member, ...]
+
+
+class Registry:
+    """The members, in order of enrolment. Safe between processes; written whole or not at all."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._path = state.role_directory() / "registry.json"
+        self._lock_path = state.role_directory() / "registry.lock"
+
+    def members(self) -> tuple[Member, ...]:
+        """Everyone enrolled; empty before the first. Raises RegistryUnreadable."""
+        if not self._path.exists():
+            return ()
+        try:
+            return _File.model_validate_json(self._path.read_bytes()).members
+        except (OSError, ValidationError) as error:
+            raise RegistryUnreadable(
+                f"{self._path} is damaged; restore it from your backup of the registrar's state."
+            ) from error
+
+    def with_role(self, role: Role) -> tuple[Member, ...]:
+        """Everyone enrolled under ``role``."""
+        return tuple(member for member in self.members() if member.role == role.value)
+
+    def find(self, identity: Identity) -> Member | None:
+        """The member called ``identity.name`` under ``identity.role``, or None."""
+        named = (member for member in self.with_role(identity.role) if member.name == identity.name)
+        return next(named, None)
+
+    def add(self, member: Member) -> None:
+        """Record ``member``; does nothing if it is there already with the same keys.
+
+        Raises EnrolmentRefused if its name is taken with other keys or another group, or if another
+        member holds one of its keys.
+        """
+        with self._locked():
+            members = self.members()
+            for known in members:
+                if (known.role, known.name) == (member.role, member.name):
+                    if known.same_keys(member):
+                        return
+                    raise EnrolmentRefused(
+                        f"{member.role} {member.name} is enrolled already, with other keys or in "
+                        "another group; choose another name, or ask that party what happened."
+                    )
+                if {known.signing_key, known.sealing_key} & {
+                    member.signing_key,
+                    member.sealing_key,
+                }:
+                    raise EnrolmentRefused(
+                        "another party is enrolled with one of these keys; "
+                        "every party must make its own."
+                    )
+            document = _File(version=1, members=(*members, member)).model_dump(mode="json")
+            write_atomically(self._path, canonical_json(document))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def enrol(
+    state: StateDirectory, envelope: bytes, *, group: Group | None, now: datetime.datetime
+) -> bytes:
+    """Enrol the party whose request file is ``envelope``; returns its bundle file.
+
+    The same request again gives a new certificate for the same keys, which is also the way back for
+    a party whose certificate has expired. Raises EnrolmentRefused, MalformedMessage,
+    SignatureRefused or CertificateRequestRefused, and then changes nothing.
+    """
+    request = open_request(envelope)
+    _check_admissible(state, request, group)
+    key = certificates.open_request(request.certificate_request, request.identity)
+    Registry(state).add(
+        Member(
+            role=request.identity.role.value,
+            name=request.identity.name,
+            group=group,
+            signing_key=request.signing_key.to_base64(),
+            sealing_key=request.sealing_key.to_base64(),
+            context_digest=request.context_digest,
+            enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+    )
+    issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
+    return sign_bundle(request, issued, state.signing_key())
+
+
+def _check_admissible(
+    state: StateDirectory, request: EnrolmentRequest, group: Group | None
+) -> None:
+    if request.identity.federation != state.identity.federation:
+        raise EnrolmentRefused(
+            "this request is for another federation; ask its sender for one that names "
+            f"{state.identity.federation}."
+        )
+    if request.identity.role is Role.REGISTRAR:
+        raise EnrolmentRefused("a federation has one registrar, made by 'fedhelp keys init'.")
+    if (request.identity.role is Role.HOSPITAL) is (group is None):
+        raise EnrolmentRefused(
+            "give --group large or --group small for a hospital, and no group for another role."
+        )
