@@ -1,0 +1,46 @@
+"""What both custodians require of a request before they look at its content."""
+
+from __future__ import annotations
+
+from fedhelp_secure.charter import Charter, CharterRefused, open_charter
+from fedhelp_secure.errors import MalformedMessage
+from fedhelp_secure.secure_sum.contribution import check_round
+from fedhelp_secure.signing import SigningKey
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.identity import Role
+
+MAXIMUM_CHARTER_BYTES = 1024 * 1024
+
+
+class CharterGate:
+    """Opens charters for one custodian: governance's signature, federation, and its own keys."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._identity = state.identity
+        self._governance_key = state.governance_key()
+        self.signing_key: SigningKey = state.signing_key()
+
+    def open(self, envelope: bytes, round_number: int) -> Charter:
+        """The charter in ``envelope``.
+
+        Raises MalformedMessage, SignatureRefused, CharterRefused, or RoundRefused if it has no
+        such round.
+        """
+        if len(envelope) > MAXIMUM_CHARTER_BYTES:
+            raise MalformedMessage("a charter is longer than 1 MiB; ask the registrar for another.")
+        charter = open_charter(envelope, self._governance_key)
+        custodians = charter.custodians
+        named = (
+            custodians.decryptor if self._identity.role is Role.DECRYPTOR else custodians.unmasker
+        )
+        if (
+            charter.federation != self._identity.federation
+            or named.name != self._identity.name
+            or named.verifying_key() != self.signing_key.public
+        ):
+            raise CharterRefused(
+                "the charter names another custodian or another key of it; call the custodian that "
+                "it names, or ask the registrar for a new charter."
+            )
+        check_round(charter, round_number)
+        return charter

@@ -1,0 +1,157 @@
+"""One answer for each (charter, round), kept so that it survives a crash and is never made twice.
+
+SQLite enforces the rule itself (a primary key), also between two processes on one state directory.
+Restoring an older copy of the file would forget answers: a custodian's state is not to be restored
+from a backup while a charter that it served still runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.secure_sum.answer_wire import answer_of, header_of
+from fedhelp_secure.secure_sum.answers import Answer
+from fedhelp_secure.wire.v1 import coordinator_pb2
+
+REFUSALS_ALLOWED = 3
+"""Sums of one (charter, round) that may fail to be integers before no more are tried."""
+
+_LOG = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    charter TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    header BLOB NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (charter, round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS refusals (
+    charter TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (charter, round)
+) STRICT;
+"""
+
+
+class AlreadyAnswered(PolicyError):
+    """This (charter, round) was answered for another request."""
+
+    code = "already-answered"
+
+
+class TooManyRefusals(PolicyError):
+    """This (charter, round) had too many sums that were no sums of contributions."""
+
+    code = "too-many-refusals"
+
+
+class AnswerStore:
+    """The answers of one custodian, in one SQLite file. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the file, readable by its owner only."""
+        self._path = path
+        self._lock = threading.Lock()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with self._database() as database:
+            database.executescript(_SCHEMA)
+
+    def answer_once(
+        self,
+        charter_digest: str,
+        round_number: int,
+        *,
+        request_digest: str,
+        make: Callable[[], Answer],
+    ) -> Answer:
+        """The stored answer to this request, or what ``make`` returns, stored before returning.
+
+        ``request_digest`` names all that the answer depends on. Raises AlreadyAnswered if the
+        (charter, round) was answered for another request; what ``make`` raises leaves the store
+        as it was.
+        """
+        with self._lock:
+            stored = self._find(charter_digest, round_number, request_digest)
+            if stored is not None:
+                _LOG.info("round %d of %s: stored answer sent again", round_number, charter_digest)
+                return stored
+            answer = make()
+            self._record(charter_digest, round_number, request_digest, answer)
+        _LOG.info("round %d of %s: answered and stored", round_number, charter_digest)
+        return answer
+
+    def check_refusals(self, charter_digest: str, round_number: int) -> None:
+        """Raises TooManyRefusals if `record_refusal` was called too often for this round."""
+        with self._database() as database:
+            row = database.execute(
+                "SELECT count FROM refusals WHERE charter = ? AND round = ?",
+                (charter_digest, round_number),
+            ).fetchone()
+        if row is not None and row[0] >= REFUSALS_ALLOWED:
+            raise TooManyRefusals(
+                "too many sums of this round were no sums of contributions; end the round and "
+                "begin a new charter."
+            )
+
+    def record_refusal(self, charter_digest: str, round_number: int) -> None:
+        """Count one sum that decrypted to something else than integers.
+
+        Whether it did depends on the secret key, so each refusal tells the sender something of it.
+        """
+        with self._database() as database:
+            database.execute(
+                "INSERT INTO refusals VALUES (?, ?, 1) "
+                "ON CONFLICT (charter, round) DO UPDATE SET count = count + 1",
+                (charter_digest, round_number),
+            )
+
+    def _find(self, charter_digest: str, round_number: int, request_digest: str) -> Answer | None:
+        with self._database() as database:
+            row = database.execute(
+                "SELECT request, header, body FROM answers WHERE charter = ? AND round = ?",
+                (charter_digest, round_number),
+            ).fetchone()
+        if row is None:
+            return None
+        if row[0] != request_digest:
+            raise _already_answered()
+        return answer_of(coordinator_pb2.AnswerHeader.FromString(row[1]), row[2])
+
+    def _record(
+        self, charter_digest: str, round_number: int, request_digest: str, answer: Answer
+    ) -> None:
+        header = header_of(answer).SerializeToString(deterministic=True)
+        try:
+            with self._database() as database:
+                database.execute(
+                    "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
+                    (charter_digest, round_number, request_digest, header, answer.body),
+                )
+        except sqlite3.IntegrityError as error:
+            # Another process on this state was faster; its answer is the one that counts.
+            raise _already_answered() from error
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, timeout=30)) as database:
+            # EXTRA: the commit is on the disk, directory entry included, before it returns.
+            database.execute("PRAGMA synchronous = EXTRA")
+            with database:
+                yield database
+
+
+def _already_answered() -> AlreadyAnswered:
+    return AlreadyAnswered(
+        "this round was already answered for another set; send the first set again to get its "
+        "answer, and run another round for another set."
+    )
