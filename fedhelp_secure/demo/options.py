@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 
 class Task(enum.StrEnum):
     """What the hospitals learn."""
@@ -45,3 +47,21 @@ class DemoOptions:
         large = [f"large-{number}" for number in range(1, self.large + 1)]
         small = [f"small-{number}" for number in range(1, self.small + 1)]
         return tuple(sorted(large + small))
+
+
+class DataSource(BaseModel):
+    """What ``fedhelp client simulate`` says of the data it split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dataset: str
+    sentence: str
+    task: str
+    classes: list[str]
+    test_images: int
+    proxy_images: int
+
+    @classmethod
+    def read(cls, path: Path) -> DataSource:
+        """The source in the JSON file at ``path``."""
+        return cls.model_validate_json(path.read_bytes())

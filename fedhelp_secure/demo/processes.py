@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,7 +89,10 @@ class ProcessGroup:
 
     def run(self, name: str, *arguments: str) -> None:
         """Run ``fedhelp ARGUMENTS`` to its end; raises ProcessFailed unless it succeeds."""
-        running = self.start(name, *arguments)
+        self.finish(self.start(name, *arguments))
+
+    def finish(self, running: Running) -> None:
+        """Wait for the end of ``running``; raises ProcessFailed unless it succeeds."""
         running.process.wait()
         running.check()
 
@@ -109,6 +113,14 @@ class ProcessGroup:
             _signal(running.process, signal.SIGKILL)
             running.process.wait()
         self._running.clear()
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def wait_for_ready(running: Running, ready: Path, *, seconds: float) -> str:

@@ -12,7 +12,8 @@ import grpc
 
 from fedhelp_secure.charter import Charter, CharterRefused, open_charter
 from fedhelp_secure.errors import MalformedMessage, PolicyError, UnavailablePeer
-from fedhelp_secure.secure_sum.answers import Answer, OpenedSum, open_sum
+from fedhelp_secure.secure_sum.answer_wire import answer_of
+from fedhelp_secure.secure_sum.answers import Answer, OpenedSum, body_bytes, open_sum
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.chunks import collect, split
@@ -112,7 +113,7 @@ class Coordinator:
 
         def call() -> tuple[Answer, Answer]:
             parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=_CALL_SECONDS)
-            answers = _answers(parts, limit=8 * self.charter.secure_sum.values + (1 << 20))
+            answers = _answers(parts, limit=body_bytes(self.charter.secure_sum))
             if len(answers) != 2:
                 raise MalformedMessage("a teacher must consist of two answers; fetch it again.")
             return answers[0], answers[1]
@@ -177,10 +178,6 @@ def _answers(parts: Iterator[wire.FetchTeacherResponse], *, limit: int) -> list[
         if len(headers) > 2 or received > 2 * limit:
             raise MalformedMessage("a teacher is longer than its charter allows.")
     return [
-        Answer(
-            statement=header.statement,
-            sealed_keys={key.recipient: key.sealed for key in header.sealed_keys},
-            body=collect(body, limit=limit),
-        )
+        answer_of(header, collect(body, limit=limit))
         for header, body in zip(headers, bodies, strict=True)
     ]

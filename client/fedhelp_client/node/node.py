@@ -105,9 +105,8 @@ def run_node(
         hospital=state.identity.name,
         signing_key=state.signing_key(),
     )
-    public_model = _releases(state, coordinator, inputs, ledger, progress).run(
-        patient_examples(inputs.own, features, task=charter.task)
-    )
+    releaser = _releaser(state, coordinator, inputs, ledger, progress)
+    public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
 
     embeddings = _foundation_embeddings(state, charter, options, progress)
     distil(
@@ -139,6 +138,7 @@ def run_node(
         epsilon_collusion=float(spent.epsilon_collusion),
     )
     ledger.export(options.out / "ledger.jsonl")
+    releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
     return result
 
@@ -165,7 +165,7 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
     return _Inputs(own, test, public_set, PublicContext(context, charter.secure_sum))
 
 
-def _releases(
+def _releaser(
     state: StateDirectory,
     coordinator: Coordinator,
     inputs: _Inputs,

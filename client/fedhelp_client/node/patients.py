@@ -7,8 +7,8 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_client.data.embeddings import embed, token_targets
-from fedhelp_client.data.types import Dataset
+from fedhelp_client.data.embeddings import embed, resize_images, resize_masks, token_targets
+from fedhelp_client.data.types import DataError, Dataset, Task
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.privacy.probe import PatientExamples
@@ -18,11 +18,11 @@ _BATCH = 8
 
 
 def own_features(
-    dataset: Dataset, public_set: PublicSet, *, task: str, progress: ProgressCallback
+    dataset: Dataset, public_set: PublicSet, *, task: Task, progress: ProgressCallback
 ) -> NDArray[np.float64]:
     """Projected public features of every image, shape [N, T, D]; T is 1, or 256 patch tokens."""
     backbone = load_backbone()
-    images = [example.image for example in dataset.examples]
+    images = resize_images([example.image for example in dataset.examples])
     parts = []
     for start in range(0, len(images), _BATCH):
         embedded = embed(backbone, images[start : start + _BATCH], task)
@@ -32,7 +32,7 @@ def own_features(
 
 
 def patient_examples(
-    dataset: Dataset, features: NDArray[np.float64], *, task: str
+    dataset: Dataset, features: NDArray[np.float64], *, task: Task
 ) -> list[PatientExamples]:
     """One entry a patient: all rows (images, or tokens of images) with targets and weights."""
     rows: dict[str, list[int]] = defaultdict(list)
@@ -44,7 +44,7 @@ def patient_examples(
 
 
 def _examples_of(
-    dataset: Dataset, features: NDArray[np.float64], indices: list[int], *, task: str
+    dataset: Dataset, features: NDArray[np.float64], indices: list[int], *, task: Task
 ) -> PatientExamples:
     width = features.shape[-1]
     selected = features[indices].reshape(-1, width)
@@ -53,10 +53,17 @@ def _examples_of(
         targets = np.eye(len(dataset.classes))[labels]
         weights = np.ones(len(indices))
     else:
-        masks = [dataset.examples[index].mask for index in indices]
-        targets = np.concatenate([token_targets(mask) for mask in masks])
+        masks = [_mask_of(dataset, index) for index in indices]
+        targets = token_targets(resize_masks(masks)).reshape(-1, len(dataset.classes))
         weights = _class_balanced(targets)
     return PatientExamples(features=selected, targets=targets, weights=weights)
+
+
+def _mask_of(dataset: Dataset, index: int) -> NDArray[np.uint8]:
+    mask = dataset.examples[index].mask
+    if mask is None:
+        raise DataError("a segmentation data set needs a mask for every image; add it to the CSV.")
+    return mask
 
 
 def _class_balanced(targets: NDArray[np.float64]) -> NDArray[np.float64]:

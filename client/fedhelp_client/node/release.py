@@ -58,6 +58,11 @@ class ReleaseFiles:
         """Keep the aggregator's receipt for ``round_number``."""
         write_atomically(self.directory / "receipts" / f"{round_number}.bin", serialised)
 
+    def export_receipts(self, out: Path, hospital: str) -> None:
+        """Copy every receipt to ``out`` as ``<hospital>-<round>.bin``, for an auditor."""
+        for receipt in sorted((self.directory / "receipts").glob("*.bin")):
+            write_atomically(out / f"{hospital}-{receipt.stem}.bin", receipt.read_bytes())
+
 
 @dataclass(frozen=True, slots=True)
 class Releaser:

@@ -1,0 +1,75 @@
+"""``fedhelp demo``: a whole federation on this machine."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from fedhelp_secure.demo.options import DatasetName, DemoOptions, Task
+
+
+def demo(
+    task: Annotated[Task, typer.Option(help="What the hospitals learn.")] = Task.CLASSIFICATION,
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="FEDHELP_DATA", help="Folder with real images; never copied elsewhere."),
+    ] = None,
+    dataset: Annotated[
+        DatasetName | None, typer.Option(help="What --data holds, or phantom for made images.")
+    ] = None,
+    large: Annotated[int, typer.Option(min=1, max=8, help="Large hospitals.")] = 2,
+    small: Annotated[int, typer.Option(min=1, max=16, help="Small hospitals.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Private releases.")] = 3,
+    epsilon: Annotated[str, typer.Option(help="Limit on epsilon (aggregate), as a decimal.")] = "3",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seeds split, models and phantom; never noise, masks, keys.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Where everything goes; made if missing.")] = Path(
+        "out/demo"
+    ),
+    json: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Leave the servers up until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Run a whole federation on this machine, as separate processes over mutual TLS.
+
+    Two custodians, an aggregator, a broker, a foundation-model server and the hospitals are started on
+    127.0.0.1, run the charter's rounds, and are ended again. Exits non-zero if any part failed.
+    """
+    from rich.console import Console
+
+    from fedhelp_secure.demo.run import run_demo
+    from fedhelp_secure.state import write_atomically
+
+    # A demo that is told to stop must still end what it started.
+    signal.signal(signal.SIGTERM, _stop)
+    options = DemoOptions(
+        task=task,
+        dataset=dataset,
+        data=data,
+        large=large,
+        small=small,
+        rounds=rounds,
+        epsilon=epsilon,
+        seed=seed,
+        out=out.resolve(),
+    )
+    console = Console(highlight=False)
+    try:
+        result = run_demo(options, console, keep_running=keep_running)
+    except KeyboardInterrupt:
+        console.print("stopped; every process of the demo has ended.")
+        raise typer.Exit(130) from None
+    if json is not None:
+        write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
+    if not result.evidence_verified:
+        raise typer.Exit(1)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

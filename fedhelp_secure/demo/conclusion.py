@@ -1,0 +1,159 @@
+"""The demo's end: the auditor collects the evidence, reports, signs and verifies."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.demo.federation import DemoFederation
+from fedhelp_secure.demo.options import DataSource, DemoOptions
+from fedhelp_secure.demo.processes import ProcessFailed, ProcessGroup
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
+from fedhelp_secure.evidence.checkpoint import open_checkpoint
+from fedhelp_secure.evidence.entries import parse_entry
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.report.build import secure_sum_cost
+from fedhelp_secure.report.html import render
+from fedhelp_secure.report.model import (
+    DemoResult,
+    HospitalResult,
+    LogHead,
+    PrivacyTerms,
+    Report,
+)
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.identity import Role
+
+
+class _NodeResult(BaseModel):
+    """What a node leaves as ``result.json``: see `fedhelp_client.node.node.NodeResult`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hospital: str
+    group: str
+    task: str
+    metric: str
+    alone: float
+    distilled: float
+    epsilon_aggregate: float
+    epsilon_collusion: float
+
+
+def conclude(
+    options: DemoOptions,
+    federation: DemoFederation,
+    processes: ProcessGroup,
+    *,
+    source: DataSource,
+    aggregator: str,
+    seconds: Callable[[], float],
+) -> DemoResult:
+    """Export the evidence to ``<out>/evidence``, report, sign, and verify it offline.
+
+    Raises a FedHelpError if a part is missing; a bundle that does not verify is a result.
+    """
+    auditor = StateDirectory.open(federation.state("auditor"), Role.AUDITOR)
+    bundle = options.out / "evidence"
+    sources = Sources(
+        aggregator=aggregator,
+        charter=federation.charter,
+        ledgers=_collect(options, "ledgers"),
+        receipts=_collect(options, "receipts"),
+    )
+    export_bundle(auditor, sources, bundle)
+    charter = open_charter(federation.charter.read_bytes(), auditor.governance_key())
+    report = _report(options, charter, bundle, source=source, seconds=seconds)
+    document = report.model_dump_json(indent=2).encode() + b"\n"
+    write_atomically(bundle / layout.REPORT_JSON, document, mode=0o644)
+    write_atomically(bundle / layout.REPORT_HTML, render(report).encode(), mode=0o644)
+    sign_index(bundle, auditor)
+    verified = _verified(processes, bundle, auditor)
+    return DemoResult(**dict(report), evidence_verified=verified)
+
+
+def _collect(options: DemoOptions, kind: str) -> Path:
+    """What the hospitals hand to the auditor, in one folder."""
+    folder = options.out / "collected" / kind
+    folder.mkdir(parents=True, mode=0o700)
+    for name in options.hospitals:
+        hospital = options.out / "hospitals" / name
+        if kind == "ledgers":
+            shutil.copyfile(hospital / "ledger.jsonl", folder / f"{name}.jsonl")
+        else:
+            for receipt in sorted((hospital / "receipts").iterdir()):
+                shutil.copyfile(receipt, folder / receipt.name)
+    return folder
+
+
+def _report(
+    options: DemoOptions,
+    charter: Charter,
+    bundle: Path,
+    *,
+    source: DataSource,
+    seconds: Callable[[], float],
+) -> Report:
+    files = layout.read_files(bundle)
+    entries = [parse_entry(leaf) for leaf in layout.leaves(files)]
+    head = open_checkpoint(
+        files[layout.CHECKPOINT],
+        origin=log_origin(charter),
+        key=charter.aggregator.verifying_key(),
+    )
+    calls = [
+        entry
+        for entry in entries
+        if entry.HasField("statement_submitted")
+        and entry.statement_submitted.kind == "foundation-model-call"
+    ]
+    return Report(
+        federation=charter.federation,
+        charter=charter.digest,
+        task=charter.task,
+        dataset=source.dataset,
+        dataset_sentence=source.sentence,
+        seed=options.seed,
+        seconds=round(seconds(), 1),
+        rounds=sum(entry.HasField("round_summed") for entry in entries),
+        privacy=PrivacyTerms(
+            epsilon_limit=charter.privacy.epsilon,
+            delta=charter.privacy.delta,
+            unit=charter.privacy.unit,
+            adjacency=charter.privacy.adjacency,
+            mechanism=charter.privacy.mechanism,
+        ),
+        secure_sum=secure_sum_cost(charter, entries, layout.objects(files)),
+        foundation_model_calls=len(calls),
+        log=LogHead(size=head.size, root=head.root.hex()),
+        hospitals=tuple(_hospital(options, name) for name in options.hospitals),
+    )
+
+
+def _hospital(options: DemoOptions, name: str) -> HospitalResult:
+    path = options.out / "hospitals" / name / "result.json"
+    try:
+        result = _NodeResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ProcessFailed(f"{name} left no result; its log is in {options.out}/logs.") from error
+    return HospitalResult.model_validate(
+        {
+            "name": result.hospital,
+            **result.model_dump(exclude={"hospital", "task"}),
+        }
+    )
+
+
+def _verified(processes: ProcessGroup, bundle: Path, auditor: StateDirectory) -> bool:
+    """Whether the verifier, as a process of its own, accepts the bundle."""
+    key = str(auditor.governance_key_path)
+    try:
+        processes.run("verify", "audit", "verify", str(bundle), "--governance-key", key)
+    except ProcessFailed:
+        return False
+    return True
