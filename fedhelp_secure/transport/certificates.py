@@ -159,7 +159,7 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         return Identity.from_uri(uris[0])
     except MalformedMessage as error:
         raise CertificateRefused(
-            "a certificate's URI name is no identity of a federation; ask the registrar for another."
+            "a certificate's URI name is no identity of a federation; ask for another."
         ) from error
 
 

@@ -52,7 +52,7 @@ class Federation:
 
 
 def make_federation(
-    root: Path, *, large: int = 2, small: int = 4, **charter_overrides: Any
+    root: Path, *, large: int = 2, small: int = 4, **charter_overrides: object
 ) -> Federation:
     """A federation in ``root`` with ``large`` and ``small`` hospitals and a tiny valid charter.
 
@@ -64,11 +64,11 @@ def make_federation(
     states = {"registrar": registrar}
     for role in SINGLE_ROLES:
         states[role.value] = _join(registrar, root, Identity(FEDERATION, role, role.value), None)
-    groups: list[Group] = ["large"] * large + ["small"] * small
-    for position, group in enumerate(groups):
-        name = f"{group}-{position + 1 if group == 'large' else position - large + 1}"
-        identity = Identity(FEDERATION, Role.HOSPITAL, name)
-        states[name] = _join(registrar, root, identity, group)
+    sizes: dict[Group, int] = {"large": large, "small": small}
+    for group, size in sizes.items():
+        for number in range(1, size + 1):
+            identity = Identity(FEDERATION, Role.HOSPITAL, f"{group}-{number}")
+            states[identity.name] = _join(registrar, root, identity, group)
     hospitals = sorted(name for name in states if name.startswith(("large-", "small-")))
     document = _document(states, hospitals)
     _merge(document, charter_overrides)

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_secure.enrolment.bundle import Issued
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -64,7 +65,7 @@ class CertificateAuthority:
         names = x509.SubjectAlternativeName(
             [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(server_name(identity))]
         )
-        usages = [x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = (
             _begin(_subject(self._federation, identity.name), self._root.subject, key)
             .not_valid_before(now - BACKDATING)
@@ -129,8 +130,8 @@ def _begin(
 def _subject(federation: str, name: str) -> x509.Name:
     return x509.Name(
         [
-            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, federation),
-            x509.NameAttribute(x509.NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
         ]
     )
 

@@ -1,0 +1,105 @@
+"""Who may call what: deny by default, one row for each RPC of the wire contract.
+
+A method without a row may be called by nobody. A test compares the table with every RPC in the
+descriptors, so that a new RPC is closed until somebody decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
+
+import grpc
+
+from fedhelp_secure.errors import PeerError, PolicyError
+from fedhelp_secure.transport.certificates import (
+    CertificateRefused,
+    check_period,
+    identity_of,
+    load_certificate,
+    utc_now,
+)
+from fedhelp_secure.transport.identity import Identity, Role
+
+EVERY_ROLE = frozenset(Role)
+
+_COORDINATOR = "/fedhelp_secure.wire.v1.Coordinator/"
+_DECRYPTOR = "/fedhelp_secure.wire.v1.Decryptor/"
+_UNMASKER = "/fedhelp_secure.wire.v1.Unmasker/"
+_BROKER = "/fedhelp_secure.wire.v1.Broker/"
+_EVIDENCE = "/fedhelp_secure.wire.v1.Evidence/"
+_ENROLMENT = "/fedhelp_secure.wire.v1.Enrolment/"
+
+ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
+    {
+        _COORDINATOR + "GetCharter": EVERY_ROLE,
+        _COORDINATOR + "WatchRounds": frozenset({Role.HOSPITAL, Role.AUDITOR}),
+        _COORDINATOR + "Contribute": frozenset({Role.HOSPITAL}),
+        _COORDINATOR + "FetchTeacher": frozenset({Role.HOSPITAL}),
+        _COORDINATOR + "GetReceipt": frozenset({Role.HOSPITAL}),
+        _DECRYPTOR + "GetPublicContext": frozenset(
+            {Role.REGISTRAR, Role.AGGREGATOR, Role.HOSPITAL, Role.AUDITOR}
+        ),
+        _DECRYPTOR + "DecryptSum": frozenset({Role.AGGREGATOR}),
+        _UNMASKER + "UnmaskSum": frozenset({Role.AGGREGATOR}),
+        _BROKER + "GetAnswer": frozenset({Role.HOSPITAL, Role.AUDITOR}),
+        _EVIDENCE + "GetCheckpoint": EVERY_ROLE,
+        _EVIDENCE + "GetInclusionProof": EVERY_ROLE,
+        _EVIDENCE + "GetConsistencyProof": EVERY_ROLE,
+        _EVIDENCE + "ListEntries": EVERY_ROLE,
+        _EVIDENCE + "Submit": frozenset({Role.BROKER, Role.AUDITOR, Role.HOSPITAL}),
+        _EVIDENCE + "ListObjects": frozenset({Role.AUDITOR}),
+        _ENROLMENT + "GetTrustBundle": EVERY_ROLE,
+        _ENROLMENT + "Renew": EVERY_ROLE,
+    }
+)
+
+
+class CallerNotAuthenticated(PeerError):
+    """The caller's certificate does not say, beyond doubt, who calls."""
+
+    code = "caller-not-authenticated"
+
+
+class AccessRefused(PolicyError):
+    """The caller is known, but its role or federation may not make this call."""
+
+    code = "access"
+
+
+def caller(context: grpc.ServicerContext) -> Identity:
+    """The identity in the certificate of the connection that this call came by.
+
+    Raises CallerNotAuthenticated unless there is one, it is in its period (a connection may outlive
+    the certificate it was made with) and it names exactly one identity.
+    """
+    # gRPC gives a list for each key, its type stubs say bytes.
+    facts = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
+    presented = facts.get("x509_pem_cert", ())
+    if list(facts.get("transport_security_type", ())) != [b"ssl"] or len(presented) != 1:
+        raise CallerNotAuthenticated(
+            "this call came without a client certificate; connect with mutual TLS."
+        )
+    try:
+        certificate = load_certificate(presented[0])
+        check_period(certificate, utc_now())
+        return identity_of(certificate)
+    except CertificateRefused as error:
+        raise CallerNotAuthenticated(f"this call's certificate is refused: {error}") from error
+
+
+def authorise(method: str, calling: Identity, serving: Identity) -> None:
+    """Raises AccessRefused unless the table lets ``calling`` call ``method`` of ``serving``.
+
+    ``method`` is the full name, ``/package.Service/Method``.
+    """
+    if calling.federation != serving.federation:
+        raise AccessRefused(
+            "this party serves another federation; check the address you are calling."
+        )
+    if calling.role not in ACCESS.get(method, frozenset()):
+        raise AccessRefused(
+            f"a {calling.role.value} may not call {method.rpartition('/')[2]}; "
+            "call it as a party whose role may."
+        )

@@ -1,0 +1,168 @@
+"""A gRPC server that speaks mutual TLS and nothing else.
+
+TLS 1.2 is the oldest version (gRPC's own floor); between two of our parties it is 1.3. A client
+without a certificate of the federation's authority does not get past the handshake.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import grpc
+
+from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.access import caller
+from fedhelp_secure.transport.certificates import (
+    TlsFiles,
+    check_own_certificate,
+    own_tls_files,
+    utc_now,
+)
+from fedhelp_secure.transport.interceptors import AccessInterceptor
+from fedhelp_secure.transport.limits import COMMON_OPTIONS, KEEPALIVE_MILLISECONDS
+
+__all__ = ["ListenFailed", "RunningServer", "caller", "serve_until_signal", "start_server"]
+
+_LOGGER = logging.getLogger(__name__)
+_LISTEN = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})\Z")
+_GRACE_SECONDS = 5.0
+_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *COMMON_OPTIONS,
+    # A second server on one port is an error, not a silent sharing of its calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class ListenFailed(ConfigurationError):
+    """The address to listen on is malformed, or cannot be had."""
+
+    code = "listen"
+
+
+class RunningServer:
+    """A started server."""
+
+    def __init__(self, server: grpc.Server, host: str, port: int) -> None:
+        self._server = server
+        self.port = port
+        self.address = f"{host}:{port}"
+
+    def stop(self, grace: float | None = None) -> None:
+        """Refuse new calls, give running ones ``grace`` seconds, then end; returns when ended."""
+        self._server.stop(grace).wait()
+
+    def wait(self) -> None:
+        """Return when the server has been stopped."""
+        self._server.wait_for_termination()
+
+
+def start_server(
+    state: StateDirectory,
+    listen: str,
+    *,
+    register: Callable[[grpc.Server], None],
+    maximum_workers: int = 32,
+) -> RunningServer:
+    """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``, 0: any port).
+
+    Each running call, a watch too, occupies one of ``maximum_workers`` threads; calls beyond are
+    refused at once rather than kept waiting. Raises ListenFailed, StateError or
+    OwnCertificateUnusable.
+    """
+    parsed = _LISTEN.match(listen)
+    if parsed is None or int(parsed["port"]) > 65535:
+        raise ListenFailed("--listen must have the form HOST:PORT, for example 127.0.0.1:9443.")
+    source = _CertificateSource(state)
+    server = grpc.server(
+        futures.ThreadPoolExecutor(maximum_workers, thread_name_prefix="rpc"),
+        interceptors=[AccessInterceptor(state.identity)],
+        options=_SERVER_OPTIONS,
+        maximum_concurrent_rpcs=maximum_workers,
+    )
+    register(server)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        source.first(),
+        # None is gRPC's documented way to keep what is in use; its stubs leave it out.
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", source.newer),
+        require_client_authentication=True,
+    )
+    try:
+        port = server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise ListenFailed(
+            f"cannot listen on {listen}; choose a free port and an address of this machine."
+        ) from error
+    server.start()
+    return RunningServer(server, parsed["host"], port)
+
+
+def serve_until_signal(server: RunningServer, ready_file: Path | None) -> None:
+    """Run until SIGTERM or SIGINT, then stop cleanly. Call it from the main thread.
+
+    ``ready_file`` gets ``host:port`` and a newline as soon as callers may connect, and is removed
+    at the end.
+    """
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if ready_file is not None:
+            write_atomically(ready_file, f"{server.address}\n".encode("ascii"))
+        stopping.wait()
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        server.stop(_GRACE_SECONDS)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _CertificateSource:
+    """The server's certificate, read again when its file changes: renewal needs no restart."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._seen = 0
+
+    def first(self) -> grpc.ServerCertificateConfiguration:
+        return self._read()
+
+    def newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """Asked by gRPC before each handshake; None keeps what is in use."""
+        try:
+            if self._changed() == self._seen:
+                return None
+            return self._read()
+        except (OSError, FedHelpError) as error:
+            _LOGGER.warning("the renewed certificate is not usable yet: %s", type(error).__name__)
+            return None
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        files = own_tls_files(self._state)
+        changed = self._changed()
+        check_own_certificate(self._state.identity, files, now=utc_now())
+        self._seen = changed
+        return _configuration(files)
+
+    def _changed(self) -> int:
+        return self._state.tls_certificate_path.stat().st_mtime_ns
+
+
+def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(files.key, files.certificate)], root_certificates=files.authorities
+    )
