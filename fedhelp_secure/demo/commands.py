@@ -16,7 +16,7 @@ def demo(
     task: Annotated[Task, typer.Option(help="What the hospitals learn.")] = Task.CLASSIFICATION,
     data: Annotated[
         Path | None,
-        typer.Option(envvar="FEDHELP_DATA", help="Folder with real images; never copied elsewhere."),
+        typer.Option(envvar="FEDHELP_DATA", help="Folder with real images."),
     ] = None,
     dataset: Annotated[
         DatasetName | None, typer.Option(help="What --data holds, or phantom for made images.")
@@ -38,8 +38,8 @@ def demo(
 ) -> None:
     """Run a whole federation on this machine, as separate processes over mutual TLS.
 
-    Two custodians, an aggregator, a broker, a foundation-model server and the hospitals are started on
-    127.0.0.1, run the charter's rounds, and are ended again. Exits non-zero if any part failed.
+    Two custodians, an aggregator, a broker, a foundation-model server and the hospitals are started
+    on 127.0.0.1, run the charter's rounds, and are ended again. Exits non-zero if any part failed.
     """
     from rich.console import Console
 

@@ -79,13 +79,13 @@ class ProcessGroup:
         self._running.append(running)
         return running
 
-    def serve(self, name: str, *arguments: str, seconds: float = 90.0) -> str:
-        """Start a server with ``--ready-file``; returns its ``host:port`` once it listens."""
+    def serve(self, name: str, *arguments: str, seconds: float = 90.0) -> tuple[Running, str]:
+        """Start a server with ``--ready-file``; returns it and its ``host:port``, listening."""
         ready = self._directory / "ready" / name
         ready.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ready.unlink(missing_ok=True)
         running = self.start(name, *arguments, "--ready-file", str(ready))
-        return wait_for_ready(running, ready, seconds=seconds)
+        return running, wait_for_ready(running, ready, seconds=seconds)
 
     def run(self, name: str, *arguments: str) -> None:
         """Run ``fedhelp ARGUMENTS`` to its end; raises ProcessFailed unless it succeeds."""

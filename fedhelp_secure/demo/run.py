@@ -123,7 +123,7 @@ class _Demo:
             "foundation-model-certificate",
             *("broker", "foundation-model-certificate", "--out", str(certificate)),
         )
-        self.addresses["foundation-model"] = self._processes.serve(
+        _, self.addresses["foundation-model"] = self._processes.serve(
             "foundation-model",
             *("broker", "foundation-model", "--listen", f"127.0.0.1:{free_port()}"),
             *("--certificate", str(certificate / "certificate.pem")),
@@ -134,17 +134,17 @@ class _Demo:
         """Custodians, then the aggregator that calls them, then the broker that reports to it."""
         federation, listen = self.federation, ("--listen", "127.0.0.1:0")
         for name in ("decryptor", "unmasker"):
-            self.addresses[name] = self._processes.serve(
+            _, self.addresses[name] = self._processes.serve(
                 name, "custodian", "serve", "--state", str(federation.state(name)), *listen
             )
-        self.addresses["aggregator"] = self._processes.serve(
+        _, self.addresses["aggregator"] = self._processes.serve(
             "aggregator",
             *("server", "run", "--state", str(federation.state("aggregator")), *listen),
             *("--charter", str(federation.charter), "--context", str(federation.context)),
             *("--decryptor", self.addresses["decryptor"]),
             *("--unmasker", self.addresses["unmasker"]),
         )
-        self.addresses["broker"] = self._processes.serve(
+        _, self.addresses["broker"] = self._processes.serve(
             "broker",
             *("broker", "run", "--state", str(federation.state("broker")), *listen),
             *("--charter", str(federation.charter), "--public-set", str(self._public_set)),

@@ -107,9 +107,7 @@ class Coordinator:
 
     def fetch_sum(self, round_number: int) -> OpenedSum:
         """Download, check and open the weighted sum of ``round_number``."""
-        request = wire.FetchTeacherRequest(
-            charter_digest=self.charter.digest, round=round_number
-        )
+        request = wire.FetchTeacherRequest(charter_digest=self.charter.digest, round=round_number)
 
         def call() -> tuple[Answer, Answer]:
             parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=_CALL_SECONDS)
@@ -132,7 +130,7 @@ class Coordinator:
 def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator:
     """Fetch the charter from the aggregator called ``aggregator`` and check it.
 
-    Raises SignatureRefused or CharterRefused if it may not be used, UnavailablePeer never: it waits.
+    Raises SignatureRefused or CharterRefused if it may not be used; waits while nobody answers.
     """
     expected = Identity(state.identity.federation, Role.AGGREGATOR, aggregator)
     channel = open_channel(state, address, expected=expected)

@@ -78,9 +78,7 @@ class _Inputs:
     context: PublicContext
 
 
-def run_node(
-    state: StateDirectory, options: NodeOptions, progress: ProgressCallback
-) -> NodeResult:
+def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCallback) -> NodeResult:
     """Take part in the charter that the aggregator runs; returns what it brought.
 
     Raises a FedHelpError, before anything leaves the site, if data, charter, policy or public files
@@ -93,9 +91,7 @@ def run_node(
     inputs = _read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
 
-    model = build_model(
-        group, task=charter.task, classes=len(charter.classes), seed=options.seed
-    )
+    model = build_model(group, task=charter.task, classes=len(charter.classes), seed=options.seed)
     train_alone(model, inputs.own, task=charter.task, seed=options.seed, progress=progress)
     alone = evaluate(model, inputs.test, task=charter.task)
 
@@ -115,9 +111,7 @@ def run_node(
         task=charter.task,
         group=group,
         proxy_images=inputs.public_set.images,
-        teacher=make_teacher(
-            inputs.public_set, public_model, embeddings, task=charter.task
-        ),
+        teacher=make_teacher(inputs.public_set, public_model, embeddings, task=charter.task),
         own_teacher=probe.soft_labels(public_model, features),
         foundation_embeddings=embeddings,
         seed=options.seed,

@@ -1,4 +1,4 @@
-"""From a hospital's images to what the probe needs of each patient. Nothing here leaves the site."""
+"""From a hospital's images to what the probe needs of each patient. None of it leaves the site."""
 
 from __future__ import annotations
 
