@@ -1,0 +1,102 @@
+"""A charter with real keys but no running federation: for tests of what is computed from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter, parse_charter
+from fedhelp_secure.privacy.accountant import sigma_for_budget
+from fedhelp_secure.sealing import UnsealingKey
+from fedhelp_secure.signing import SigningKey
+
+PARTIES = ("aggregator", "auditor", "broker", "decryptor", "unmasker")
+HOSPITALS = ("large-1", "large-2", "small-1", "small-2", "small-3", "small-4")
+
+
+@dataclass(frozen=True, slots=True)
+class CharterKit:
+    """A valid charter document and the keys in it."""
+
+    template: Mapping[str, Any]
+    keys: Mapping[str, SigningKey]
+
+    def document(self, **overrides: object) -> dict[str, Any]:
+        """The document with ``overrides`` merged in; sigma follows the budget unless given."""
+        document = copy.deepcopy(dict(self.template))
+        _merge(document, overrides)
+        privacy = document["privacy"]
+        if "sigma_units" not in privacy:
+            weights = {document["weights"][hospital["group"]] for hospital in document["hospitals"]}
+            privacy["sigma_units"] = sigma_for_budget(
+                epsilon=privacy["epsilon"],
+                delta=privacy["delta"],
+                sensitivity=privacy["clip_units"] * max(weights),
+                rounds=document["rounds"]["count"],
+            )
+        return document
+
+    def charter(self, **overrides: object) -> Charter:
+        """The charter with ``overrides``; raises CharterRefused as `parse_charter` does."""
+        return parse_charter(self.document(**overrides))
+
+
+def make_charter_kit() -> CharterKit:
+    """Two large and four small hospitals, three classes, two rounds, epsilon 3."""
+    keys = {name: SigningKey.generate() for name in (*PARTIES, *HOSPITALS)}
+    sealing = UnsealingKey.generate().public.to_base64()
+
+    def party(name: str) -> dict[str, Any]:
+        return {"name": name, "signing_key": keys[name].public.to_base64()}
+
+    template: dict[str, Any] = {
+        "version": 1,
+        "federation": "testfed",
+        "name": "tiny",
+        "created": "2026-01-01T00:00:00Z",
+        "task": "classification",
+        "classes": ["benign", "malignant", "normal"],
+        "proxy": {
+            "digest": digest(b"proxy images"),
+            "count": 8,
+            "height": 32,
+            "width": 32,
+            "public_set_digest": digest(b"public set"),
+        },
+        "hospitals": [
+            {**party(name), "group": name.split("-")[0], "sealing_key": sealing}
+            for name in HOSPITALS
+        ],
+        "weights": {"large": 2, "small": 1},
+        "secure_sum": {"values": 12, "ring_bits": 32, "fraction_bits": 12, "scale_bits": 22},
+        "privacy": {"epsilon": "3", "delta": "1e-6", "clip_units": 3276, "maximum_patients": 500},
+        "probe": {"dimension": 4, "ridge": "0.1", "step": "1.0", "nominal_patients": 50},
+        "cohort": {"minimum": 5, "colluders": 1, "minimum_large": 1, "minimum_small": 1},
+        "rounds": {"count": 2, "deadline_seconds": 60},
+        "foundation_model": {
+            "purpose": "proxy-embeddings",
+            "url": "https://127.0.0.1:9000",
+            "model": "dinov2-small",
+        },
+        "custodians": {
+            "epoch": 1,
+            "decryptor": {**party("decryptor"), "context_digest": digest(b"context")},
+            "unmasker": {**party("unmasker"), "sealing_key": sealing},
+        },
+        "aggregator": party("aggregator"),
+        "broker": party("broker"),
+        "auditors": [party("auditor")],
+        "retention_days": 365,
+    }
+    return CharterKit(template, keys)
+
+
+def _merge(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(document.get(name), dict):
+            _merge(document[name], value)
+        else:
+            document[name] = value
