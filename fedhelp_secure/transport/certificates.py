@@ -7,8 +7,11 @@ to check. Keys are ECDSA P-256.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -207,12 +210,41 @@ def check_own_certificate(
 
 
 def own_tls_files(state: StateDirectory) -> TlsFiles:
-    """The three TLS files of ``state``; raises StateError if one is missing."""
+    """The three TLS files of ``state``; raises StateError if one is missing.
+
+    Finishes a replacement that a crash cut short.
+    """
+    _finish_replacement(state)
     return TlsFiles(
         key=state.read(state.tls_key_path),
         certificate=state.read(state.tls_certificate_path),
         authorities=state.read(state.ca_path),
     )
+
+
+def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> None:
+    """Put a new key and its certificate in the place of the present ones: both or neither."""
+    next_key, next_certificate = _next_paths(state)
+    write_atomically(next_key, key)
+    # From here on the replacement happens, by us or by whoever reads the files next.
+    write_atomically(next_certificate, certificate)
+    _finish_replacement(state)
+
+
+def _next_paths(state: StateDirectory) -> tuple[Path, Path]:
+    directory = state.tls_key_path.parent
+    return directory / "next-key.pem", directory / "next-certificate.pem"
+
+
+def _finish_replacement(state: StateDirectory) -> None:
+    next_key, next_certificate = _next_paths(state)
+    if not next_certificate.exists():
+        return
+    # A missing file was moved by another process (a server beside the renewal), or before a crash.
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(next_key, state.tls_key_path)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(next_certificate, state.tls_certificate_path)
 
 
 def utc_now() -> datetime.datetime:

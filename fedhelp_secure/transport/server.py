@@ -74,7 +74,7 @@ def start_server(
     register: Callable[[grpc.Server], None],
     maximum_workers: int = 32,
 ) -> RunningServer:
-    """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``, 0: any port).
+    """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``; 0: any).
 
     Each running call, a watch too, occupies one of ``maximum_workers`` threads; calls beyond are
     refused at once rather than kept waiting. Raises ListenFailed, StateError or

@@ -13,7 +13,6 @@ from typing import Any
 
 from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_keys.registrar.registry import enrol
-
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, Group, parse_charter, sign_charter
 from fedhelp_secure.enrolment.bundle import install_bundle

@@ -87,13 +87,18 @@ def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> 
     MalformedMessage if ``federation`` is no label.
     """
     state = StateDirectory.create(root, Identity(federation, Role.REGISTRAR, REGISTRAR_NAME))
-    authority = CertificateAuthority.create(state, now=now)
-    key = load_tls_key(tls_key_of(state)).public_key()
-    issued = authority.issue(state.identity, key, now=now)
+    CertificateAuthority.create(state, now=now)
     governance_key = state.signing_key().public.to_base64()
     write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
-    write_atomically(state.tls_certificate_path, issued.certificate)
+    renew_own_certificate(state, now=now)
     return state
+
+
+def renew_own_certificate(state: StateDirectory, *, now: datetime.datetime) -> None:
+    """Issue the registrar's own certificate, for its present TLS key."""
+    key = load_tls_key(tls_key_of(state)).public_key()
+    issued = CertificateAuthority.open(state).issue(state.identity, key, now=now)
+    write_atomically(state.tls_certificate_path, issued.certificate)
 
 
 def _key_path(state: StateDirectory) -> Path:

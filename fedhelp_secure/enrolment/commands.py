@@ -1,0 +1,128 @@
+"""``fedhelp enrol``: join a federation, and stay in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.enrolment.bundle import install_bundle
+from fedhelp_secure.enrolment.request import make_request
+from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.transport.identity import Identity, Role
+
+app = typer.Typer(
+    name="enrol",
+    help="Join a federation: make a request, install the registrar's answer, renew.",
+    no_args_is_help=True,
+)
+
+_State = Annotated[Path, typer.Option("--state", help="This party's state directory.")]
+
+
+class EnrolmentOptions(ConfigurationError):
+    """Options of an enrolment command are missing, or contradict the state."""
+
+    code = "enrolment-options"
+
+
+@app.command()
+def init(
+    state: _State,
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    role: Annotated[Role, typer.Option(help="What this party does.")],
+    name: Annotated[str, typer.Option(help="This party's name in the federation.")],
+) -> None:
+    """Make a state directory with this party's identity and keys."""
+    StateDirectory.create(state, Identity(federation, role, name))
+    _print(f"{state} is ready for {role.value} {name}.")
+    if role is Role.DECRYPTOR:
+        _print("Next: fedhelp custodian prepare, then fedhelp enrol request.")
+
+
+@app.command()
+def request(
+    state: _State,
+    out: Annotated[Path, typer.Option(help="The request file to write.")],
+    federation: Annotated[str | None, typer.Option(help="For a new state directory.")] = None,
+    role: Annotated[Role | None, typer.Option(help="For a new state directory.")] = None,
+    name: Annotated[str | None, typer.Option(help="For a new state directory.")] = None,
+) -> None:
+    """Write the file that asks the registrar for a certificate; make the state if there is none."""
+    directory = _open_or_create(state, federation, role, name)
+    envelope = make_request(directory)
+    write_atomically(out, envelope, mode=0o644)
+    _print(f"{out} asks to enrol {directory.identity}; digest {digest(envelope)}.")
+    _print("Take it to the registrar, and compare the digest over another way, such as a call.")
+
+
+@app.command()
+def install(
+    state: _State,
+    bundle: Annotated[Path, typer.Argument(help="The registrar's answer.")],
+    governance_key: Annotated[
+        Path | None, typer.Option(help="File with the governance key to insist on (base64).")
+    ] = None,
+) -> None:
+    """Take the registrar's answer into the state."""
+    directory = StateDirectory.open(state)
+    pinned = None
+    if governance_key is not None:
+        pinned = VerifyingKey.from_base64(_read(governance_key).decode("utf-8", "replace").strip())
+    trusted = install_bundle(directory, _read(bundle), now=utc_now(), governance_key=pinned)
+    _print(f"{directory.identity} is enrolled; governance key {digest(trusted.raw)}.")
+    if pinned is None:
+        _print("Compare that digest with the registrar before you trust a charter.")
+
+
+@app.command()
+def renew(
+    state: _State,
+    registrar: Annotated[str, typer.Option(help="Address of the registrar, HOST:PORT.")],
+) -> None:
+    """Get a new certificate for a new TLS key, while the present one is still valid."""
+    from fedhelp_secure.enrolment.renewal import renew as renew_certificate
+
+    directory = StateDirectory.open(state)
+    renew_certificate(directory, registrar)
+    _print(f"The certificate of {directory.identity} is renewed.")
+
+
+def _open_or_create(
+    root: Path, federation: str | None, role: Role | None, name: str | None
+) -> StateDirectory:
+    if (root / "identity.json").exists():
+        state = StateDirectory.open(root)
+        held = state.identity
+        if (
+            federation not in (None, held.federation)
+            or role not in (None, held.role)
+            or name not in (None, held.name)
+        ):
+            raise EnrolmentOptions(
+                f"{root} belongs to {held}; leave --federation, --role and --name out, "
+                "or choose another --state directory."
+            )
+        return state
+    if federation is None or role is None or name is None:
+        raise EnrolmentOptions(
+            f"{root} holds no identity yet; give --federation, --role and --name."
+        )
+    return StateDirectory.create(root, Identity(federation, role, name))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnrolmentOptions(f"{path} cannot be read; check the path.") from error
+
+
+def _print(sentence: str) -> None:
+    Console(highlight=False, markup=False, soft_wrap=True).print(sentence)

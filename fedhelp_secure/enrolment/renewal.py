@@ -1,0 +1,32 @@
+"""A new certificate before the present one expires, over mutual TLS from the registrar."""
+
+from __future__ import annotations
+
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport import certificates
+from fedhelp_secure.transport.client import open_channel, translated_errors
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
+
+_TIMEOUT_SECONDS = 30.0
+
+
+def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") -> None:
+    """Make a new TLS key and have the registrar at ``address`` certify it.
+
+    ``registrar`` is its name. A server that runs on ``state`` takes the new pair at its next
+    handshake. Raises UnavailablePeer, PeerNotAuthenticated, PeerRefused or OwnCertificateUnusable,
+    and then the present pair stays.
+    """
+    expected = Identity(state.identity.federation, Role.REGISTRAR, registrar)
+    key = certificates.generate_tls_key()
+    request = enrolment_pb2.RenewRequest(
+        certificate_request=certificates.make_request(state.identity, key)
+    )
+    with open_channel(state, address, expected=expected) as channel:
+        stub = enrolment_pb2_grpc.EnrolmentStub(channel)
+        with translated_errors("the registrar"):
+            response = stub.Renew(request, timeout=_TIMEOUT_SECONDS)
+    files = certificates.TlsFiles(key, response.certificate, state.read(state.ca_path))
+    certificates.check_own_certificate(state.identity, files, now=certificates.utc_now())
+    certificates.replace_tls_pair(state, key, response.certificate)

@@ -1,0 +1,152 @@
+"""``fedhelp keys``: found a federation, enrol its parties, make its charters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.identity import Role
+
+if TYPE_CHECKING:
+    from fedhelp_secure.charter import Charter
+
+app = typer.Typer(
+    name="keys",
+    help="Be the registrar: found a federation, enrol its parties, make its charters.",
+    no_args_is_help=True,
+)
+
+_State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
+
+
+class FileUnreadable(ConfigurationError):
+    """A file named on the command line cannot be read."""
+
+    code = "file-unreadable"
+
+
+@app.command()
+def init(
+    state: _State, federation: Annotated[str, typer.Option(help="The federation's name.")]
+) -> None:
+    """Found a federation: its certificate authority and its governance key."""
+    from fedhelp_keys.registrar.ca import found_federation
+    from fedhelp_secure.canonical import digest
+    from fedhelp_secure.transport.certificates import utc_now
+
+    registrar = found_federation(state, federation, now=utc_now())
+    fingerprint = digest(registrar.governance_key().raw)
+    _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
+    _console().print(f"Keep {state} offline when you can, and back it up: it holds the root key.")
+
+
+@app.command()
+def enrol(
+    request: Annotated[Path, typer.Argument(help="The request file of the party.")],
+    state: _State,
+    out: Annotated[Path, typer.Option(help="The bundle file to write.")],
+    group: Annotated[
+        Literal["large", "small"] | None, typer.Option(help="Of a hospital; only for hospitals.")
+    ] = None,
+) -> None:
+    """Enrol the party that made REQUEST and write the bundle it installs."""
+    from fedhelp_keys.registrar.registry import enrol as enrol_party
+    from fedhelp_secure.enrolment.request import open_request
+    from fedhelp_secure.transport.certificates import utc_now
+
+    registrar = StateDirectory.open(state, Role.REGISTRAR)
+    envelope = _read(request)
+    bundle = enrol_party(registrar, envelope, group=group, now=utc_now())
+    write_atomically(out, bundle, mode=0o644)
+    opened = open_request(envelope)
+    _console().print(f"{opened.identity} is enrolled; request digest {opened.digest}.")
+    _console().print(f"Compare the digest with the party before you give it {out}.")
+
+
+@app.command()
+def charter(
+    state: _State,
+    config: Annotated[Path, typer.Option(help="The plan, YAML.")],
+    public_set: Annotated[Path, typer.Option(help="The public set's file.")],
+    out: Annotated[Path, typer.Option(help="The signed charter to write.")],
+    explain: Annotated[bool, typer.Option(help="Print the bounds as computed.")] = False,
+) -> None:
+    """Make and sign the charter that a plan describes; refuse it, with the reason, if unsound."""
+    from fedhelp_keys.registrar.plan import load_plan
+    from fedhelp_keys.registrar.planning import plan_charter
+    from fedhelp_secure.charter import sign_charter
+    from fedhelp_secure.public_set import PublicSet
+    from fedhelp_secure.transport.certificates import utc_now
+
+    registrar = StateDirectory.open(state, Role.REGISTRAR)
+    planned = plan_charter(registrar, load_plan(config), PublicSet.load(public_set), now=utc_now())
+    write_atomically(out, sign_charter(planned, registrar.signing_key()), mode=0o644)
+    if explain:
+        _print_explanation(planned)
+    _console().print(f"{out} is charter {planned.name}, {planned.digest}.")
+
+
+@app.command()
+def show_charter(
+    file: Annotated[Path, typer.Argument(help="A signed charter.")],
+    state: Annotated[Path, typer.Option("--state", help="Any enrolled party's state directory.")],
+) -> None:
+    """Check a charter's signature and bounds, and print what it says."""
+    from fedhelp_secure.charter import open_charter
+
+    opened = open_charter(_read(file), StateDirectory.open(state).governance_key())
+    table = Table("hospital", "group", "weight", title=f"Charter {opened.name}")
+    for hospital in opened.hospitals:
+        table.add_row(hospital.name, hospital.group, str(opened.weights.of(hospital.group)))
+    _console().print(table)
+    _console().print(f"{opened.task}: {', '.join(opened.classes)}")
+    _print_explanation(opened)
+    _console().print(f"Signed by the governance key; {opened.digest}.")
+
+
+@app.command()
+def serve(
+    state: _State,
+    listen: Annotated[str, typer.Option(help="Address to listen on, HOST:PORT.")],
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written with HOST:PORT when callers may connect.")
+    ] = None,
+) -> None:
+    """Serve the trust bundle and renewals until SIGTERM or Ctrl-C."""
+    from fedhelp_keys.registrar.ca import renew_own_certificate
+    from fedhelp_keys.registrar.service import EnrolmentService
+    from fedhelp_secure.transport.certificates import utc_now
+    from fedhelp_secure.transport.server import serve_until_signal, start_server
+
+    registrar = StateDirectory.open(state, Role.REGISTRAR)
+    renew_own_certificate(registrar, now=utc_now())
+    service = EnrolmentService(registrar)
+    server = start_server(registrar, listen, register=service.register)
+    _console().print(f"{registrar.identity} listens on {server.address}.")
+    serve_until_signal(server, ready_file)
+
+
+def _print_explanation(charter: Charter) -> None:
+    from fedhelp_keys.registrar.planning import explain
+
+    table = Table("quantity", "value", "must be, or is", title="Bounds")
+    for line in explain(charter):
+        table.add_row(line.quantity, line.value, line.condition)
+    _console().print(table)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileUnreadable(f"{path} cannot be read; check the path.") from error
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)

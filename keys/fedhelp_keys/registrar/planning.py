@@ -1,0 +1,194 @@
+"""From a plan, the registry and the public set to a charter; and how its numbers came about."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fedhelp_keys.registrar.plan import CharterPlan, PlanRefused, PrivacyPlan
+from fedhelp_keys.registrar.registry import Member, Registry
+from fedhelp_secure.charter import Charter, Group, parse_charter
+from fedhelp_secure.privacy.accountant import epsilon_of_rho, sigma_for_budget
+from fedhelp_secure.public_set import PublicSet, proxy_digest
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.identity import Identity, Role
+
+FIRST_EPOCH = 1
+"""Custodians' keys are of this epoch until they are replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One line of ``--explain``."""
+
+    quantity: str
+    value: str
+    condition: str
+
+
+def plan_charter(
+    state: StateDirectory, plan: CharterPlan, public_set: PublicSet, *, now: datetime.datetime
+) -> Charter:
+    """The charter that ``plan`` describes, for who is enrolled in ``state``, every bound checked.
+
+    The noise is the least that keeps the budget over all rounds. Raises PlanRefused,
+    PublicSetRefused or CharterRefused (with the bound that does not hold).
+    """
+    registry = Registry(state)
+    hospitals = [_hospital(registry, state.identity.federation, name) for name in plan.hospitals]
+    privacy = _privacy(plan, {member.group for member in hospitals if member.group is not None})
+    count, height, width = public_set.images.shape
+    decryptor, unmasker = _only(registry, Role.DECRYPTOR), _only(registry, Role.UNMASKER)
+    document = {
+        "federation": state.identity.federation,
+        "name": plan.name,
+        "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "task": plan.task,
+        "classes": list(plan.classes),
+        "proxy": {
+            "digest": proxy_digest(public_set.images),
+            "count": count,
+            "height": height,
+            "width": width,
+            "public_set_digest": public_set.digest,
+        },
+        "hospitals": [
+            {**_signed(member), "group": member.group, "sealing_key": member.sealing_key}
+            for member in sorted(hospitals, key=lambda member: member.name)
+        ],
+        "weights": plan.weights.model_dump(),
+        "secure_sum": {
+            "values": plan.probe.dimension * len(plan.classes),
+            **plan.secure_sum.model_dump(),
+        },
+        "privacy": privacy,
+        "probe": plan.probe.model_dump(),
+        "cohort": plan.cohort.model_dump(),
+        "rounds": plan.rounds.model_dump(),
+        "foundation_model": plan.foundation_model.model_dump(),
+        "custodians": {
+            "epoch": FIRST_EPOCH,
+            "decryptor": {**_signed(decryptor), "context_digest": decryptor.context_digest},
+            "unmasker": {**_signed(unmasker), "sealing_key": unmasker.sealing_key},
+        },
+        "aggregator": _signed(_only(registry, Role.AGGREGATOR)),
+        "broker": _signed(_only(registry, Role.BROKER)),
+        "auditors": [_signed(member) for member in registry.with_role(Role.AUDITOR)],
+        "retention_days": plan.retention_days,
+    }
+    charter = parse_charter(document)
+    public_set.check(charter)
+    return charter
+
+
+def explain(charter: Charter) -> tuple[Explained, ...]:
+    """The bounds of DESIGN section 5 and 6 as computed for ``charter``, one line each."""
+    secure_sum, privacy, cohort = charter.secure_sum, charter.privacy, charter.cohort
+    unit = Fraction(1, 1 << secure_sum.fraction_bits)
+    largest = charter.total_weight * ((1 << secure_sum.ring_bits) - 1)
+    lines = [
+        Explained(
+            "values in a release",
+            f"{secure_sum.values:,}",
+            f"{charter.probe.dimension} dimensions x {len(charter.classes)} classes",
+        ),
+        Explained(
+            "largest sum",
+            f"{charter.bound_of_sum():,} grid units",
+            f"below {1 << (secure_sum.ring_bits - 1):,} (ring of {secure_sum.ring_bits} bits)",
+        ),
+        Explained(
+            "largest masked sum",
+            f"{largest.bit_length()} bits",
+            f"at most the {secure_sum.capacity_bits} bits that CKKS carries exactly",
+        ),
+        Explained(
+            "clip of one patient",
+            f"{privacy.clip_units:,} grid units",
+            f"{float(privacy.clip_units * unit):.6g} as a real",
+        ),
+        Explained(
+            "sigma of the sum",
+            f"{privacy.sigma_units:,} grid units",
+            f"{float(privacy.sigma_units * unit):.6g} as a real, by {cohort.honest} honest of "
+            f"{cohort.minimum} contributors",
+        ),
+    ]
+    for group in _groups(charter):
+        lines += _explain_group(charter, group)
+    return tuple(lines)
+
+
+def _explain_group(charter: Charter, group: Group) -> list[Explained]:
+    rounds, delta = charter.rounds.count, charter.privacy.delta
+    aggregate = epsilon_of_rho(rounds * charter.round_rho(group), delta)
+    collusion = epsilon_of_rho(rounds * charter.round_rho_collusion(group), delta)
+    return [
+        Explained(
+            f"noise share, {group}",
+            f"{charter.share_units(group):,} grid units",
+            f"weight {charter.weights.of(group)} in the sum",
+        ),
+        Explained(
+            f"epsilon (aggregate), {group}",
+            f"{float(aggregate):.6f}",
+            f"at most {charter.privacy.epsilon} after {rounds} rounds, delta {delta}",
+        ),
+        Explained(
+            f"epsilon (collusion), {group}",
+            f"{float(collusion):.6f}",
+            "if aggregator and both custodians collude",
+        ),
+    ]
+
+
+def _groups(charter: Charter) -> list[Group]:
+    present: set[Group] = {hospital.group for hospital in charter.hospitals}
+    return sorted(present)
+
+
+def _privacy(plan: CharterPlan, groups: set[Group]) -> dict[str, Any]:
+    clip_units = _clip_units(plan.privacy, plan.secure_sum.fraction_bits)
+    sigma = sigma_for_budget(
+        epsilon=plan.privacy.epsilon,
+        delta=plan.privacy.delta,
+        sensitivity=max(plan.weights.of(group) for group in groups) * clip_units,
+        rounds=plan.rounds.count,
+    )
+    return {
+        "epsilon": plan.privacy.epsilon,
+        "delta": plan.privacy.delta,
+        "clip_units": clip_units,
+        "sigma_units": sigma,
+        "maximum_patients": plan.privacy.maximum_patients,
+    }
+
+
+def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:
+    # Rounded down: the clip that people decided is never exceeded.
+    units = int(Fraction(privacy.clip) * 2 ** max(0, fraction_bits))
+    if units < 1:
+        raise PlanRefused("privacy.clip is under one grid unit; raise it, or fraction_bits.")
+    return units
+
+
+def _hospital(registry: Registry, federation: str, name: str) -> Member:
+    member = registry.find(Identity(federation, Role.HOSPITAL, name))
+    if member is None:
+        raise PlanRefused(f"hospital {name} is not enrolled; enrol it, or take it off the plan.")
+    return member
+
+
+def _only(registry: Registry, role: Role) -> Member:
+    members = registry.with_role(role)
+    if len(members) != 1:
+        raise PlanRefused(
+            f"{len(members)} parties are enrolled as {role.value}; a charter needs exactly one."
+        )
+    return members[0]
+
+
+def _signed(member: Member) -> dict[str, str]:
+    return {"name": member.name, "signing_key": member.signing_key}

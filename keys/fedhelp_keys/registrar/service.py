@@ -1,0 +1,54 @@
+"""The registrar's online face: the trust bundle, and renewal of certificates."""
+
+from __future__ import annotations
+
+import grpc
+
+from fedhelp_keys.registrar.ca import CertificateAuthority
+from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.access import caller
+from fedhelp_secure.transport.certificates import open_request, utc_now
+from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
+
+
+class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
+    """Serves one registrar's state."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._authority = CertificateAuthority.open(state)
+        self._registry = Registry(state)
+
+    def register(self, server: grpc.Server) -> None:
+        """Add this service to ``server``."""
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(self, server)
+
+    def GetTrustBundle(  # noqa: N802 - the name in the wire contract
+        self, request: enrolment_pb2.GetTrustBundleRequest, context: grpc.ServicerContext
+    ) -> enrolment_pb2.GetTrustBundleResponse:
+        """The federation's root certificate and governance key."""
+        return enrolment_pb2.GetTrustBundleResponse(
+            ca_certificates=self._authority.root_pem,
+            governance_key=self._state.governance_key().raw,
+        )
+
+    def Renew(  # noqa: N802 - the name in the wire contract
+        self, request: enrolment_pb2.RenewRequest, context: grpc.ServicerContext
+    ) -> enrolment_pb2.RenewResponse:
+        """A certificate for the caller's own identity and a new key.
+
+        Raises CertificateRequestRefused, or EnrolmentRefused for a caller who is not enrolled.
+        """
+        identity = caller(context)
+        self._check_enrolled(identity)
+        key = open_request(request.certificate_request, identity)
+        issued = self._authority.issue(identity, key, now=utc_now())
+        return enrolment_pb2.RenewResponse(certificate=issued.certificate)
+
+    def _check_enrolled(self, identity: Identity) -> None:
+        if identity != self._state.identity and self._registry.find(identity) is None:
+            raise EnrolmentRefused(
+                "this party is not in the registry; make a request file and ask to be enrolled."
+            )
