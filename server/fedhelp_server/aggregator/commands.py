@@ -1,0 +1,43 @@
+"""``fedhelp server``: the aggregator on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def server() -> None:
+    """The aggregator: adds what it cannot read, and logs every step."""
+
+
+@app.command()
+def run(
+    *,
+    state: Annotated[Path, typer.Option(help="The aggregator's state directory.")],
+    charter: Annotated[Path, typer.Option(help="The signed charter.")],
+    context: Annotated[Path, typer.Option(help="The decryptor's public CKKS context.")],
+    listen: Annotated[str, typer.Option(help="Address to serve on, as host:port.")],
+    decryptor: Annotated[str, typer.Option(help="Custodian A's address, as host:port.")],
+    unmasker: Annotated[str, typer.Option(help="Custodian B's address, as host:port.")],
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written with host:port once the server listens.")
+    ] = None,
+) -> None:
+    """Serve one charter's rounds until SIGTERM or SIGINT; start it again to go on."""
+    # Here, not above: every `fedhelp` start loads this module.
+    from fedhelp_server.aggregator.custodians import CustodianAddresses
+    from fedhelp_server.aggregator.process import serve
+    from fedhelp_server.aggregator.service import AggregatorFiles
+
+    serve(
+        state,
+        AggregatorFiles(charter, context),
+        CustodianAddresses(decryptor, unmasker),
+        listen=listen,
+        ready_file=ready_file,
+    )

@@ -1,0 +1,128 @@
+"""The Coordinator service: the aggregator's face towards the hospitals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.transport.server import caller
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
+from fedhelp_server.aggregator.blobs import BlobStore
+from fedhelp_server.aggregator.book import CUSTODIANS, Book
+from fedhelp_server.aggregator.journal import Journal
+from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
+from fedhelp_server.aggregator.membership import check_charter_digest, member_key
+from fedhelp_server.aggregator.rounds import RoundState
+from fedhelp_server.aggregator.store import StoredRound
+from fedhelp_server.aggregator.uploads import Uploads
+
+
+class RoundNotOpened(PolicyError):
+    """A teacher was asked for that is not there, or never will be."""
+
+    code = "round-not-opened"
+
+
+class NoContribution(PolicyError):
+    """A receipt was asked for by a hospital that has not contributed to that round."""
+
+    code = "no-contribution"
+
+
+class Coordinator(CoordinatorServicer):
+    """Charter, rounds, upload, download. Who may call what is the access table's; see `caller`."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        envelope: bytes,
+        *,
+        book: Book,
+        journal: Journal,
+        blobs: BlobStore,
+        uploads: Uploads,
+        room: Capacity,
+    ) -> None:
+        """``envelope`` is the charter's, as the registrar signed it."""
+        self._charter = charter
+        self._charter_digest = charter.digest
+        self._envelope = envelope
+        self._book = book
+        self._journal = journal
+        self._blobs = blobs
+        self._uploads = uploads
+        self._watches = CallLimit(each=CALLS_EACH, total=room.watches)
+        self._downloads = CallLimit(each=CALLS_EACH, total=room.downloads)
+
+    def GetCharter(  # noqa: N802
+        self, request: wire.GetCharterRequest, context: grpc.ServicerContext
+    ) -> wire.GetCharterResponse:
+        """The signed charter."""
+        return wire.GetCharterResponse(envelope=self._envelope)
+
+    def WatchRounds(  # noqa: N802
+        self, request: wire.WatchRoundsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.RoundEvent]:
+        """Each round as it is, then each change, until the client goes or the server stops."""
+        who = caller(context)
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        with self._watches.slot(who.uri):
+            context.add_callback(self._book.wake)
+            for stored in self._book.watch(context.is_active):
+                yield _event(stored)
+
+    def Contribute(  # noqa: N802
+        self, request_iterator: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
+    ) -> wire.ContributeResponse:
+        """Take one contribution; see `Uploads`."""
+        stored = self._uploads.receive(caller(context), request_iterator)
+        return wire.ContributeResponse(receipt=self._journal.receipt(stored.position))
+
+    def FetchTeacher(  # noqa: N802
+        self, request: wire.FetchTeacherRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.FetchTeacherResponse]:
+        """Both answers of an opened round, the decryptor's first."""
+        who = caller(context)
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        state = self._book.round(request.round).state
+        if state is not RoundState.OPENED:
+            raise RoundNotOpened(
+                f"round {request.round} is {state.name.lower()}: there is nothing to fetch; watch "
+                "the rounds until it is opened."
+            )
+        with self._downloads.slot(who.uri):
+            for custodian in CUSTODIANS:
+                answer = self._book.answer(request.round, custodian)
+                header = wire.AnswerHeader.FromString(answer.header)
+                yield wire.FetchTeacherResponse(header=header)
+                for chunk in self._blobs.read(answer.body_digest):
+                    yield wire.FetchTeacherResponse(body_chunk=chunk)
+
+    def GetReceipt(  # noqa: N802
+        self, request: wire.GetReceiptRequest, context: grpc.ServicerContext
+    ) -> wire.GetReceiptResponse:
+        """The receipt that the caller's own contribution was given."""
+        who = caller(context)
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        stored = self._book.contribution(request.round, who.name)
+        if stored is None:
+            raise NoContribution(
+                f"this hospital has not contributed to round {request.round}; contribute first."
+            )
+        return wire.GetReceiptResponse(receipt=self._journal.receipt(stored.position))
+
+
+def _event(stored: StoredRound) -> wire.RoundEvent:
+    return wire.RoundEvent(
+        round=stored.number,
+        state=wire.RoundState.ValueType(stored.state.value),
+        contributions=stored.contributions,
+        reason=stored.reason,
+    )

@@ -1,0 +1,183 @@
+"""Asking the two custodians, and checking what they answer before it is stored.
+
+The aggregator only relays: it can open neither answer. It checks what it can, which is that each
+statement is signed by the custodian that the charter names, is about this round and this sum or
+set, and covers the very body and sealed keys that came with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import MalformedMessage, UnavailablePeer
+from fedhelp_secure.secure_sum.answer_wire import answer_of
+from fedhelp_secure.secure_sum.answers import (
+    Answer,
+    AnswerRefused,
+    body_bytes,
+    open_decryptor_statement,
+    open_unmasker_statement,
+)
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.chunks import CHUNK_BYTES, collect
+from fedhelp_secure.transport.client import (
+    PeerNotAuthenticated,
+    PeerRefused,
+    open_channel,
+    translated_errors,
+)
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1 import custodian_pb2 as wire
+from fedhelp_secure.wire.v1.custodian_pb2_grpc import DecryptorStub, UnmaskerStub
+from fedhelp_server.aggregator.store import StoredContribution
+
+_BASE_CALL_SECONDS = 120.0
+_VALUES_PER_SECOND = 50_000
+
+_DEFINITE = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+"""Statuses of a refusal that the same request will meet again. Any other (a fault of the
+custodian's own, a cancelled call, our certificate being renewed) is waited out: a failed round
+costs every hospital budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustodianAddresses:
+    """Where the custodians listen, as ``host:port``."""
+
+    decryptor: str
+    unmasker: str
+
+
+class Custodians:
+    """Calls to both custodians, over mTLS, for one charter."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        charter: Charter,
+        *,
+        envelope: bytes,
+        addresses: CustodianAddresses,
+    ) -> None:
+        """``envelope`` is the charter's, which the custodians open for themselves."""
+        self._state = state
+        self._charter = charter
+        self._envelope = envelope
+        self._addresses = addresses
+        self._seconds = _BASE_CALL_SECONDS + charter.secure_sum.values / _VALUES_PER_SECOND
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End the call that is waiting, if any; later calls raise UnavailablePeer."""
+        with self._lock:
+            self._closed = True
+            if self._channel is not None:
+                self._channel.close()
+
+    def ask_decryptor(
+        self, round_number: int, ciphertext: Iterable[bytes], *, sum_digest: str
+    ) -> Answer:
+        """Custodian A's checked answer for the sum whose bytes ``ciphertext`` yields.
+
+        Each part of ``ciphertext`` has at most 1 MiB. Raises UnavailablePeer, PeerRefused, or
+        what `open_decryptor_statement` raises.
+        """
+
+        def requests() -> Iterator[wire.DecryptSumRequest]:
+            header = wire.DecryptSumHeader(charter=self._envelope, round=round_number)
+            yield wire.DecryptSumRequest(header=header)
+            for chunk in ciphertext:
+                yield wire.DecryptSumRequest(ciphertext_chunk=chunk)
+
+        names, address = self._charter.custodians, self._addresses.decryptor
+        with self._call(Role.DECRYPTOR, names.decryptor.name, address) as channel:
+            parts = DecryptorStub(channel).DecryptSum(requests(), timeout=self._seconds)
+            answer = self._received(parts)
+        statement = open_decryptor_statement(self._charter, round_number, answer)
+        if statement.sum_digest != sum_digest:
+            raise AnswerRefused("the decryptor answered for another sum; ask its operator why.")
+        return answer
+
+    def ask_unmasker(
+        self, round_number: int, contributions: Sequence[StoredContribution]
+    ) -> Answer:
+        """Custodian B's checked answer for ``contributions``, in ascending order of hospital.
+
+        Raises UnavailablePeer, PeerRefused, or what `open_unmasker_statement` raises.
+        """
+
+        def requests() -> Iterator[wire.UnmaskSumRequest]:
+            header = wire.UnmaskSumHeader(charter=self._envelope, round=round_number)
+            yield wire.UnmaskSumRequest(header=header)
+            for stored in contributions:
+                sealed = wire.SealedContribution(
+                    manifest=stored.manifest, sealed_seed=stored.sealed_seed
+                )
+                yield wire.UnmaskSumRequest(contribution=sealed)
+
+        names, address = self._charter.custodians, self._addresses.unmasker
+        with self._call(Role.UNMASKER, names.unmasker.name, address) as channel:
+            parts = UnmaskerStub(channel).UnmaskSum(requests(), timeout=self._seconds)
+            answer = self._received(parts)
+        statement = open_unmasker_statement(self._charter, round_number, answer)
+        asked = [
+            (stored.hospital, digest(stored.manifest), stored.ciphertext_digest)
+            for stored in contributions
+        ]
+        answered = [
+            (member.hospital, member.manifest_digest, member.ciphertext_digest)
+            for member in statement.contributions
+        ]
+        if asked != answered:
+            raise AnswerRefused("the unmasker answered for another set; ask its operator why.")
+        return answer
+
+    @contextlib.contextmanager
+    def _call(self, role: Role, name: str, address: str) -> Iterator[grpc.Channel]:
+        """A channel for one call: made anew each time, so that a renewed certificate is used."""
+        expected = Identity(self._charter.federation, role, name)
+        with self._lock:
+            if self._closed:
+                raise UnavailablePeer("the aggregator is stopping; start it again to go on.")
+            channel = self._channel = open_channel(self._state, address, expected=expected)
+        try:
+            with translated_errors(f"the {role.value}"):
+                yield channel
+        except PeerNotAuthenticated as error:
+            raise UnavailablePeer(str(error)) from error
+        except PeerRefused as error:
+            call = error.__cause__
+            if isinstance(call, grpc.Call) and call.code() in _DEFINITE:
+                raise
+            raise UnavailablePeer(str(error)) from error
+        finally:
+            channel.close()
+
+    def _received(self, parts: Iterator[wire.AnswerPart]) -> Answer:
+        first = next(iter(parts), wire.AnswerPart())
+        if first.WhichOneof("part") != "header":
+            raise MalformedMessage("a custodian's answer has no header; update its software.")
+        chunks = (_body_chunk(part) for part in parts)
+        body = collect(chunks, limit=body_bytes(self._charter.secure_sum))
+        return answer_of(first.header, body)
+
+
+def _body_chunk(part: wire.AnswerPart) -> bytes:
+    if part.WhichOneof("part") != "body_chunk" or len(part.body_chunk) > CHUNK_BYTES:
+        raise MalformedMessage("a custodian's answer has a wrong part; update its software.")
+    return part.body_chunk

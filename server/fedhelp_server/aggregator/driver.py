@@ -1,0 +1,227 @@
+"""Moving the rounds on: one thread that begins, closes, sums, asks the custodians, and opens.
+
+It keeps nothing of its own: at every step it looks at the book, so it goes on after a restart where
+the book says. A custodian that is away is waited for; a definite refusal fails the round.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import (
+    ConfigurationError,
+    FedHelpError,
+    PeerError,
+    PolicyError,
+    UnavailablePeer,
+)
+from fedhelp_secure.secure_sum.answer_wire import header_of
+from fedhelp_secure.secure_sum.answers import Answer
+from fedhelp_secure.secure_sum.cohort import CohortTooSmall, check_cohort
+from fedhelp_server.aggregator.blobs import BlobStore
+from fedhelp_server.aggregator.book import Book
+from fedhelp_server.aggregator.custodians import Custodians
+from fedhelp_server.aggregator.journal import unix_milliseconds
+from fedhelp_server.aggregator.rounds import FINAL, RoundEventKind, RoundState
+from fedhelp_server.aggregator.store import Store, StoredAnswer, StoredRound
+from fedhelp_server.aggregator.sum_worker import (
+    SumWorker,
+    WeightedBlob,
+    WorkerDied,
+    WorkerTooSlow,
+)
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+
+RECONNECT_SECONDS = 300
+"""After a restart a round waits at least so long (or its whole deadline, if that is shorter): the
+aggregator's absence must not be what shuts a hospital out."""
+
+_SUM_ATTEMPTS = 3
+_LONGEST_WAIT_SECONDS = 60.0
+_JOIN_SECONDS = 10.0
+
+_LOG = logging.getLogger(__name__)
+
+
+class Driver:
+    """The thread. Start it once; a failure that it cannot mend is told to ``on_failure``."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        book: Book,
+        *,
+        store: Store,
+        blobs: BlobStore,
+        worker: SumWorker,
+        custodians: Custodians,
+    ) -> None:
+        self._charter = charter
+        self._book = book
+        self._store = store
+        self._blobs = blobs
+        self._worker = worker
+        self._custodians = custodians
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.failed = False
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Go on where the book ends. ``on_failure`` is called from the thread, once, at its end."""
+        for stored in self._book.rounds():
+            if stored.state is RoundState.OPEN:
+                grace = min(self._charter.rounds.deadline_seconds, RECONNECT_SECONDS)
+                self._book.extend_deadline(stored.number, unix_milliseconds() + 1000 * grace)
+        self._thread = threading.Thread(target=self._run, args=(on_failure,), name="rounds")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it was asking a custodian is asked again after the next start."""
+        self._stopping.set()
+        self._book.close()
+        self._custodians.close()
+        if self._thread is not None:
+            self._thread.join(_JOIN_SECONDS)
+
+    def _run(self, on_failure: Callable[[], None]) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._step()
+        except Exception:  # noqa: BLE001 - whatever it is, the process must end
+            # Whatever it was (a full disk, a damaged file), the state on disk is whole: the
+            # process ends, and a person or a supervisor starts it again.
+            _LOG.exception("the rounds cannot go on; the aggregator stops")
+            self.failed = True
+            on_failure()
+
+    def _step(self) -> None:
+        rounds = self._book.rounds()
+        current = next((stored for stored in rounds if stored.state not in FINAL), None)
+        if current is None:
+            self._book.wait(rounds, _LONGEST_WAIT_SECONDS)
+        elif current.state is RoundState.PENDING:
+            self._book.begin(current.number)
+        elif current.state is RoundState.OPEN:
+            self._wait_for_contributions(current, rounds)
+        else:
+            self._finish(current)
+
+    def _wait_for_contributions(
+        self, current: StoredRound, rounds: tuple[StoredRound, ...]
+    ) -> None:
+        left = (current.deadline - unix_milliseconds()) / 1000
+        if current.contributions == len(self._charter.hospitals):
+            self._book.close_round(current.number, RoundEventKind.ALL_IN)
+        elif left <= 0:
+            self._close_at_deadline(current.number)
+        else:
+            self._book.wait(rounds, min(left, _LONGEST_WAIT_SECONDS))
+
+    def _close_at_deadline(self, number: int) -> None:
+        hospitals = [stored.hospital for stored in self._store.contributions(number)]
+        try:
+            check_cohort(self._charter, hospitals)
+        except CohortTooSmall as error:
+            reason = f"the deadline passed without a cohort: {error}"
+            self._book.fail(number, RoundEventKind.DEADLINE_SHORT, code=error.code, reason=reason)
+        else:
+            self._book.close_round(number, RoundEventKind.DEADLINE_COHORT)
+
+    def _finish(self, current: StoredRound) -> None:
+        """Sum, ask both custodians, open; or fail with the code of what was definitely refused."""
+        try:
+            sum_digest = current.sum_digest or self._make_sum(current.number)
+            # Here: while it is being sent, an error would look like a broken call.
+            self._blobs.check(sum_digest)
+            done = self._ask(
+                current.number,
+                "unmasker",
+                lambda: self._custodians.ask_unmasker(
+                    current.number, self._store.contributions(current.number)
+                ),
+            ) and self._ask(
+                current.number,
+                "decryptor",
+                lambda: self._custodians.ask_decryptor(
+                    current.number, self._blobs.read(sum_digest), sum_digest=sum_digest
+                ),
+            )
+        except (PeerError, PolicyError) as error:
+            if self._stopping.is_set():
+                return
+            _LOG.warning("round %d fails with code %s", current.number, error.code)
+            self._book.fail(
+                current.number,
+                RoundEventKind.REFUSED,
+                code=error.code,
+                reason=f"the sum was refused with code {error.code}.",
+            )
+            return
+        if done:
+            self._book.open_round(current.number)
+
+    def _make_sum(self, number: int) -> str:
+        """Add the contributions of round ``number`` in the worker; returns the sum's digest."""
+        parts = [
+            WeightedBlob(
+                weight=self._charter.weight_of(stored.hospital),
+                path=self._blobs.path(stored.ciphertext_digest),
+                digest=stored.ciphertext_digest,
+            )
+            for stored in self._store.contributions(number)
+        ]
+        pause = FIRST_PAUSE_SECONDS
+        for attempt in range(1, _SUM_ATTEMPTS + 1):
+            try:
+                with self._blobs.incoming_path() as out:
+                    self._worker.add(parts, out)
+                    sum_digest = self._blobs.adopt(out)
+                break
+            except (WorkerDied, WorkerTooSlow):
+                # Every part was parsed alone before: it may have been memory, or an operator.
+                if attempt == _SUM_ATTEMPTS:
+                    raise
+                self._stopping.wait(pause)
+                pause *= 2
+        self._book.record_sum(number, sum_digest)
+        return sum_digest
+
+    def _ask(self, number: int, custodian: str, ask: Callable[[], Answer]) -> bool:
+        """Get and keep ``custodian``'s answer; False if this process is to stop before that."""
+        pause = FIRST_PAUSE_SECONDS
+        while self._store.answer(number, custodian) is None:
+            try:
+                answer = ask()
+            except (UnavailablePeer, ConfigurationError) as error:
+                if self._stopping.is_set():
+                    return False
+                _LOG.warning("custodian %s cannot be asked: %s", custodian, error)
+                self._book.say(number, _waiting(custodian, error))
+                self._stopping.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._keep(number, custodian, answer)
+        return True
+
+    def _keep(self, number: int, custodian: str, answer: Answer) -> None:
+        self._book.record_answer(
+            StoredAnswer(
+                round_number=number,
+                custodian=custodian,
+                header=header_of(answer).SerializeToString(deterministic=True),
+                body_digest=self._blobs.put(answer.body),
+            )
+        )
+        self._book.say(number, "")
+
+
+def _waiting(custodian: str, error: FedHelpError) -> str:
+    if isinstance(error, ConfigurationError):
+        # Our own certificate, most likely: watchers learn whose hand can mend it, and no more.
+        return f"waiting for the aggregator's operator (code {error.code})"
+    return f"waiting for custodian {custodian}"

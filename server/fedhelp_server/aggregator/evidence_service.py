@@ -1,0 +1,166 @@
+"""The Evidence service: the Merkle log, and what others may add to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import MalformedMessage, PolicyError
+from fedhelp_secure.signing import open_document
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.transport.server import caller
+from fedhelp_secure.wire.v1 import evidence_pb2 as wire
+from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceServicer
+from fedhelp_server.aggregator.book import CUSTODIANS
+from fedhelp_server.aggregator.journal import Journal, write_entry
+from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
+from fedhelp_server.aggregator.membership import check_charter_digest, member_key
+from fedhelp_server.aggregator.store import StoredSubmission
+
+MAXIMUM_ENVELOPE_BYTES = 256 * 1024
+
+KIND_OF_ROLE = {
+    Role.BROKER: "foundation-model-call",
+    Role.AUDITOR: "report",
+    Role.HOSPITAL: "ledger-head",
+}
+"""The one kind of statement that each role may submit; it is the DSSE kind too."""
+
+SUBMISSIONS_PER_ROUND = 8
+SUBMISSIONS_BESIDES = 16
+
+
+class KindRefused(PolicyError):
+    """A statement of a kind that the caller's role does not submit."""
+
+    code = "submission-kind"
+
+
+class TooManySubmissions(PolicyError):
+    """A party has submitted as many statements as the log takes from one."""
+
+    code = "too-many-submissions"
+
+
+class OutsideLog(MalformedMessage):
+    """Entries were asked for that the log does not have."""
+
+    code = "outside-log"
+
+
+class Evidence(EvidenceServicer):
+    """Checkpoints, proofs, entries, submissions, objects."""
+
+    def __init__(self, charter: Charter, journal: Journal, *, room: Capacity) -> None:
+        self._charter = charter
+        self._charter_digest = charter.digest
+        self._journal = journal
+        self._store = journal.store
+        self._log = journal.log
+        self._downloads = CallLimit(each=CALLS_EACH, total=room.downloads)
+        self._most = SUBMISSIONS_PER_ROUND * charter.rounds.count + SUBMISSIONS_BESIDES
+
+    def GetCheckpoint(  # noqa: N802
+        self, request: wire.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> wire.GetCheckpointResponse:
+        """The newest signed checkpoint."""
+        return wire.GetCheckpointResponse(checkpoint=self._log.checkpoint())
+
+    def GetInclusionProof(  # noqa: N802
+        self, request: wire.GetInclusionProofRequest, context: grpc.ServicerContext
+    ) -> wire.GetInclusionProofResponse:
+        """RFC 6962 audit path."""
+        path = self._log.inclusion_proof(request.index, request.tree_size)
+        return wire.GetInclusionProofResponse(path=path)
+
+    def GetConsistencyProof(  # noqa: N802
+        self, request: wire.GetConsistencyProofRequest, context: grpc.ServicerContext
+    ) -> wire.GetConsistencyProofResponse:
+        """RFC 6962 consistency proof."""
+        path = self._log.consistency_proof(request.first_size, request.second_size)
+        return wire.GetConsistencyProofResponse(path=path)
+
+    def ListEntries(  # noqa: N802
+        self, request: wire.ListEntriesRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListEntriesResponse]:
+        """Entries from ``start`` to before ``end``; 0 means the present size."""
+        size = self._log.size
+        end = request.end or size
+        if not request.start <= end <= size:
+            raise OutsideLog(f"the log has {size} entries; ask for a range within them.")
+        with self._downloads.slot(caller(context).uri):
+            for index in range(request.start, end):
+                yield wire.ListEntriesResponse(index=index, entry=self._log.entry(index))
+
+    def Submit(  # noqa: N802
+        self, request: wire.SubmitRequest, context: grpc.ServicerContext
+    ) -> wire.SubmitResponse:
+        """Log a statement that the caller signed; equal bytes again give the same receipt."""
+        who = caller(context)
+        self._check_statement(who, request)
+        position = self._submitted(who, request)
+        return wire.SubmitResponse(receipt=self._journal.receipt(position))
+
+    def ListObjects(  # noqa: N802
+        self, request: wire.ListObjectsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListObjectsResponse]:
+        """The signed envelopes that log entries name by digest, round by round."""
+        who = caller(context)
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        with self._downloads.slot(who.uri):
+            for stored in self._store.rounds():
+                yield from self._objects_of_round(stored.number)
+            for submission in self._store.submissions():
+                yield wire.ListObjectsResponse(kind="submitted", envelope=submission.envelope)
+
+    def _objects_of_round(self, number: int) -> Iterator[wire.ListObjectsResponse]:
+        for contribution in self._store.contributions(number):
+            yield wire.ListObjectsResponse(kind="manifest", envelope=contribution.manifest)
+        for custodian in CUSTODIANS:
+            answer = self._store.answer(number, custodian)
+            if answer is not None:
+                yield wire.ListObjectsResponse(
+                    kind=f"{custodian}-statement",
+                    envelope=AnswerHeader.FromString(answer.header).statement,
+                )
+
+    def _check_statement(self, who: Identity, request: wire.SubmitRequest) -> None:
+        key = member_key(self._charter, who)
+        kind = KIND_OF_ROLE[who.role]
+        if request.kind != kind:
+            raise KindRefused(f"a {who.role.value} submits statements of the kind {kind} only.")
+        if not 0 < len(request.envelope) <= MAXIMUM_ENVELOPE_BYTES:
+            raise MalformedMessage("a statement has 1 byte to 256 KiB; submit a shorter one.")
+        open_document(kind, request.envelope, key)
+
+    def _submitted(self, who: Identity, request: wire.SubmitRequest) -> int:
+        """Index of the log entry for the statement, made now unless it is there already."""
+        envelope_digest = digest(request.envelope)
+        with self._journal.lock:
+            earlier = self._store.submission(who.uri, request.kind, envelope_digest)
+            if earlier is not None:
+                return earlier.position
+            if self._store.submissions_by(who.uri) >= self._most:
+                raise TooManySubmissions(
+                    f"the log takes {self._most} statements of one party; keep the rest yourself."
+                )
+            event = wire.StatementSubmitted(
+                submitter=who.uri, kind=request.kind, envelope_digest=envelope_digest
+            )
+            with self._journal.change() as change:
+                position = write_entry(change, wire.LogEntry(statement_submitted=event))
+                change.add_submission(
+                    StoredSubmission(
+                        submitter=who.uri,
+                        kind=request.kind,
+                        envelope_digest=envelope_digest,
+                        envelope=request.envelope,
+                        position=position,
+                    )
+                )
+            return position

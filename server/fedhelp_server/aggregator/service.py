@@ -1,0 +1,160 @@
+"""One aggregator, put together: what is checked before it serves, and in what order it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.evidence.log import EvidenceLog, log_origin
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.wire.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import add_EvidenceServicer_to_server
+from fedhelp_server.aggregator.blobs import BlobStore
+from fedhelp_server.aggregator.book import Book
+from fedhelp_server.aggregator.coordinator import Coordinator
+from fedhelp_server.aggregator.custodians import CustodianAddresses, Custodians
+from fedhelp_server.aggregator.driver import Driver
+from fedhelp_server.aggregator.evidence_service import Evidence
+from fedhelp_server.aggregator.journal import Journal
+from fedhelp_server.aggregator.limits import capacity
+from fedhelp_server.aggregator.store import Store
+from fedhelp_server.aggregator.sum_worker import SumWorker
+from fedhelp_server.aggregator.uploads import Uploads
+
+
+class WrongAggregator(ConfigurationError):
+    """The state directory is not that of the charter's aggregator."""
+
+    code = "wrong-aggregator"
+
+
+class WrongContext(ConfigurationError):
+    """The public CKKS context is not the one that the charter pins."""
+
+    code = "wrong-context"
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorFiles:
+    """What an operator gives besides the state directory."""
+
+    charter: Path
+    """The charter's DSSE envelope."""
+    context: Path
+    """The serialised public CKKS context."""
+
+
+class Aggregator:
+    """Everything of one aggregator but its listening socket."""
+
+    def __init__(
+        self, state: StateDirectory, files: AggregatorFiles, addresses: CustodianAddresses
+    ) -> None:
+        """Open the state and make up for a crash.
+
+        Raises SignatureRefused or CharterRefused for the charter, WrongAggregator, WrongContext,
+        StateError if the state belongs to another charter, LogInUse if it is being served already.
+        """
+        envelope = _read(files.charter)
+        charter = open_charter(envelope, state.governance_key())
+        _check_own_part(state, charter)
+        _check_context(files.context, charter)
+        self._log = EvidenceLog.open(
+            state.role_directory() / "log",
+            origin=log_origin(charter),
+            signing_key=state.signing_key(),
+        )
+        # The log's lock is held from here on: nobody else writes to store or blobs.
+        self._store = Store(
+            state.role_directory() / "rounds.sqlite3",
+            charter_digest=charter.digest,
+            rounds=charter.rounds.count,
+        )
+        blobs = BlobStore(state.role_directory() / "blobs")
+        blobs.sweep(self._store.blob_digests())
+        journal = Journal(self._store, self._log)
+        book = Book(charter, journal, blobs)
+        worker = SumWorker(
+            files.context,
+            charter.secure_sum,
+            context_digest=charter.custodians.decryptor.context_digest,
+        )
+        self.room = capacity(charter)
+        self._coordinator = Coordinator(
+            charter,
+            envelope,
+            book=book,
+            journal=journal,
+            blobs=blobs,
+            uploads=Uploads(charter, book, blobs=blobs, worker=worker, total=self.room.uploads),
+            room=self.room,
+        )
+        self._evidence = Evidence(charter, journal, room=self.room)
+        self._book = book
+        self._driver = Driver(
+            charter,
+            book,
+            store=self._store,
+            blobs=blobs,
+            worker=worker,
+            custodians=Custodians(state, charter, envelope=envelope, addresses=addresses),
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether the rounds ended with an error that only a restart can mend."""
+        return self._driver.failed
+
+    def register(self, server: grpc.Server) -> None:
+        """Add both services to ``server``."""
+        add_CoordinatorServicer_to_server(self._coordinator, server)
+        add_EvidenceServicer_to_server(self._evidence, server)
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Move the rounds on from where they are; see `Driver.start`."""
+        self._driver.start(on_failure)
+
+    def stop(self) -> None:
+        """End the watches and the rounds' thread; call it before the server is stopped."""
+        self._driver.stop()
+
+    def close(self) -> None:
+        """Close store and log; call it last."""
+        self._store.close()
+        self._log.close()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read; give the path of that file.") from error
+
+
+def _check_own_part(state: StateDirectory, charter: Charter) -> None:
+    own = charter.aggregator
+    named = (charter.federation, own.name)
+    if named != (state.identity.federation, state.identity.name):
+        raise WrongAggregator(
+            "the charter names another aggregator than this --state directory's; give the charter "
+            "and the state that belong together."
+        )
+    if own.verifying_key() != state.signing_key().public:
+        raise WrongAggregator(
+            "the charter names another signing key for this aggregator; enrol it again and ask the "
+            "registrar for a new charter."
+        )
+
+
+def _check_context(path: Path, charter: Charter) -> None:
+    if digest(_read(path)) != charter.custodians.decryptor.context_digest:
+        raise WrongContext(
+            f"{path} is not the public CKKS context that the charter pins; fetch the decryptor's "
+            "context.public again."
+        )
