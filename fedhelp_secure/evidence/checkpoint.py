@@ -46,11 +46,6 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{encode(self.root)}\n"
 
 
-def log_origin(federation: str, aggregator: str) -> str:
-    """The name of the log that ``aggregator`` keeps for ``federation``; also its key's name."""
-    return f"{federation}/{aggregator}/log"
-
-
 def key_id(name: str, key: VerifyingKey) -> bytes:
     """Four bytes that tell keys of one name apart; an identifier, not a commitment."""
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_BYTES]

@@ -31,3 +31,17 @@ def parse_entry(data: bytes) -> LogEntry:
     if serialise_entry(entry) != data:
         raise MalformedMessage("a log entry is not in its one byte form.")
     return entry
+
+
+def named_objects(entry: LogEntry) -> tuple[str, ...]:
+    """Digests of the signed envelopes that ``entry`` names: a manifest, statements."""
+    summed = entry.round_summed
+    match entry.WhichOneof("event"):
+        case "contribution_accepted":
+            return (entry.contribution_accepted.manifest_digest,)
+        case "round_summed":
+            return (summed.decryptor_statement_digest, summed.unmasker_statement_digest)
+        case "statement_submitted":
+            return (entry.statement_submitted.envelope_digest,)
+        case _:
+            return ()

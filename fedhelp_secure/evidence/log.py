@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, FedHelpError, InternalError
 from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from fedhelp_secure.evidence.entries import MAXIMUM_ENTRY_BYTES, serialise_entry
@@ -53,6 +54,11 @@ class LogFailed(InternalError):
     """The disk refused a write, or the log was closed; nothing is appended until it is reopened."""
 
     code = "log-failed"
+
+
+def log_origin(charter: Charter) -> str:
+    """The name of the log that the charter's aggregator keeps; also the name of its key."""
+    return f"{charter.federation}/{charter.aggregator.name}/log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,7 @@ class EvidenceLog:
         self._read_frames()
         if self._tree.size < acknowledged.size:
             raise LogDamaged(
-                f"entry {self._tree.size} of {acknowledged.size} in {self._entries_path} is damaged "
+                f"entry {self._tree.size} of {acknowledged.size} in {self._entries_path} is bad "
                 "or missing; restore the file from a backup."
             )
         if self._tree.root(acknowledged.size) != acknowledged.root:

@@ -11,7 +11,6 @@ from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefus
 from fedhelp_secure.evidence.checkpoint import (
     Checkpoint,
     key_id,
-    log_origin,
     open_checkpoint,
     open_note,
     sign_checkpoint,
@@ -35,7 +34,7 @@ PETER = SigningKey(
     Ed25519PrivateKey.from_private_bytes(base64.b64decode(SIGNER_KEY.split("+", 4)[4])[1:])
 )
 KEY = SigningKey.generate()
-ORIGIN = log_origin("north", "hub")
+ORIGIN = "north/hub/log"
 HEAD = Checkpoint(ORIGIN, 2, MerkleTree([b"a", b"b"]).root())
 
 

@@ -1,0 +1,163 @@
+"""Making a bundle: an auditor fetches what the aggregator has, adds what the hospitals give.
+
+`export_bundle` fetches and writes; report files are then put under ``report/``; `sign_index` closes
+the bundle with the auditor's signature. The layout is in `fedhelp_secure.evidence.layout`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.errors import ConfigurationError, PolicyError
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint
+from fedhelp_secure.evidence.entries import named_objects, parse_entry
+from fedhelp_secure.evidence.layout import BundleRefused
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.merkle import MerkleTree
+from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.client import open_channel, translated_errors
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
+from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
+from fedhelp_secure.wire.v1.evidence_pb2 import (
+    GetCheckpointRequest,
+    ListEntriesRequest,
+    ListObjectsRequest,
+)
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
+
+_CALL_SECONDS = 120.0
+_PEER = "the aggregator"
+_FILE_MODE = 0o644
+"""A bundle is made to be handed on: nothing in it is secret."""
+
+
+class BundleExists(ConfigurationError):
+    """The directory for a bundle is not empty."""
+
+    code = "bundle-exists"
+
+
+class NotAnAuditor(PolicyError):
+    """The charter does not name this party among its auditors."""
+
+    code = "not-an-auditor"
+
+
+class OtherCharter(PolicyError):
+    """The aggregator runs another charter than the one given."""
+
+    code = "other-charter"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a bundle comes from."""
+
+    aggregator: str
+    """host:port of the aggregator."""
+    charter: Path
+    """File with the charter's envelope."""
+    ledgers: Path
+    """Directory with ``<hospital>.jsonl``, as the hospitals exported them."""
+    receipts: Path
+    """Directory with ``<hospital>-<round>.bin``, as the hospitals keep them."""
+
+
+def export_bundle(state: StateDirectory, sources: Sources, out: Path) -> None:
+    """Write everything but the report and the index to ``out``, which must be empty or new.
+
+    ``state`` is an auditor's. Raises BundleExists, NotAnAuditor, OtherCharter, BundleRefused if the
+    aggregator's entries are not those of its checkpoint, and whatever the calls raise.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleExists(f"{out} is not an empty directory; choose another --out.")
+    governance_key = state.governance_key()
+    envelope = state.read(sources.charter)
+    charter = open_charter(envelope, governance_key)
+    _check_auditor(charter, state)
+    files = {
+        layout.CHARTER: envelope,
+        layout.GOVERNANCE_KEY: f"{governance_key.to_base64()}\n".encode(),
+        **layout.matching_files(sources.ledgers, "ledgers"),
+        **layout.matching_files(sources.receipts, "receipts"),
+        **_fetched(state, sources.aggregator, charter, envelope),
+    }
+    for path, data in files.items():
+        write_atomically(out / path, data, mode=_FILE_MODE)
+
+
+def sign_index(directory: Path, state: StateDirectory) -> None:
+    """Write ``index.json`` over every other file of the bundle, signed by this auditor.
+
+    An earlier index is replaced. Raises BundleRefused for files that have no place in a bundle, and
+    NotAnAuditor if the bundle's charter does not name this auditor.
+    """
+    files = dict(layout.read_files(directory))
+    files.pop(layout.INDEX, None)
+    charter = open_charter(layout.required(files, layout.CHARTER), state.governance_key())
+    _check_auditor(charter, state)
+    document = {"files": {path: digest(data) for path, data in files.items()}}
+    envelope = state.signing_key().sign_document(layout.INDEX_KIND, document)
+    write_atomically(directory / layout.INDEX, envelope, mode=_FILE_MODE)
+
+
+def _check_auditor(charter: Charter, state: StateDirectory) -> None:
+    own = state.signing_key().public
+    if own not in [auditor.verifying_key() for auditor in charter.auditors]:
+        raise NotAnAuditor(
+            "the charter does not name this auditor; ask the registrar for one that does."
+        )
+
+
+def _fetched(
+    state: StateDirectory, address: str, charter: Charter, envelope: bytes
+) -> dict[str, bytes]:
+    aggregator = Identity(charter.federation, Role.AGGREGATOR, charter.aggregator.name)
+    with open_channel(state, address, expected=aggregator) as channel, translated_errors(_PEER):
+        reply = CoordinatorStub(channel).GetCharter(GetCharterRequest(), timeout=_CALL_SECONDS)
+        if reply.envelope != envelope:
+            raise OtherCharter("the aggregator runs another charter; give that one's file.")
+        return _log_files(EvidenceStub(channel), charter)
+
+
+def _log_files(stub: EvidenceStub, charter: Charter) -> dict[str, bytes]:
+    note = stub.GetCheckpoint(GetCheckpointRequest(), timeout=_CALL_SECONDS).checkpoint
+    head = open_checkpoint(note, origin=log_origin(charter), key=charter.aggregator.verifying_key())
+    request = ListEntriesRequest(start=0, end=head.size)
+    listed = list(stub.ListEntries(request, timeout=_CALL_SECONDS))
+    leaves = [item.entry for item in listed]
+    _check_entries([item.index for item in listed], leaves, head)
+    lines = [layout.entry_line(index, leaf) for index, leaf in enumerate(leaves)]
+    named = {name for leaf in leaves for name in named_objects(parse_entry(leaf))}
+    return {
+        layout.CHECKPOINT: note,
+        layout.ENTRIES: b"".join(lines),
+        **_objects(stub, charter, named),
+    }
+
+
+def _objects(stub: EvidenceStub, charter: Charter, named: set[str]) -> dict[str, bytes]:
+    request = ListObjectsRequest(charter_digest=charter.digest)
+    listed = stub.ListObjects(request, timeout=_CALL_SECONDS)
+    held = {digest(item.envelope): item.envelope for item in listed}
+    if not named <= held.keys():
+        raise BundleRefused(
+            "the aggregator does not give every object that its log names; keep its checkpoint as "
+            "evidence and tell the federation."
+        )
+    # What the log does not name (yet) is not evidence: a round may be going on.
+    return {layout.object_path(name): held[name] for name in named}
+
+
+def _check_entries(indices: list[int], entries: list[bytes], head: Checkpoint) -> None:
+    complete = indices == list(range(head.size))
+    if not complete or MerkleTree(entries).root() != head.root:
+        raise BundleRefused(
+            "the aggregator's entries are not those that its checkpoint signs; keep the "
+            "checkpoint as evidence and tell the federation."
+        )

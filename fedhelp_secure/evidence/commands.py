@@ -1,0 +1,118 @@
+"""``fedhelp audit``: export a bundle from an aggregator, sign it, verify it anywhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedhelp_secure.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fedhelp_secure.evidence.verify import Step
+    from fedhelp_secure.signing import VerifyingKey
+
+app = typer.Typer(help="Evidence: export, sign and verify.", no_args_is_help=True)
+
+StateOption = Annotated[Path, typer.Option("--state", help="The auditor's state directory.")]
+
+
+@app.command()
+def export(
+    state: StateOption,
+    aggregator: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")],
+    charter: Annotated[Path, typer.Option(help="The charter's envelope.")],
+    ledgers: Annotated[Path, typer.Option(help="Directory with <hospital>.jsonl.")],
+    receipts: Annotated[Path, typer.Option(help="Directory with <hospital>-<round>.bin.")],
+    out: Annotated[Path, typer.Option(help="New directory for the bundle.")],
+    report: Annotated[
+        Path | None, typer.Option(help="Directory with report.json and report.html.")
+    ] = None,
+) -> None:
+    """Fetch the log and its objects over mTLS, add ledgers and receipts.
+
+    With --report the bundle is completed and signed; without, put the report under OUT/report and
+    run "fedhelp audit sign".
+    """
+    from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
+    from fedhelp_secure.state import StateDirectory
+    from fedhelp_secure.transport.identity import Role
+
+    auditor = StateDirectory.open(state, Role.AUDITOR)
+    export_bundle(auditor, Sources(aggregator, charter, ledgers, receipts), out)
+    if report is None:
+        _console().print(f"exported to {out}; add the report, then run: fedhelp audit sign {out}")
+        return
+    _copy_report(report, out)
+    sign_index(out, auditor)
+    _console().print(f"exported and signed: {out}")
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.")], state: StateOption
+) -> None:
+    """Sign the index over every file of a bundle."""
+    from fedhelp_secure.evidence.bundle import sign_index
+    from fedhelp_secure.state import StateDirectory
+    from fedhelp_secure.transport.identity import Role
+
+    sign_index(bundle, StateDirectory.open(state, Role.AUDITOR))
+    _console().print(f"signed: {bundle}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.")],
+    governance_key: Annotated[
+        Path | None,
+        typer.Option(help="The registrar's governance.pub, from another source than the bundle."),
+    ] = None,
+) -> None:
+    """Verify a bundle, offline. Exit status 1 names the step that failed."""
+    from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+
+    console = _console()
+    key = None if governance_key is None else _read_key(governance_key)
+    try:
+        verdict = verify_bundle(bundle, governance_key=key)
+    except StepFailed as failure:
+        _print_steps(console, failure.passed)
+        console.print(f"FAIL {failure.number:>2}  {failure.title}")
+        raise
+    _print_steps(console, verdict.steps)
+    for warning in verdict.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"evidence verified: charter {verdict.charter}")
+
+
+def _print_steps(console: Console, steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        console.print(f"pass {step.number:>2}  {step.title}: {step.finding}")
+
+
+def _read_key(path: Path) -> VerifyingKey:
+    from fedhelp_secure.signing import VerifyingKey
+
+    try:
+        return VerifyingKey.from_base64(path.read_text("ascii").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read; give the registrar's governance.pub."
+        ) from (error)
+
+
+def _copy_report(source: Path, bundle: Path) -> None:
+    (bundle / "report").mkdir(exist_ok=True)
+    for name in ("report.json", "report.html"):
+        try:
+            shutil.copyfile(source / name, bundle / "report" / name)
+        except OSError as error:
+            raise ConfigurationError(f"{source / name} cannot be copied; make it first.") from error
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)

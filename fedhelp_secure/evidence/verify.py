@@ -1,0 +1,146 @@
+"""The offline verifier of a bundle: numbered steps, each of which raises on failure.
+
+It uses no network and does not trust the aggregator: whatever the aggregator says is believed only
+as far as hospitals, custodians, broker and charter have signed it, or it can be recomputed. The
+steps are those of the table that `verify_bundle` is; what each of them checks is in
+`verify_log` (1 to 5), `verify_rounds` (6 to 8), `verify_ledgers` (9), `verify_calls` (10) and
+`verify_report` (11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fedhelp_secure.errors import FedHelpError, PeerError
+from fedhelp_secure.evidence import (
+    verify_calls,
+    verify_ledgers,
+    verify_log,
+    verify_report,
+    verify_rounds,
+)
+from fedhelp_secure.signing import VerifyingKey
+
+_Proved = TypeVar("_Proved")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that passed."""
+
+    number: int
+    title: str
+    finding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Every step passed; ``warnings`` are what only a person can check."""
+
+    charter: str
+    """The charter's digest."""
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...]
+
+
+class StepFailed(PeerError):
+    """A step of the verification failed; the steps after it were not run."""
+
+    code = "bundle-step"
+
+    def __init__(
+        self, number: int, title: str, *, passed: tuple[Step, ...], cause: Exception
+    ) -> None:
+        super().__init__(f"step {number} ({title}) failed: {cause}")
+        self.number = number
+        self.title = title
+        self.passed = passed
+
+
+class _Run:
+    """Numbers the steps and keeps what they found."""
+
+    def __init__(self) -> None:
+        self.passed: list[Step] = []
+
+    def step(
+        self, title: str, check: Callable[[], _Proved], finding: Callable[[_Proved], str]
+    ) -> _Proved:
+        number = len(self.passed) + 1
+        try:
+            proved = check()
+        except FedHelpError as error:
+            raise StepFailed(number, title, passed=tuple(self.passed), cause=error) from error
+        self.passed.append(Step(number, title, finding(proved)))
+        return proved
+
+
+def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None) -> Verdict:
+    """Verify the bundle in ``directory``; raises StepFailed, naming the first step that fails.
+
+    Without ``governance_key`` the bundle's own is taken, and the verdict warns so.
+    """
+    run = _Run()
+    files = run.step(
+        "index",
+        lambda: verify_log.check_index(directory),
+        lambda files: f"an auditor of the charter signed these {len(files)} files",
+    )
+    opened = run.step(
+        "charter",
+        lambda: verify_log.check_charter(files, governance_key),
+        lambda opened: f"{opened.charter.name}, signed by the governance key, within its bounds",
+    )
+    charter = opened.charter
+    head = run.step(
+        "checkpoint",
+        lambda: verify_log.check_checkpoint(files, charter),
+        lambda head: f"the aggregator signed {head.size} entries of {head.origin}",
+    )
+    tree = run.step(
+        "tree",
+        lambda: verify_log.check_tree(files, head),
+        lambda tree: f"{len(tree.leaves)} entries hash to the signed root",
+    )
+    record = run.step(
+        "entries",
+        lambda: verify_log.check_objects(files, charter, tree),
+        lambda record: f"the log names {len(record.objects)} signed objects, and all are here",
+    )
+    accepted = run.step(
+        "manifests",
+        lambda: verify_rounds.check_manifests(record),
+        lambda accepted: f"{len(accepted)} contributions, each signed by its hospital",
+    )
+    run.step(
+        "receipts",
+        lambda: verify_rounds.check_receipts(files, record, accepted),
+        lambda count: f"{count} receipts are under this log",
+    )
+    rounds = run.step(
+        "rounds",
+        lambda: verify_rounds.check_rounds(record, accepted),
+        lambda rounds: f"{len(rounds.summed)} opened over a cohort, {len(rounds.failed)} failed",
+    )
+    losses = run.step(
+        "ledgers",
+        lambda: verify_ledgers.check_ledgers(files, charter, accepted),
+        lambda losses: f"{len(losses)} hospitals debited every release before it left",
+    )
+    calls = run.step(
+        "foundation model",
+        lambda: verify_calls.check_calls(record),
+        lambda calls: f"{calls} of at most 1 call, about the public proxy set",
+    )
+    run.step(
+        "report",
+        lambda: verify_report.check_report(
+            files, record, rounds=rounds, losses=losses, calls=calls
+        ),
+        lambda claims: f"{len(claims.hospitals)} hospitals' epsilons are not below the recomputed",
+    )
+    warnings = () if opened.warning is None else (opened.warning,)
+    return Verdict(charter.digest, tuple(run.passed), warnings)

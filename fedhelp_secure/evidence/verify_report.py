@@ -1,0 +1,141 @@
+"""Step 11 of the verifier: the report says nothing better than the evidence proves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedhelp_secure.charter import Charter, Group
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
+from fedhelp_secure.evidence.verify_ledgers import Losses
+from fedhelp_secure.evidence.verify_log import Record
+from fedhelp_secure.evidence.verify_rounds import Rounds
+
+_Number = Annotated[Decimal, Field(ge=0)] | Annotated[int, Field(ge=0)]
+"""A JSON number as it is written: no binary rounding stands between report and comparison."""
+
+
+class _Claims(BaseModel):
+    """What is checked; a report says more than that."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class HospitalClaims(_Claims):
+    """What the report says of one hospital's patients."""
+
+    name: str
+    group: Group
+    epsilon_aggregate: _Number
+    epsilon_collusion: _Number
+
+
+class LogClaims(_Claims):
+    """The checkpoint at which the report was made; ``root`` in hexadecimal."""
+
+    size: int = Field(ge=1)
+    root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ReportClaims(_Claims):
+    """The parts of report.json that evidence can contradict."""
+
+    task: Literal["classification", "segmentation"]
+    charter: str
+    log: LogClaims
+    rounds: int
+    foundation_model_calls: int
+    hospitals: list[HospitalClaims] = Field(min_length=1)
+
+
+def read_claims(data: bytes) -> ReportClaims:
+    """The claims in a report.json; raises BundleRefused for bad JSON or missing fields."""
+    try:
+        document = json.loads(
+            data.decode("utf-8"),
+            parse_float=Decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique,
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError, ArithmeticError) as error:
+        raise BundleRefused("report/report.json is not plain JSON with distinct keys.") from error
+    try:
+        return ReportClaims.model_validate(document)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the document"
+        raise BundleRefused(
+            f"report/report.json does not have what it must at {where!a}."
+        ) from error
+
+
+def check_report(
+    files: BundleFiles,
+    record: Record,
+    *,
+    rounds: Rounds,
+    losses: Mapping[str, Losses],
+    calls: int,
+) -> ReportClaims:
+    """Step 11: charter, log, rounds, calls and every epsilon of report.json against the evidence.
+
+    A reported epsilon may be above the recomputed one, never below.
+    """
+    layout.required(files, layout.REPORT_HTML)
+    claims = read_claims(layout.required(files, layout.REPORT_JSON))
+    charter = record.charter
+    pairs = (
+        ("charter", claims.charter, charter.digest),
+        ("task", claims.task, charter.task),
+        ("rounds", claims.rounds, len(rounds.summed)),
+        ("foundation_model_calls", claims.foundation_model_calls, calls),
+    )
+    for field, claimed, proved in pairs:
+        if claimed != proved:
+            raise BundleRefused(f"the report's {field} is not what the evidence proves: {proved}.")
+    _check_log(claims.log, record, rounds)
+    _check_hospitals(claims.hospitals, charter, losses)
+    return claims
+
+
+def _check_log(claims: LogClaims, record: Record, rounds: Rounds) -> None:
+    tree = record.tree.hashes
+    if claims.size > tree.size or tree.root(claims.size).hex() != claims.root:
+        raise BundleRefused("the log that the report cites is not a beginning of this log.")
+    if claims.size <= rounds.last_index:
+        raise BundleRefused("the report cites the log of a time before its last round had ended.")
+
+
+def _check_hospitals(
+    claims: list[HospitalClaims], charter: Charter, losses: Mapping[str, Losses]
+) -> None:
+    groups = {hospital.name: hospital.group for hospital in charter.hospitals}
+    names = [claim.name for claim in claims]
+    if len(set(names)) != len(names) or not losses.keys() <= set(names):
+        raise BundleRefused("the report must list every hospital that has a ledger, each once.")
+    for claim in claims:
+        if groups.get(claim.name) != claim.group:
+            raise BundleRefused("the report lists a hospital that is not so in the charter.")
+        spent = losses.get(claim.name, Losses(Fraction(0), Fraction(0)))
+        for field in ("epsilon_aggregate", "epsilon_collusion"):
+            if Fraction(getattr(claim, field)) < getattr(spent, field):
+                raise BundleRefused(
+                    f"the report's {field} of {claim.name} is below the "
+                    f"{float(getattr(spent, field)):.6f} recomputed from its ledger."
+                )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key is written twice")
+    return document
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
