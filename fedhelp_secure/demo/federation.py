@@ -97,7 +97,7 @@ def charter_plan(
             "dimension": probe.dimension,
             "ridge": probe.ridge,
             "step": probe.step,
-            "nominal_patients": probe.nominal_patients,
+            "nominal_patients": probe.nominal,
         },
         "cohort": {
             "minimum": max(2, len(hospitals) - 1),
