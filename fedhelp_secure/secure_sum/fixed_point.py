@@ -26,11 +26,9 @@ def quantise(values: NDArray[np.float64], fraction_bits: int) -> NDArray[np.int6
     reals = np.asarray(values, dtype=np.float64)
     if not np.isfinite(reals).all():
         raise NotRepresentable("a value to release is not finite; mend the step that made it.")
-    scaled = np.rint(np.ldexp(reals, fraction_bits))
-    # Written so that an infinity from the scaling is refused too.
-    if not (np.abs(scaled) < _LARGEST).all():
+    if (np.abs(reals) >= _LARGEST / 2**fraction_bits).any():
         raise NotRepresentable("a value to release is too large for the grid; clip it first.")
-    return scaled.astype(np.int64)
+    return np.rint(np.ldexp(reals, fraction_bits)).astype(np.int64)
 
 
 def to_real(integers: NDArray[np.int64], fraction_bits: int) -> NDArray[np.float64]:

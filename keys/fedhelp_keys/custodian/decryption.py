@@ -27,7 +27,9 @@ from fedhelp_secure.secure_sum.ring import pack, unpack
 
 _LOG = logging.getLogger(__name__)
 
-_START_SECONDS = 60.0
+START_SECONDS = 60.0
+"""What a sum may take besides its frames: starting the child on a busy machine."""
+
 _SECONDS_PER_FRAME = 0.1
 """A hundred times what a frame takes on one core."""
 
@@ -46,9 +48,10 @@ class DecryptionFailed(InternalError):
 class DecryptionWorker:
     """Decrypts sums in a child process. Thread-safe; one sum at a time."""
 
-    def __init__(self, secret_context: Path) -> None:
+    def __init__(self, secret_context: Path, *, start_seconds: float = START_SECONDS) -> None:
         """``secret_context`` is the file that `fedhelp custodian prepare` wrote."""
         self._secret_context = secret_context
+        self._start_seconds = start_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
@@ -60,7 +63,7 @@ class DecryptionWorker:
         that kill or stall the child; NotAnInteger as `SecretContext.decrypt` does.
         """
         check_framing(ciphertext, secure_sum)
-        limit = _START_SECONDS + _SECONDS_PER_FRAME * frames(secure_sum)
+        limit = self._start_seconds + _SECONDS_PER_FRAME * frames(secure_sum)
         with self._lock:
             reply = self._ask(ciphertext, secure_sum, limit)
         if reply[:1] == _DONE:
