@@ -1,7 +1,8 @@
-"""BreastMNIST of MedMNIST v2 (Yang et al., Scientific Data 10 (2023) 41, CC BY 4.0), made from BUSI.
+"""BreastMNIST of MedMNIST v2 (Yang et al., Scientific Data 10 (2023) 41, CC BY 4.0), from BUSI.
 
-The official ``breastmnist.npz`` is read. It publishes no patient identifiers, so **each image counts
-as one patient**: whoever has several images in it is protected for one of them only. It has no masks.
+The official ``breastmnist.npz`` is read. It publishes no patient identifiers, so **each image
+counts as one patient**: whoever has several images in it is protected for one of them only. It has
+no masks.
 """
 
 from __future__ import annotations

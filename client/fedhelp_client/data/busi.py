@@ -2,9 +2,9 @@
 images", Data in Brief 28 (2020) 104863, CC BY 4.0.
 
 The published layout is read: ``Dataset_BUSI_with_GT/CLASS/CLASS (N).png`` with
-``CLASS (N)_mask.png`` and, for further lesions, ``_mask_1.png`` and so on. BUSI publishes no patient
-identifiers: they come from ``groups.csv`` (columns image, label, patient_id, ...) beside that
-folder, or else from `grouping.group_by_hash`.
+``CLASS (N)_mask.png`` and, for further lesions, ``_mask_1.png`` and so on. BUSI publishes no
+patient identifiers: they come from ``groups.csv`` (columns image, label, patient_id, ...) beside
+that folder, or else from `grouping.group_by_hash`.
 
 For segmentation use `Dataset.with_lesions`: only benign and malignant images have a lesion, and
 Dice of an empty mask says nothing.

@@ -45,7 +45,8 @@ def embed(backbone: Backbone, images: NDArray[np.uint8], task: Task) -> NDArray[
         return backbone.embed(images)[:, None, :]
     patches = backbone.tokens(images)[:, 1:, :]
     positions = np.broadcast_to(_positions(), (len(patches), GRID * GRID, 4))
-    return np.concatenate([patches, positions], axis=2)
+    embeddings: NDArray[np.float32] = np.concatenate([patches, positions], axis=2)
+    return embeddings
 
 
 def token_targets(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -64,7 +65,8 @@ def _positions() -> NDArray[np.float32]:
     axis = (np.arange(GRID) + 0.5) / GRID * 2.0 - 1.0
     down, across = np.meshgrid(axis, axis, indexing="ij")
     columns = np.stack([across, down, across**2, down**2], axis=2).reshape(GRID * GRID, 4)
-    return (columns - columns.mean(axis=0)).astype(np.float32)
+    positions: NDArray[np.float32] = (columns - columns.mean(axis=0)).astype(np.float32)
+    return positions
 
 
 def _resized(images: Sequence[NDArray[np.uint8]], method: Image.Resampling) -> NDArray[np.uint8]:

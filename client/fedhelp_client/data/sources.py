@@ -60,7 +60,8 @@ def resolve(request: Request, *, environment: Mapping[str, str], home: Path) -> 
         return _from_folder(request, path, origin)
     if request.dataset in ("busi", "folder"):
         raise DataError(
-            f"--dataset {request.dataset} needs a folder; give --data or set {ENVIRONMENT_VARIABLE}."
+            f"--dataset {request.dataset} needs a folder; "
+            f"give --data or set {ENVIRONMENT_VARIABLE}."
         )
     if request.task == "segmentation" and request.dataset is None:
         return _phantom(request, "because no data was given and BreastMNIST has no masks")

@@ -112,7 +112,7 @@ def _shuffled_by_class(
 
 
 def _capacities(total: int, plan: SplitPlan) -> NDArray[np.int64]:
-    """Patients of each hospital, the large ones first; within a group they differ by one at most."""
+    """Patients of each hospital, large ones first; within a group they differ by one at most."""
     if plan.small == 0 or plan.large == 0:
         groups = [(total, plan.large + plan.small)]
     else:

@@ -14,7 +14,6 @@ import numpy as np
 from fedhelp_client.data.phantom.fields import Field, ridges, smooth_curve, smooth_field, step
 from fedhelp_client.data.phantom.scanner import HEIGHT, WIDTH, Scanner, Tissue
 
-
 _Noise = Callable[[float, float], Field]
 
 
@@ -76,7 +75,7 @@ def draw_tissue(
     breast: Breast, layers: Layers, scanner: Scanner, random: np.random.Generator
 ) -> Tissue:
     """Echogenicity and excess attenuation of one plane of the normal breast."""
-    depth = (np.arange(HEIGHT) + 0.5)[:, None] * scanner.pixel
+    depth = scanner.depths()
 
     def noise(down: float, across: float) -> Field:
         return smooth_field(random, (HEIGHT, WIDTH), (down / scanner.pixel, across / scanner.pixel))
@@ -118,7 +117,8 @@ def _gland(breast: Breast, noise: _Noise) -> Field:
 
 def _brighten(level: Field, distance: Field, width: float, peak: float | Field) -> Field:
     """Raise ``level`` to ``peak`` along the line where ``distance`` is 0: a specular interface."""
-    return level + np.exp(-((distance / width) ** 2)) * np.maximum(peak - level, 0.0)
+    raised: Field = level + np.exp(-((distance / width) ** 2)) * np.maximum(peak - level, 0.0)
+    return raised
 
 
 def _rib(tissue: Tissue, breast: Breast, layers: Layers, scanner: Scanner) -> Tissue:
@@ -126,7 +126,7 @@ def _rib(tissue: Tissue, breast: Breast, layers: Layers, scanner: Scanner) -> Ti
     if not 0.0 <= breast.rib <= 1.0:
         return tissue
     across = np.arange(WIDTH) * scanner.pixel
-    depth = (np.arange(HEIGHT) + 0.5)[:, None] * scanner.pixel
+    depth = scanner.depths()
     offset = (across - breast.rib * across[-1]) / 9.0
     centre = float(layers.muscle[int(breast.rib * (WIDTH - 1))]) + 2.0
     roof = np.where(np.abs(offset) < 1, centre - 3.2 * np.sqrt(np.maximum(1 - offset**2, 0)), 1e3)

@@ -20,7 +20,8 @@ def smooth_field(
     """
     down = _kernel(shape[0], correlation[0])
     across = _kernel(shape[1], correlation[1])
-    return down @ random.standard_normal((down.shape[1], across.shape[1])) @ across.T
+    field: Field = down @ random.standard_normal((down.shape[1], across.shape[1])) @ across.T
+    return field
 
 
 def smooth_curve(random: np.random.Generator, length: int, correlation: float) -> Field:

@@ -1,8 +1,8 @@
 """Lesions and what they do to the picture around and behind them.
 
-The descriptors are those of ACR BI-RADS Ultrasound (2013): shape, orientation, margin, echo pattern,
-posterior features, halo. Each is drawn from how suspicious the lesion is, with noise of its own, so
-that no single one tells benign from malignant, as in practice.
+The descriptors are those of ACR BI-RADS Ultrasound (2013): shape, orientation, margin, echo
+pattern, posterior features, halo. Each is drawn from how suspicious the lesion is, with noise of
+its own, so that no single one tells benign from malignant, as in practice.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def draw_lesion(suspicion: float, random: np.random.Generator) -> Lesion:
 
     def trait() -> float:
         """The suspicion as one feature shows it, mostly but not always in step with the others."""
-        return float(np.clip(suspicion + random.normal(0.0, 0.16), 0.0, 1.0))
+        return float(np.clip(suspicion + random.normal(0.0, 0.14), 0.0, 1.0))
 
-    size = random.uniform(2.8, 7.5)
+    size = random.uniform(3.2, 7.5)
     # Height over width: wider than tall below 1.
     aspect = float(np.exp(np.log(0.55) + trait() * np.log(1.35 / 0.55)))
     irregular = trait()
@@ -82,7 +82,7 @@ def draw_lesion(suspicion: float, random: np.random.Generator) -> Lesion:
         tilt=random.normal(0.0, 0.18),
         lobes=lobes,
         spicules=spicules,
-        level=random.uniform(-60.0, -48.0) if cyst else random.uniform(-40.0, -31.0),
+        level=random.uniform(-60.0, -48.0) if cyst else random.uniform(-42.0, -33.0),
         texture=1.0 if cyst else 1.5 + 3.0 * trait(),
         margin=0.12 + 0.7 * trait() ** 2,
         capsule=12.0 * (1.0 - trait()),
@@ -140,7 +140,7 @@ def insert(
 def _offsets(lesion: Lesion, scanner: Scanner) -> tuple[Field, Field]:
     """Distances from the centre along the lesion's own axes, mm, [H, W] each."""
     x = (np.arange(WIDTH) - lesion.across * WIDTH)[None, :] * scanner.pixel
-    z = (np.arange(HEIGHT) + 0.5)[:, None] * scanner.pixel - lesion.depth
+    z = scanner.depths() - lesion.depth
     cosine, sine = np.cos(lesion.tilt), np.sin(lesion.tilt)
     return cosine * x + sine * z, -sine * x + cosine * z
 

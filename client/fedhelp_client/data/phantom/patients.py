@@ -16,7 +16,7 @@ CLASSES = ("benign", "malignant", "normal")
 SHARES = (0.5, 0.3, 0.2)
 """How often each class occurs among the patients, about as in BUSI."""
 
-SUSPICION = ((1.6, 3.6), (3.6, 1.6))
+SUSPICION = ((1.4, 4.0), (4.0, 1.4))
 """Beta distribution of a benign and of a malignant lesion's suspicion: they overlap."""
 
 

@@ -56,6 +56,11 @@ class Scanner:
         """Millimetres a pixel, the same down and across."""
         return self.depth / HEIGHT
 
+    def depths(self) -> Field:
+        """Depth of each row's middle, mm, [HEIGHT, 1]."""
+        rows: Field = (np.arange(HEIGHT, dtype=np.float64)[:, None] + 0.5) * self.pixel
+        return rows
+
 
 def draw_scanner(random: np.random.Generator) -> Scanner:
     """A scanner with settings such as one meets in practice."""
@@ -87,17 +92,17 @@ class Tissue:
 
 def acquire(tissue: Tissue, scanner: Scanner, random: np.random.Generator) -> NDArray[np.uint8]:
     """The B-mode picture of ``tissue``, uint8 [HEIGHT, WIDTH]."""
-    depth = (np.arange(HEIGHT) + 0.5)[:, None] * scanner.pixel
+    depth = scanner.depths()
     # A beam is some pixels wide, so a shadow has soft sides.
-    shade = spread(np.cumsum(tissue.loss, axis=0) * scanner.pixel, 0.0, 2.5)
+    shade = smoothed(np.cumsum(tissue.loss, axis=0) * scanner.pixel, 0.0, 2.5)
     focus_gain = 3.0 * np.exp(-(((depth - scanner.focus) / 8.0) ** 2))
     level = tissue.level - shade + scanner.tilt * depth + focus_gain
     intensity = _speckle(np.power(10.0, level / 20.0), scanner, random)
     noise = random.standard_exponential((HEIGHT, WIDTH))
-    noise = spread(noise, 0.7, 0.9) * 10.0 ** ((scanner.floor + 0.4 * depth) / 10.0)
+    noise = smoothed(noise, 0.7, 0.9) * 10.0 ** ((scanner.floor + 0.4 * depth) / 10.0)
     decibel = 10.0 * np.log10(intensity + noise + 1e-9) + scanner.gain
     grey = np.clip(1.0 + decibel / scanner.dynamic_range, 0.0, 1.0) ** scanner.gamma
-    grey = spread(grey, scanner.blur, scanner.blur)
+    grey = smoothed(grey, scanner.blur, scanner.blur)
     picture: NDArray[np.uint8] = np.rint(255.0 * grey * aperture(scanner)).astype(np.uint8)
     return picture
 
@@ -108,13 +113,13 @@ def aperture(scanner: Scanner) -> Field:
         return np.ones((HEIGHT, WIDTH))
     across = np.abs(np.arange(WIDTH) - (WIDTH - 1) / 2)[None, :]
     reach = 0.33 * WIDTH + 0.30 * np.arange(HEIGHT)[:, None]
-    return (across <= reach).astype(np.float64)
+    seen: Field = (across <= reach).astype(np.float64)
+    return seen
 
 
 def _speckle(amplitude: Field, scanner: Scanner, random: np.random.Generator) -> Field:
     """Mean squared envelope over the looks, float64 [H, W]."""
-    depth = (np.arange(HEIGHT) + 0.5) * scanner.pixel
-    away = np.clip(np.abs(depth - scanner.focus) / (2.0 * scanner.focus), 0.0, 1.0)[:, None]
+    away = np.clip(np.abs(scanner.depths() - scanner.focus) / (2.0 * scanner.focus), 0.0, 1.0)
     lateral = scanner.lateral / scanner.pixel
     # Rows of unit norm keep the speckle's power whatever the width of the beam.
     axial = _blur_matrix(HEIGHT, scanner.axial / scanner.pixel, norm=2)
@@ -129,7 +134,7 @@ def _speckle(amplitude: Field, scanner: Scanner, random: np.random.Generator) ->
     return total / (2.0 * scanner.looks)
 
 
-def spread(field: Field, down: float, across: float) -> Field:
+def smoothed(field: Field, down: float, across: float) -> Field:
     """``field`` [H, W] smoothed by Gaussians of these standard deviations, pixels; 0 is none."""
     smooth = field
     if down > 0.0:
