@@ -115,7 +115,7 @@ def _leaf(index: int, line: bytes) -> bytes:
     if not isinstance(text, str):
         raise BundleRefused(f"line {index + 1} of {ENTRIES} has no entry.")
     leaf = decode(text)
-    if line != entry_line(index, leaf):
+    if line + b"\n" != entry_line(index, leaf):
         raise BundleRefused(f"line {index + 1} of {ENTRIES} is not entry {index}.")
     return leaf
 

@@ -127,7 +127,7 @@ def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None
     )
     losses = run.step(
         "ledgers",
-        lambda: verify_ledgers.check_ledgers(files, charter, accepted),
+        lambda: verify_ledgers.check_ledgers(files, charter, accepted, rounds=rounds),
         lambda losses: f"{len(losses)} hospitals debited every release before it left",
     )
     calls = run.step(

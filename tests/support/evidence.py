@@ -1,0 +1,258 @@
+"""A true evidence bundle of a small federation, and the means to make false ones.
+
+`tell` runs the federation's rounds with product code only: real ledgers, contributions, custodians'
+answers, log entries. A `Story` is what happened; changing it before `Story.write` is what a
+dishonest aggregator does, since the log, its checkpoint and (unless kept) its receipts are made of
+it with the aggregator's key.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support.federation import Federation
+
+from fedhelp_keys.custodian.decryptor import DecryptorService
+from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.bundle import sign_index
+from fedhelp_secure.evidence.checkpoint import open_checkpoint
+from fedhelp_secure.evidence.log import EvidenceLog, log_origin
+from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.secure_sum.ckks import PublicContext
+from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
+from fedhelp_secure.signing import SigningKey
+from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.wire.v1.evidence_pb2 import (
+    CharterAdopted,
+    ContributionAccepted,
+    LogEntry,
+    RoundClosed,
+    RoundOpened,
+    RoundSummed,
+    StatementSubmitted,
+)
+
+
+@dataclass
+class Story:
+    """What happened, in the order of the log."""
+
+    federation: Federation
+    entries: list[LogEntry] = field(default_factory=list)
+    objects: list[bytes] = field(default_factory=list)
+    ledgers: dict[str, bytes] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    receipts: dict[tuple[str, int], bytes] | None = None
+    """What the hospitals hold; None for receipts of the log as it is told."""
+
+    @property
+    def charter(self) -> Charter:
+        return self.federation.charter
+
+    def add(self, **event: Any) -> LogEntry:
+        entry = LogEntry(unix_milliseconds=1_700_000_000_000 + len(self.entries), **event)
+        self.entries.append(entry)
+        return entry
+
+    def copy(self) -> Story:
+        """Another telling, to be changed."""
+        entries = [LogEntry.FromString(entry.SerializeToString()) for entry in self.entries]
+        report = json.loads(json.dumps(self.report))
+        receipts = None if self.receipts is None else dict(self.receipts)
+        return Story(
+            self.federation, entries, list(self.objects), dict(self.ledgers), report, receipts
+        )
+
+    def of(self, event: str, round_number: int | None = None) -> list[Any]:
+        """The events of one kind (of one round), which may be changed in place."""
+        events = [getattr(entry, event) for entry in self.entries if entry.HasField(event)]
+        return [one for one in events if round_number is None or one.round == round_number]
+
+    def index(self, event: str, place: int = 0) -> int:
+        """Index in the log of the ``place``-th entry of one kind."""
+        return [at for at, entry in enumerate(self.entries) if entry.HasField(event)][place]
+
+    def write(self, out: Path) -> Path:
+        """The bundle, its report citing the whole log unless it cites one already, signed."""
+        files = dict(self._files(out.with_name(out.name + ".log")))
+        for path, data in files.items():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).write_bytes(data)
+        sign_index(out, self.federation.state(Role.AUDITOR))
+        return out
+
+    def _files(self, scratch: Path) -> Iterator[tuple[str, bytes]]:
+        aggregator = self.federation.state(Role.AGGREGATOR)
+        origin = log_origin(self.charter)
+        made: dict[tuple[str, int], bytes] = {}
+        with EvidenceLog.open(scratch, origin=origin, signing_key=aggregator.signing_key()) as log:
+            lines = []
+            for entry in self.entries:
+                index = log.append(entry)
+                lines.append(layout.entry_line(index, log.entry(index)))
+                if entry.HasField("contribution_accepted"):
+                    event = entry.contribution_accepted
+                    receipt = log.receipt(index).SerializeToString(deterministic=True)
+                    made[event.hospital, event.round] = receipt
+            note = log.checkpoint()
+        shutil.rmtree(scratch)
+        if self.receipts is None:
+            self.receipts = made
+        head = open_checkpoint(note, origin=origin, key=aggregator.signing_key().public)
+        report = {"log": {"size": head.size, "root": head.root.hex()}} | self.report
+        yield layout.CHARTER, self.federation.charter_envelope
+        key = self.federation.governance_key.public
+        yield layout.GOVERNANCE_KEY, f"{key.to_base64()}\n".encode()
+        yield layout.ENTRIES, b"".join(lines)
+        yield layout.CHECKPOINT, note
+        for envelope in self.objects:
+            yield layout.object_path(digest(envelope)), envelope
+        for name, ledger in self.ledgers.items():
+            yield layout.ledger_path(name), ledger
+        for (name, number), receipt in self.receipts.items():
+            yield layout.receipt_path(name, number), receipt
+        yield layout.REPORT_JSON, json.dumps(report, indent=2).encode()
+        yield layout.REPORT_HTML, b"<!doctype html>"
+
+
+def tell(federation: Federation, scratch: Path) -> Story:
+    """Every round of the federation's charter, every hospital taking part, one call to the FM."""
+    story = Story(federation)
+    charter = federation.charter
+    story.add(charter_adopted=CharterAdopted(charter_digest=charter.digest))
+    names = [hospital.name for hospital in charter.hospitals]
+    ledgers = {
+        name: Ledger.open(
+            scratch / f"{name}.sqlite",
+            hospital=name,
+            signing_key=federation.state(name).signing_key(),
+        )
+        for name in names
+    }
+    submit(story, Role.BROKER, "foundation-model-call", call_record(charter))
+    decryptor = DecryptorService(federation.state(Role.DECRYPTOR))
+    try:
+        for number in range(1, charter.rounds.count + 1):
+            _round(story, number, ledgers, decryptor)
+    finally:
+        decryptor.close()
+    for name, ledger in ledgers.items():
+        ledger.export(scratch / f"{name}.jsonl")
+        story.ledgers[name] = (scratch / f"{name}.jsonl").read_bytes()
+    story.report = _report(charter, ledgers)
+    return story
+
+
+def _round(
+    story: Story, number: int, ledgers: dict[str, Ledger], decryptor: DecryptorService
+) -> None:
+    federation, charter = story.federation, story.charter
+    named = {"charter_digest": charter.digest, "round": number}
+    story.add(round_opened=RoundOpened(**named))
+    context = public_context(federation)
+    parts: dict[str, Contribution] = {}
+    for name, ledger in ledgers.items():
+        part = make_contribution(
+            charter,
+            number,
+            hospital=name,
+            release=np.arange(charter.secure_sum.values, dtype=np.int64),
+            ledger_entry_digest=ledger.reserve(charter, number).digest,
+            signing_key=federation.state(name).signing_key(),
+            context=context,
+        )
+        parts[name] = part
+        story.objects.append(part.manifest)
+        story.add(
+            contribution_accepted=ContributionAccepted(
+                **named,
+                hospital=name,
+                manifest_digest=digest(part.manifest),
+                ciphertext_digest=digest(part.ciphertext),
+                ciphertext_bytes=len(part.ciphertext),
+            )
+        )
+    story.add(round_closed=RoundClosed(**named, hospitals=sorted(parts)))
+    weighted = [(charter.weight_of(name), part.ciphertext) for name, part in parts.items()]
+    total = context.weighted_sum(weighted)
+    opened = decryptor.answer(charter, number, total)
+    sealed = [SealedContribution(part.manifest, part.sealed_seed) for part in parts.values()]
+    unmasked = UnmaskerService(federation.state(Role.UNMASKER)).answer(charter, number, sealed)
+    story.objects += [opened.statement, unmasked.statement]
+    for name, part in parts.items():
+        for status in ("sent", "opened"):
+            ledgers[name].record(charter, number, status, contribution_digest=digest(part.manifest))
+    story.add(
+        round_summed=RoundSummed(
+            **named,
+            sum_digest=digest(total),
+            decryptor_statement_digest=digest(opened.statement),
+            unmasker_statement_digest=digest(unmasked.statement),
+        )
+    )
+
+
+def _report(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
+    spent = {name: ledger.spent(charter) for name, ledger in ledgers.items()}
+    return {
+        "task": charter.task,
+        "dataset": "phantom",
+        "seed": 0,
+        "seconds": 1.5,
+        "charter": charter.digest,
+        "secure_sum": {"values": charter.secure_sum.values, "bytes": 1000, "seconds": 0.5},
+        "foundation_model_calls": 1,
+        "rounds": charter.rounds.count,
+        "hospitals": [
+            {
+                "name": hospital.name,
+                "group": hospital.group,
+                "metric": "accuracy",
+                "alone": 0.5,
+                "distilled": 0.75,
+                "epsilon_aggregate": float(spent[hospital.name].epsilon_aggregate),
+                "epsilon_collusion": float(spent[hospital.name].epsilon_collusion),
+            }
+            for hospital in charter.hospitals
+        ],
+    }
+
+
+def submit(
+    story: Story,
+    role: Role,
+    kind: str,
+    document: dict[str, Any],
+    *,
+    party: str | None = None,
+    key: SigningKey | None = None,
+) -> None:
+    """Log a statement of ``role``, signed by its own key unless another is given."""
+    state = story.federation.state(party or role)
+    envelope = (key or state.signing_key()).sign_document(kind, document)
+    story.objects.append(envelope)
+    story.add(
+        statement_submitted=StatementSubmitted(
+            submitter=state.identity.uri, kind=kind, envelope_digest=digest(envelope)
+        )
+    )
+
+
+def call_record(charter: Charter) -> dict[str, Any]:
+    """What the broker signs about its one call."""
+    return {"charter": charter.digest, "proxy_digest": charter.proxy.digest}
+
+
+def public_context(federation: Federation) -> PublicContext:
+    """The decryptor's public CKKS context."""
+    path = federation.state(Role.DECRYPTOR).role_directory() / "context.public"
+    return PublicContext(path.read_bytes(), federation.charter.secure_sum)
