@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -96,7 +97,7 @@ def load_tls_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def make_request(identity: Identity, key_pem: bytes) -> bytes:
     """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession."""
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)])
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, identity.name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)])
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(subject)
