@@ -8,6 +8,7 @@ no masks.
 from __future__ import annotations
 
 import hashlib
+import io
 import socket
 import zipfile
 from pathlib import Path
@@ -44,7 +45,7 @@ def load_breastmnist(path: Path) -> Dataset:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
             parts = {part: (arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in PARTS}
     except FileNotFoundError as error:
         raise DataError(f"{file} does not exist; give the folder with {FILE}.") from error
