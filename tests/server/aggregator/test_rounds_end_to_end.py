@@ -1,0 +1,170 @@
+"""Whole rounds: real servers over mTLS, real custodians, real encryption."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fedhelp_server.aggregator.custodians import CustodianAddresses
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.errors import PeerError
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.transport.client import PeerRefused
+from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from support.aggregator import (
+    AggregatorProcess,
+    AggregatorServer,
+    charter_of,
+    contribution_of,
+    events_of,
+    weighted_sum,
+)
+from support.federation import Federation
+
+HOSPITALS = ["large-1", "small-1", "small-2"]
+
+
+def test_two_rounds_from_process_to_teacher(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "two-rounds", rounds={"count": 2})
+    with AggregatorProcess(federation, tmp_path, charter, addresses) as running:
+        for number in (1, 2):
+            running.party("large-1").wait_for(wire.ROUND_STATE_OPEN, number)
+            receipts = running.contribute(*HOSPITALS, round_number=number)
+            running.party("large-1").wait_for(wire.ROUND_STATE_OPENED, number)
+            for name, receipt in zip(HOSPITALS, receipts, strict=True):
+                opened = running.party(name).open(number)
+                expected = weighted_sum(running.charter, HOSPITALS, number)
+                assert np.array_equal(opened.values, expected)
+                assert opened.hospitals == tuple(HOSPITALS)
+                entry = check_receipt(
+                    receipt,
+                    log_key=running.charter.aggregator.verifying_key(),
+                    origin=log_origin(running.charter),
+                )
+                assert entry.contribution_accepted.hospital == name
+                assert running.party(name).receipt(number) == receipt
+        entries = running.entries()
+        one_round = [
+            "round_opened",
+            *["contribution_accepted"] * 3,
+            "round_closed",
+            "round_summed",
+        ]
+        assert events_of(entries) == ["charter_adopted", *one_round, *one_round]
+        objects = running.party(Role.AUDITOR).objects()
+        kinds = [*["manifest"] * 3, "decryptor-statement", "unmasker-statement"]
+        assert [kind for kind, _ in objects] == kinds * 2
+        assert entries[6].round_summed.decryptor_statement_digest == digest(objects[3][1])
+        assert entries[6].round_summed.unmasker_statement_digest == digest(objects[4][1])
+    assert running.status == 0
+
+
+def test_a_hospital_that_drops_out_is_not_waited_for_beyond_the_deadline(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "drop-out", rounds={"deadline_seconds": 5, "count": 1})
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        present = ["large-1", "small-2"]
+        running.contribute(*present)
+        running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
+        opened = running.party("small-1").open()
+        assert opened.hospitals == tuple(present)
+        assert np.array_equal(opened.values, weighted_sum(running.charter, present))
+        late = contribution_of(federation, running.charter, "small-1")
+        with pytest.raises(PeerRefused, match="takes no contributions now") as refused:
+            running.party("small-1").contribute(late)
+        assert refused.value.code == "round-not-open"
+        rejected = running.entries()[-1].contribution_rejected
+        assert (rejected.round, rejected.hospital) == (1, "small-1")
+        assert rejected.code == "round-not-open"
+
+
+def test_without_a_cohort_the_round_and_every_later_one_fail(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "no-cohort", rounds={"deadline_seconds": 5, "count": 3})
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        # Two contributions reach the minimum, but not that of the large group.
+        running.contribute("small-1", "small-2")
+        event = running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
+        assert event.reason.startswith("the deadline passed without a cohort")
+        running.party("large-1").wait_for(wire.ROUND_STATE_FAILED, 3)
+        failed = [entry.round_failed for entry in running.entries()[-3:]]
+        assert [(entry.round, entry.code) for entry in failed] == [
+            (1, "cohort"),
+            (2, "earlier-round-failed"),
+            (3, "earlier-round-failed"),
+        ]
+        with pytest.raises(PeerRefused) as refused:
+            running.party("small-1").open()
+        assert refused.value.code == "round-not-opened"
+
+
+def test_two_watchers_see_the_present_state_then_every_change(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "watchers", rounds={"count": 1})
+    seen: dict[str, list[tuple[int, int]]] = {"large-1": [], "small-1": []}
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        running.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
+        running.contribute("large-1")
+        started = threading.Barrier(3)
+
+        def watch(name: str) -> None:
+            for event in running.party(name).watch():
+                if not seen[name]:
+                    started.wait(10)
+                seen[name].append((event.state, event.contributions))
+                if event.state == wire.ROUND_STATE_OPENED:
+                    return
+
+        for name in seen:
+            running.party(name)
+        threads = [threading.Thread(target=watch, args=(name,)) for name in seen]
+        for thread in threads:
+            thread.start()
+        started.wait(10)
+        running.contribute("small-1", "small-2")
+        for thread in threads:
+            thread.join(20)
+    expected = [
+        (wire.ROUND_STATE_OPEN, 1),
+        (wire.ROUND_STATE_OPEN, 2),
+        (wire.ROUND_STATE_OPEN, 3),
+        (wire.ROUND_STATE_CLOSED, 3),
+        (wire.ROUND_STATE_OPENED, 3),
+    ]
+    assert seen == {"large-1": expected, "small-1": expected}
+
+
+def test_a_watcher_that_leaves_gives_its_place_back(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "leavers", rounds={"count": 1})
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        for _ in range(8):
+            stream = running.party("large-1").coordinator.WatchRounds(
+                wire.WatchRoundsRequest(charter_digest=running.charter.digest)
+            )
+            assert next(stream).round == 1
+            stream.cancel()
+            running.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
+        streams = [
+            running.party("large-1").coordinator.WatchRounds(
+                wire.WatchRoundsRequest(charter_digest=running.charter.digest)
+            )
+            for _ in range(2)
+        ]
+        for stream in streams:
+            next(stream)
+        with pytest.raises(PeerError, match="as many such calls"):
+            next(running.party("large-1").watch())
+        # Another hospital is not affected.
+        running.party("small-1").wait_for(wire.ROUND_STATE_OPEN)
