@@ -1,0 +1,152 @@
+"""A broker process from its files, and its operator's verdict on an indeterminate call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.foundation_model import MAXIMUM_EARLIER, REASON_LIMIT, idempotency_key
+from fedhelp_secure.public_set import PublicSet
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.transport.server import serve_until_signal, start_server
+from fedhelp_secure.wire.v1.broker_pb2_grpc import add_BrokerServicer_to_server
+from fedhelp_server.broker.call import OneCall, Recorder
+from fedhelp_server.broker.endpoint import FoundationModelEndpoint
+from fedhelp_server.broker.journal import Journal, StateLock
+from fedhelp_server.broker.service import Broker
+from fedhelp_server.broker.states import CallState
+from fedhelp_server.broker.submission import Submitter
+
+Verdict = Literal["not-called", "abandoned"]
+
+
+class NotThisBroker(ConfigurationError):
+    """The charter names another broker than the one whose state this is."""
+
+    code = "not-this-broker"
+
+
+class NothingToResolve(ConfigurationError):
+    """The charter's call is not indeterminate."""
+
+    code = "nothing-to-resolve"
+
+
+class ReasonRefused(ConfigurationError):
+    """The operator's reason is empty, too long or not one line of text."""
+
+    code = "resolve-reason"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """What ``fedhelp broker run`` is given."""
+
+    charter: Path
+    public_set: Path
+    listen: str
+    ca: Path | None
+    aggregator: str | None
+    ready_file: Path | None
+
+
+def run(state_path: Path, options: BrokerOptions) -> None:
+    """Serve one charter's answer until SIGTERM or SIGINT.
+
+    Raises StateError, NotThisBroker, CharterRefused, PublicSetRefused, JournalBusy, JournalDamaged,
+    AuthoritiesUnreadable or ListenFailed, before anything is served.
+    """
+    state = StateDirectory.open(state_path, Role.BROKER)
+    charter = _charter(state, options.charter)
+    public_set = PublicSet.load(options.public_set)
+    public_set.check(charter)
+    endpoint = FoundationModelEndpoint(charter, ca=options.ca)
+    lock = StateLock(state.role_directory())
+    try:
+        journal = _journal(state, charter)
+        submitter = (
+            None
+            if options.aggregator is None
+            else Submitter(state, charter, journal, aggregator=options.aggregator)
+        )
+        call = OneCall(
+            charter,
+            public_set.images,
+            journal=journal,
+            key=state.signing_key(),
+            endpoint=endpoint,
+            concluded=(lambda: None) if submitter is None else submitter.wake,
+        )
+        service = Broker(charter, call)
+        server = start_server(
+            state,
+            options.listen,
+            register=lambda server: add_BrokerServicer_to_server(service, server),
+        )
+        if submitter is not None:
+            submitter.start()
+        try:
+            serve_until_signal(server, options.ready_file)
+        finally:
+            endpoint.close()
+            if submitter is not None:
+                submitter.stop()
+            call.wait()
+    finally:
+        lock.release()
+
+
+def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: str) -> CallState:
+    """Put the operator's ``verdict`` on an indeterminate call on the record; the state after it.
+
+    ``not-called`` allows a new call, ``abandoned`` rules one out for good. Raises NothingToResolve,
+    ReasonRefused, and what `run` raises for the files.
+    """
+    if not reason.strip() or len(reason) > REASON_LIMIT or not reason.isprintable():
+        raise ReasonRefused(f"--reason must be one line of 1 to {REASON_LIMIT} characters.")
+    state = StateDirectory.open(state_path, Role.BROKER)
+    charter = _charter(state, charter_path)
+    lock = StateLock(state.role_directory())
+    try:
+        journal = _journal(state, charter)
+        recorder = Recorder(charter, journal, state.signing_key())
+        recorder.settle_interrupted()
+        if journal.state is not CallState.INDETERMINATE:
+            raise NothingToResolve(
+                f"the charter's call is {journal.state.value}, not indeterminate: "
+                "there is nothing to resolve."
+            )
+        if verdict == "not-called" and len(journal.earlier) >= MAXIMUM_EARLIER:
+            raise NothingToResolve(
+                f"the call was found not to have left {MAXIMUM_EARLIER} times already; "
+                "abandon it and mend the connection."
+            )
+        recorder.conclude(verdict, reason=reason)
+        return journal.state
+    finally:
+        lock.release()
+
+
+def _charter(state: StateDirectory, path: Path) -> Charter:
+    try:
+        envelope = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read; give the charter's file.") from error
+    charter = open_charter(envelope, state.governance_key())
+    ours = (state.identity.federation, state.identity.name, state.signing_key().public)
+    named = (charter.federation, charter.broker.name, charter.broker.verifying_key())
+    if ours != named:
+        raise NotThisBroker(
+            "the charter names another broker; give this broker's charter, or the right --state."
+        )
+    return charter
+
+
+def _journal(state: StateDirectory, charter: Charter) -> Journal:
+    directory = state.role_directory() / "calls" / idempotency_key(charter)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Journal(directory, state.signing_key().public)
