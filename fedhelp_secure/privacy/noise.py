@@ -11,8 +11,13 @@ from functools import cache
 from importlib.metadata import version
 
 import numpy as np
-import opendp.prelude as dp
 from numpy.typing import NDArray
+
+# Not opendp.prelude, which imports scikit-learn and scipy wherever they are installed.
+from opendp.domains import atom_domain, vector_domain
+from opendp.measurements import make_gaussian
+from opendp.metrics import l2_distance
+from opendp.mod import Measurement, enable_features
 
 from fedhelp_secure.charter import MINIMUM_SHARE_UNITS
 from fedhelp_secure.errors import InternalError
@@ -45,10 +50,10 @@ def draw_share(values: int, scale_units: int) -> NDArray[np.int64]:
 
 
 @cache
-def gaussian(scale_units: int) -> dp.Measurement:
+def gaussian(scale_units: int) -> Measurement:
     """OpenDP's measurement; its ``map`` gives the zCDP loss from the L2 sensitivity."""
     # OpenDP marks every constructor that has no finished proof "contrib"; the sampler itself is
     # proven (its proof file lies beside it).
-    dp.enable_features("contrib")
-    domain = dp.vector_domain(dp.atom_domain(T="i64"))
-    return dp.m.make_gaussian(domain, dp.l2_distance(T=float), scale=float(scale_units))
+    enable_features("contrib")
+    domain = vector_domain(atom_domain(T="i64"))
+    return make_gaussian(domain, l2_distance(T=float), scale=float(scale_units))
