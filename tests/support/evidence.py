@@ -58,10 +58,10 @@ class Story:
     def charter(self) -> Charter:
         return self.federation.charter
 
-    def add(self, **event: Any) -> LogEntry:
-        entry = LogEntry(unix_milliseconds=1_700_000_000_000 + len(self.entries), **event)
+    def add(self, entry: LogEntry) -> None:
+        """Log ``entry`` next."""
+        entry.unix_milliseconds = 1_700_000_000_000 + len(self.entries)
         self.entries.append(entry)
-        return entry
 
     def copy(self) -> Story:
         """Another telling, to be changed."""
@@ -74,12 +74,12 @@ class Story:
 
     def of(self, event: str, round_number: int | None = None) -> list[Any]:
         """The events of one kind (of one round), which may be changed in place."""
-        events = [getattr(entry, event) for entry in self.entries if entry.HasField(event)]
+        events = [getattr(entry, event) for entry in self.entries if entry.WhichOneof("event") == event]
         return [one for one in events if round_number is None or one.round == round_number]
 
     def index(self, event: str, place: int = 0) -> int:
         """Index in the log of the ``place``-th entry of one kind."""
-        return [at for at, entry in enumerate(self.entries) if entry.HasField(event)][place]
+        return [at for at, entry in enumerate(self.entries) if entry.WhichOneof("event") == event][place]
 
     def write(self, out: Path) -> Path:
         """The bundle, its report citing the whole log unless it cites one already, signed."""
@@ -128,7 +128,7 @@ def tell(federation: Federation, scratch: Path) -> Story:
     """Every round of the federation's charter, every hospital taking part, one call to the FM."""
     story = Story(federation)
     charter = federation.charter
-    story.add(charter_adopted=CharterAdopted(charter_digest=charter.digest))
+    story.add(LogEntry(charter_adopted=CharterAdopted(charter_digest=charter.digest)))
     names = [hospital.name for hospital in charter.hospitals]
     ledgers = {
         name: Ledger.open(
@@ -156,8 +156,8 @@ def _round(
     story: Story, number: int, ledgers: dict[str, Ledger], decryptor: DecryptorService
 ) -> None:
     federation, charter = story.federation, story.charter
-    named = {"charter_digest": charter.digest, "round": number}
-    story.add(round_opened=RoundOpened(**named))
+    opened = RoundOpened(charter_digest=charter.digest, round=number)
+    story.add(LogEntry(round_opened=opened))
     context = public_context(federation)
     parts: dict[str, Contribution] = {}
     for name, ledger in ledgers.items():
@@ -172,33 +172,35 @@ def _round(
         )
         parts[name] = part
         story.objects.append(part.manifest)
-        story.add(
-            contribution_accepted=ContributionAccepted(
-                **named,
-                hospital=name,
-                manifest_digest=digest(part.manifest),
-                ciphertext_digest=digest(part.ciphertext),
-                ciphertext_bytes=len(part.ciphertext),
-            )
+        accepted = ContributionAccepted(
+            charter_digest=charter.digest,
+            round=number,
+            hospital=name,
+            manifest_digest=digest(part.manifest),
+            ciphertext_digest=digest(part.ciphertext),
+            ciphertext_bytes=len(part.ciphertext),
         )
-    story.add(round_closed=RoundClosed(**named, hospitals=sorted(parts)))
+        story.add(LogEntry(contribution_accepted=accepted))
+    hospitals = sorted(parts)
+    closed = RoundClosed(charter_digest=charter.digest, round=number, hospitals=hospitals)
+    story.add(LogEntry(round_closed=closed))
     weighted = [(charter.weight_of(name), part.ciphertext) for name, part in parts.items()]
     total = context.weighted_sum(weighted)
-    opened = decryptor.answer(charter, number, total)
+    decrypted = decryptor.answer(charter, number, total)
     sealed = [SealedContribution(part.manifest, part.sealed_seed) for part in parts.values()]
     unmasked = UnmaskerService(federation.state(Role.UNMASKER)).answer(charter, number, sealed)
-    story.objects += [opened.statement, unmasked.statement]
+    story.objects += [decrypted.statement, unmasked.statement]
     for name, part in parts.items():
         for status in ("sent", "opened"):
             ledgers[name].record(charter, number, status, contribution_digest=digest(part.manifest))
-    story.add(
-        round_summed=RoundSummed(
-            **named,
-            sum_digest=digest(total),
-            decryptor_statement_digest=digest(opened.statement),
-            unmasker_statement_digest=digest(unmasked.statement),
-        )
+    summed = RoundSummed(
+        charter_digest=charter.digest,
+        round=number,
+        sum_digest=digest(total),
+        decryptor_statement_digest=digest(decrypted.statement),
+        unmasker_statement_digest=digest(unmasked.statement),
     )
+    story.add(LogEntry(round_summed=summed))
 
 
 def _report(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
@@ -240,11 +242,10 @@ def submit(
     state = story.federation.state(party or role)
     envelope = (key or state.signing_key()).sign_document(kind, document)
     story.objects.append(envelope)
-    story.add(
-        statement_submitted=StatementSubmitted(
-            submitter=state.identity.uri, kind=kind, envelope_digest=digest(envelope)
-        )
+    statement = StatementSubmitted(
+        submitter=state.identity.uri, kind=kind, envelope_digest=digest(envelope)
     )
+    story.add(LogEntry(statement_submitted=statement))
 
 
 def call_record(charter: Charter) -> dict[str, Any]:
