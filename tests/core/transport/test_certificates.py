@@ -130,7 +130,8 @@ def test_a_certificate_with_malformed_extensions_is_refused(federation: Federati
     certificate = load_certificate(files.certificate)
     der = certificate.public_bytes(serialization.Encoding.DER)
     # The tag of the URI name becomes one that GeneralName does not have.
-    mutated = der.replace(b"\x86\x22spiffe", b"\x9f\x22spiffe")
+    length = bytes([len(HOSPITAL.uri)])
+    mutated = der.replace(b"\x86" + length + b"spiffe", b"\x9f" + length + b"spiffe")
     assert mutated != der
     with pytest.raises(CertificateRefused):
         identity_of(x509.load_der_x509_certificate(mutated))

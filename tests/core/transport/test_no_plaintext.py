@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def names_used(source: str) -> set[str]:
     return used
 
 
+@functools.cache
 def sources() -> dict[str, set[str]]:
     """The names that each module of the product uses."""
     found = {}
