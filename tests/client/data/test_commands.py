@@ -25,7 +25,7 @@ def application() -> typer.Typer:
 
 
 def test_simulate_on_the_command_line(application: typer.Typer, tmp_path: Path) -> None:
-    cohort = PhantomCohort(50, seed=0, task="classification")
+    cohort = PhantomCohort(40, seed=0, task="classification")
     everyone = [patient.identifier for patient in cohort.patients()]
     data = tmp_path / "data"
     write_folder(Dataset("phantom", cohort.classes, cohort.at_nobody(everyone)), data)
