@@ -51,7 +51,7 @@ class DecryptionWorker:
     def __init__(self, secret_context: Path, *, start_seconds: float = START_SECONDS) -> None:
         """``secret_context`` is the file that `fedhelp custodian prepare` wrote."""
         self._secret_context = secret_context
-        self._start_seconds = start_seconds
+        self.start_seconds = start_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
@@ -63,7 +63,7 @@ class DecryptionWorker:
         that kill or stall the child; NotAnInteger as `SecretContext.decrypt` does.
         """
         check_framing(ciphertext, secure_sum)
-        limit = self._start_seconds + _SECONDS_PER_FRAME * frames(secure_sum)
+        limit = self.start_seconds + _SECONDS_PER_FRAME * frames(secure_sum)
         with self._lock:
             reply = self._ask(ciphertext, secure_sum, limit)
         if reply[:1] == _DONE:
