@@ -12,19 +12,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
+from support.federation import Federation
+
 from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import UnmaskerService
-from fedhelp_server.aggregator.custodians import CustodianAddresses
-from fedhelp_server.aggregator.service import Aggregator, AggregatorFiles
-from numpy.typing import NDArray
-
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, parse_charter, sign_charter
 from fedhelp_secure.secure_sum.answer_wire import answer_of
@@ -49,17 +48,18 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
     SubmitRequest,
 )
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
-from support.federation import Federation
+from fedhelp_server.aggregator.custodians import CustodianAddresses
+from fedhelp_server.aggregator.service import Aggregator, AggregatorFiles
 
 LEDGER_DIGEST = digest(b"a ledger entry")
 ANY_PORT = "127.0.0.1:0"
 
 
-def charter_of(federation: Federation, name: str, **changes: Any) -> tuple[Charter, bytes]:
+def charter_of(federation: Federation, name: str, **changes: object) -> tuple[Charter, bytes]:
     """A variant of the federation's charter and its envelope; mappings are merged one deep."""
     document = federation.charter.document() | {"name": name}
     for key, value in changes.items():
-        document[key] = document[key] | value if isinstance(value, dict) else value
+        document[key] = document[key] | value if isinstance(value, Mapping) else value
     charter = parse_charter(document)
     return charter, sign_charter(charter, federation.governance_key)
 
@@ -333,7 +333,11 @@ class AggregatorProcess(AggregatorBase):
         self.process = subprocess.Popen(
             [
                 # The role's own commands: no test of it depends on the other roles' modules.
-                *(sys.executable, "-c", "from fedhelp_server.aggregator.commands import app; app()"),
+                *(
+                    sys.executable,
+                    "-c",
+                    "from fedhelp_server.aggregator.commands import app; app()",
+                ),
                 "run",
                 *("--state", str(self.root), "--charter", str(self.charter_file)),
                 *("--context", str(context_file(self.federation)), "--listen", self.address),

@@ -55,12 +55,17 @@ class IncomingBlob:
 
 
 class BlobStore:
-    """Content-addressed files in ``directory``; ``directory/incoming`` holds unfinished ones."""
+    """Content-addressed files in ``directory``; ``directory/incoming`` holds unfinished ones.
+
+    The parent of ``directory`` must exist.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._incoming = directory / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One by one: with parents=True the mode would be that of the last one alone.
+        self._directory.mkdir(exist_ok=True, mode=0o700)
+        self._incoming.mkdir(exist_ok=True, mode=0o700)
 
     def path(self, blob_digest: str) -> Path:
         """Where the blob with this digest is, or would be."""

@@ -84,6 +84,10 @@ class Book:
 
     # What is, and what changes
 
+    def check(self) -> None:
+        """Raises LogFailed if the log takes no more entries: only a restart can mend that."""
+        self._journal.log.checkpoint()
+
     def rounds(self) -> tuple[StoredRound, ...]:
         """Every round as it is now, in order."""
         with self._changed:

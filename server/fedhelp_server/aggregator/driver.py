@@ -42,7 +42,7 @@ RECONNECT_SECONDS = 300
 aggregator's absence must not be what shuts a hospital out."""
 
 _SUM_ATTEMPTS = 3
-_LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
 
 _LOG = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Driver:
         self._stopping.set()
         self._book.close()
         self._custodians.close()
+        self._worker.stop()
         if self._thread is not None:
             self._thread.join(_JOIN_SECONDS)
 
@@ -100,6 +101,7 @@ class Driver:
             on_failure()
 
     def _step(self) -> None:
+        self._book.check()
         rounds = self._book.rounds()
         current = next((stored for stored in rounds if stored.state not in FINAL), None)
         if current is None:

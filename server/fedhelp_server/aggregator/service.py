@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,43 +66,63 @@ class Aggregator:
         charter = open_charter(envelope, state.governance_key())
         _check_own_part(state, charter)
         _check_context(files.context, charter)
-        self._log = EvidenceLog.open(
-            state.role_directory() / "log",
-            origin=log_origin(charter),
-            signing_key=state.signing_key(),
+        self.room = capacity(charter)
+        with contextlib.ExitStack() as opened:
+            self._open(state, charter, opened)
+            self._assemble(state, charter, envelope=envelope, files=files, addresses=addresses)
+            self._opened = opened.pop_all()
+
+    def _open(self, state: StateDirectory, charter: Charter, opened: contextlib.ExitStack) -> None:
+        """Open what is on disk, in an order that a second process does not get past."""
+        directory = state.role_directory()
+        log = EvidenceLog.open(
+            directory / "log", origin=log_origin(charter), signing_key=state.signing_key()
         )
         # The log's lock is held from here on: nobody else writes to store or blobs.
+        opened.callback(log.close)
         self._store = Store(
-            state.role_directory() / "rounds.sqlite3",
+            directory / "rounds.sqlite3",
             charter_digest=charter.digest,
             rounds=charter.rounds.count,
         )
-        blobs = BlobStore(state.role_directory() / "blobs")
-        blobs.sweep(self._store.blob_digests())
-        journal = Journal(self._store, self._log)
-        book = Book(charter, journal, blobs)
+        opened.callback(self._store.close)
+        self._blobs = BlobStore(directory / "blobs")
+        self._blobs.sweep(self._store.blob_digests())
+        self._journal = Journal(self._store, log)
+        self._book = Book(charter, self._journal, self._blobs)
+
+    def _assemble(
+        self,
+        state: StateDirectory,
+        charter: Charter,
+        *,
+        envelope: bytes,
+        files: AggregatorFiles,
+        addresses: CustodianAddresses,
+    ) -> None:
         worker = SumWorker(
             files.context,
             charter.secure_sum,
             context_digest=charter.custodians.decryptor.context_digest,
         )
-        self.room = capacity(charter)
+        uploads = Uploads(
+            charter, self._book, blobs=self._blobs, worker=worker, total=self.room.uploads
+        )
         self._coordinator = Coordinator(
             charter,
             envelope,
-            book=book,
-            journal=journal,
-            blobs=blobs,
-            uploads=Uploads(charter, book, blobs=blobs, worker=worker, total=self.room.uploads),
+            book=self._book,
+            journal=self._journal,
+            blobs=self._blobs,
+            uploads=uploads,
             room=self.room,
         )
-        self._evidence = Evidence(charter, journal, room=self.room)
-        self._book = book
+        self._evidence = Evidence(charter, self._journal, room=self.room)
         self._driver = Driver(
             charter,
-            book,
+            self._book,
             store=self._store,
-            blobs=blobs,
+            blobs=self._blobs,
             worker=worker,
             custodians=Custodians(state, charter, envelope=envelope, addresses=addresses),
         )
@@ -126,8 +147,7 @@ class Aggregator:
 
     def close(self) -> None:
         """Close store and log; call it last."""
-        self._store.close()
-        self._log.close()
+        self._opened.close()
 
 
 def _read(path: Path) -> bytes:

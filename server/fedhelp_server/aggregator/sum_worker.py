@@ -8,13 +8,16 @@ at a time in memory. A child that dies or is too slow costs only what it was ask
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import resource
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Digest, SecureSum
-from fedhelp_secure.errors import FedHelpError, InternalError, PeerError
+from fedhelp_secure.errors import FedHelpError, InternalError, PeerError, UnavailablePeer
 
 if TYPE_CHECKING:
     from fedhelp_secure.secure_sum.ckks import PublicContext
@@ -33,6 +36,9 @@ CONCURRENT_WORKERS = 2
 _LOG = logging.getLogger(__name__)
 _REFUSED_STATUS = 3
 _OUR_FAULT_STATUS = 4
+_TOLD_TO_STOP = frozenset({-signal.SIGTERM, -signal.SIGINT})
+"""A terminal's Ctrl-C and a supervisor's stop reach the children too."""
+
 _BASE_SECONDS = 60.0
 _BYTES_PER_SECOND = 1_000_000
 _BASE_MEMORY_BYTES = 4 << 30
@@ -85,6 +91,8 @@ class _Job(_Strict):
     parts: Annotated[tuple[_Part, ...], Field(min_length=1)]
     out: Path | None
     """Where the sum goes; None to parse and add without keeping anything."""
+    seconds: int = Field(ge=1)
+    """Of computing, after which the child ends itself even if its parent is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +121,22 @@ class SumWorker:
         self._context_digest = context_digest
         self._base_seconds = base_seconds
         self._slots = threading.BoundedSemaphore(CONCURRENT_WORKERS)
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the children that run; what they were asked, and whatever comes, is not answered."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
 
     def check(self, blob: WeightedBlob) -> None:
         """Parse one contribution and scale it, as the sum will.
 
-        Raises ParseRefused, WorkerDied or WorkerTooSlow, or WorkerMisled (our own files).
+        Raises ParseRefused, WorkerDied or WorkerTooSlow; WorkerMisled if our own files are at
+        fault; UnavailablePeer if the child was told to stop: that says nothing of the ciphertext.
         """
         self._run((blob,), None)
 
@@ -129,6 +148,8 @@ class SumWorker:
         self._run(blobs, out)
 
     def _run(self, blobs: Sequence[WeightedBlob], out: Path | None) -> None:
+        size = sum(blob.path.stat().st_size for blob in blobs)
+        seconds = self._base_seconds + size / _BYTES_PER_SECOND
         job = _Job(
             context=self._context,
             context_digest=self._context_digest,
@@ -137,10 +158,12 @@ class SumWorker:
                 _Part(weight=blob.weight, path=blob.path, digest=blob.digest) for blob in blobs
             ),
             out=out,
+            seconds=math.ceil(seconds),
         )
-        size = sum(blob.path.stat().st_size for blob in blobs)
-        with self._slots:
-            status, reply = _ended(job, self._base_seconds + size / _BYTES_PER_SECOND)
+        with self._slots, self._child() as process:
+            status, reply = _ended(process, job, seconds)
+        if status in _TOLD_TO_STOP:
+            raise UnavailablePeer("the aggregator was interrupted; send the contribution again.")
         if status == _REFUSED_STATUS:
             raise ParseRefused(_code(reply))
         if status == _OUR_FAULT_STATUS:
@@ -155,17 +178,29 @@ class SumWorker:
                 "with an unchanged fedhelp-secure."
             )
 
+    @contextlib.contextmanager
+    def _child(self) -> Iterator[subprocess.Popen[str]]:
+        with self._lock:
+            if self._stopped:
+                raise UnavailablePeer("the aggregator is stopping; try again when it is back.")
+            process = subprocess.Popen(
+                # -I: neither the environment nor the working directory choose what is imported.
+                [sys.executable, "-I", "-m", "fedhelp_server.aggregator.sum_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                encoding="utf-8",
+            )
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
 
-def _ended(job: _Job, seconds: float) -> tuple[int, str]:
-    """Exit status and standard output of a child that was given ``job``."""
-    process = subprocess.Popen(
-        # -I: neither the environment nor the working directory choose what is imported.
-        [sys.executable, "-I", "-m", "fedhelp_server.aggregator.sum_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        encoding="utf-8",
-    )
+
+def _ended(process: subprocess.Popen[str], job: _Job, seconds: float) -> tuple[int, str]:
+    """Exit status and standard output of ``process``, which gets ``job`` and has ended after."""
     try:
         reply, _ = process.communicate(job.model_dump_json(), timeout=seconds)
     except subprocess.TimeoutExpired as error:
@@ -201,6 +236,7 @@ def _limit_resources(job: _Job) -> None:
     size = max(part.path.stat().st_size for part in job.parts)
     memory = _BASE_MEMORY_BYTES + 16 * size
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (job.seconds, job.seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

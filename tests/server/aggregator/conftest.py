@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fedhelp_server.aggregator.custodians import CustodianAddresses
-
 from support.aggregator import Custodian, custodians_of
 from support.federation import Federation, make_federation
+
+from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 
 @pytest.fixture(scope="session")

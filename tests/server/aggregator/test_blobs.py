@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fedhelp_server.aggregator.blobs import BlobDamaged, BlobStore
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import MalformedMessage
+from fedhelp_server.aggregator.blobs import BlobDamaged, BlobStore
 
 DATA = bytes(range(256)) * 9000
 
@@ -25,9 +25,14 @@ def test_streamed_and_whole_give_one_name(tmp_path: Path) -> None:
 
 def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
-    with pytest.raises(RuntimeError), blobs.incoming() as incoming:
-        incoming.write(DATA)
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with blobs.incoming() as incoming:
+            incoming.write(DATA)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 

@@ -6,15 +6,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from fedhelp_server.aggregator.journal import Journal, write_entry
-from fedhelp_server.aggregator.rounds import RoundState
-from fedhelp_server.aggregator.store import Store, StoredContribution
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.evidence.log import EvidenceLog
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateError
 from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, RoundOpened
+from fedhelp_server.aggregator.journal import Journal, write_entry
+from fedhelp_server.aggregator.rounds import RoundState
+from fedhelp_server.aggregator.store import Store, StoredContribution
 
 CHARTER = digest(b"charter")
 
@@ -87,10 +87,15 @@ def test_a_change_that_raises_is_in_neither(state: State) -> None:
     contribution = StoredContribution(1, "h", b"m", b"s", digest(b"c"), 0)
     with journal.change() as change:
         change.add_contribution(contribution)
-    with pytest.raises(sqlite3.IntegrityError), journal.change() as change:
-        write_entry(change, opened(1))
-        change.set_state(1, RoundState.OPEN, "")
-        change.add_contribution(contribution)
+
+    def refused() -> None:
+        with journal.change() as change:
+            write_entry(change, opened(1))
+            change.set_state(1, RoundState.OPEN, "")
+            change.add_contribution(contribution)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        refused()
     assert (log.size, store.journal_size()) == (0, 0)
     assert store.rounds()[0].state is RoundState.PENDING
     store.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -13,27 +14,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from fedhelp_keys.custodian.unmasker import UnmaskerService
-from fedhelp_server.aggregator.custodians import CustodianAddresses
-
-from fedhelp_secure.errors import UnavailablePeer
-from fedhelp_secure.evidence.log import log_origin
-from fedhelp_secure.evidence.receipts import check_receipt
-from fedhelp_secure.secure_sum.answer_wire import header_of
-from fedhelp_secure.secure_sum.answers import seal_decryptor_answer
-from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.transport.chunks import split
-from fedhelp_secure.transport.client import open_channel, translated_errors
-from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.transport.server import start_server
-from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
-from fedhelp_secure.wire.v1 import custodian_pb2
-from fedhelp_secure.wire.v1.custodian_pb2_grpc import (
-    DecryptorServicer,
-    DecryptorStub,
-    add_DecryptorServicer_to_server,
-    add_UnmaskerServicer_to_server,
-)
 from support.aggregator import (
     ANY_PORT,
     AggregatorProcess,
@@ -45,6 +25,30 @@ from support.aggregator import (
     weighted_sum,
 )
 from support.federation import Federation
+
+from fedhelp_keys.custodian.decryptor import DecryptorService, answer_parts
+from fedhelp_keys.custodian.unmasker import UnmaskerService
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import UnavailablePeer
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.secure_sum.answers import seal_decryptor_answer, seal_unmasker_answer
+from fedhelp_secure.secure_sum.contribution import open_manifest
+from fedhelp_secure.signing import SigningKey
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.chunks import split
+from fedhelp_secure.transport.client import open_channel, translated_errors
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.transport.server import start_server
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_secure.wire.v1 import custodian_pb2
+from fedhelp_secure.wire.v1.custodian_pb2_grpc import (
+    DecryptorStub,
+    add_DecryptorServicer_to_server,
+    add_UnmaskerServicer_to_server,
+)
+from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 HOSPITALS = ["large-1", "small-1", "small-2"]
 ONE_ROUND = {"count": 1}
@@ -108,45 +112,31 @@ def test_an_aggregator_killed_between_close_and_open_goes_on(
 def test_kills_at_any_moment_lose_nothing_and_log_nothing_twice(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    charter = charter_of(federation, "kills", rounds={"count": 2})
+    charter = charter_of(federation, "kills", rounds=ONE_ROUND)
     with AggregatorProcess(federation, tmp_path, charter, addresses) as running:
-        stored = {
-            (name, number): contribution_of(federation, running.charter, name, number)
-            for name in HOSPITALS
-            for number in (1, 2)
-        }
         receipts = {}
-        # A kill some time into each of the first contributions; the node sends again until it has
-        # a receipt.
-        pauses = random.Random(7)
-        for number in (1, 2):
-            _patiently(lambda n=number: running.party("small-1").wait_for(wire.ROUND_STATE_OPEN, n))
-            for name in HOSPITALS:
-                if (name, number) in {("large-1", 1), ("small-2", 1), ("small-2", 2)}:
-                    timer = threading.Timer(pauses.uniform(0.0, 0.6), running.process.kill)
-                    timer.start()
-                    try:
-                        receipts[name, number] = running.party(name).contribute(
-                            stored[name, number], number
-                        )
-                    except UnavailablePeer:
-                        pass
-                    timer.join()
-                    running.kill()
-                    running.start()
-                again = running.party(name).contribute(stored[name, number], number)
-                assert receipts.setdefault((name, number), again) == again
-            running.party("large-1").wait_for(wire.ROUND_STATE_OPENED, number)
-            opened = running.party("large-1").open(number)
-            assert np.array_equal(opened.values, weighted_sum(running.charter, HOSPITALS, number))
-        entries = running.entries()
-        counted = Counter(events_of(entries))
-        assert counted == {
+        # Killed at the start, in the middle and at the end of an upload; the node sends again.
+        for name, moment in zip(HOSPITALS, (0.02, 0.25, 0.6), strict=True):
+            _patiently(lambda: running.party("small-1").wait_for(wire.ROUND_STATE_OPEN))
+            contribution = contribution_of(federation, running.charter, name)
+            timer = threading.Timer(moment, running.process.kill)
+            timer.start()
+            with contextlib.suppress(UnavailablePeer):
+                receipts[name] = running.party(name).contribute(contribution)
+            timer.join()
+            running.kill()
+            running.start()
+            again = running.party(name).contribute(contribution)
+            assert receipts.setdefault(name, again) == again
+        running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
+        opened = running.party("large-1").open()
+        assert np.array_equal(opened.values, weighted_sum(running.charter, HOSPITALS))
+        assert Counter(events_of(running.entries())) == {
             "charter_adopted": 1,
-            "round_opened": 2,
-            "contribution_accepted": 6,
-            "round_closed": 2,
-            "round_summed": 2,
+            "round_opened": 1,
+            "contribution_accepted": 3,
+            "round_closed": 1,
+            "round_summed": 1,
         }
         for receipt in receipts.values():
             check_receipt(
@@ -159,12 +149,15 @@ def test_kills_at_any_moment_lose_nothing_and_log_nothing_twice(
 def test_a_round_that_was_open_waits_anew_after_a_restart(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    charter = charter_of(federation, "reopened", rounds={"count": 1, "deadline_seconds": 5})
+    charter = charter_of(federation, "reopened", rounds=ONE_ROUND)
     server = AggregatorServer(federation, tmp_path, charter, addresses)
     with server as running:
         running.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
-    time.sleep(5.2)
-    # Its deadline has passed while the aggregator was away: nobody is shut out for that.
+    # As if the deadline had passed while the aggregator was away.
+    database = sqlite3.connect(server.root / "aggregator" / "rounds.sqlite3")
+    database.execute("UPDATE rounds SET deadline = 1")
+    database.commit()
+    database.close()
     with server as running:
         running.contribute(*HOSPITALS)
         running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
@@ -203,7 +196,6 @@ class _FaultyOnce(UnmaskerService):
         yield from super().UnmaskSum(request_iterator, context)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_custodians_own_fault_is_waited_out(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
@@ -231,14 +223,18 @@ def test_another_party_at_the_address_is_not_asked(
         running.party("large-1").wait_for_reason("waiting for custodian unmasker")
 
 
-class _Forger(DecryptorServicer):
-    """A decryptor that answers at once, with statements of its own making."""
+class _ForgingDecryptor(DecryptorService):
+    """Answers at once, for a sum that nobody sent."""
 
-    def __init__(self, federation: Federation, key: SigningKey, *, sum_digest: str | None) -> None:
-        self._federation = federation
-        self._key = key
-        self._sum_digest = sum_digest
-        self.charter = federation.charter
+    def __init__(self, state: StateDirectory, charter: Charter, key: SigningKey) -> None:
+        super().__init__(state)
+        self._forged = seal_decryptor_answer(
+            charter,
+            1,
+            masked_sum=np.zeros(charter.secure_sum.values, np.uint64),
+            sum_digest=digest(b"another sum"),
+            signing_key=key,
+        )
 
     def DecryptSum(  # noqa: N802
         self,
@@ -247,34 +243,51 @@ class _Forger(DecryptorServicer):
     ) -> Iterator[custodian_pb2.AnswerPart]:
         for _ in request_iterator:
             pass
-        answer = seal_decryptor_answer(
-            self.charter,
-            1,
-            masked_sum=np.zeros(self.charter.secure_sum.values, np.uint64),
-            sum_digest=self._sum_digest or "sha256:" + 64 * "0",
-            signing_key=self._key,
+        yield from answer_parts(self._forged)
+
+
+class _ForgingUnmasker(UnmaskerService):
+    """Answers for a cohort, but not for everybody that it was asked for."""
+
+    def __init__(self, state: StateDirectory, charter: Charter) -> None:
+        super().__init__(state)
+        self._charter = charter
+        self._key = state.signing_key()
+
+    def UnmaskSum(  # noqa: N802
+        self,
+        request_iterator: Iterator[custodian_pb2.UnmaskSumRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[custodian_pb2.AnswerPart]:
+        # The first message is the header.
+        envelopes = [request.contribution.manifest for request in request_iterator][1:]
+        manifests = [(item, open_manifest(self._charter, item)) for item in envelopes]
+        yield from answer_parts(
+            seal_unmasker_answer(
+                self._charter,
+                1,
+                mask_sum=np.zeros(self._charter.secure_sum.values, np.uint64),
+                manifests=[item for item in manifests if item[1].hospital != "small-1"],
+                signing_key=self._key,
+            )
         )
-        yield custodian_pb2.AnswerPart(header=header_of(answer))
-        for chunk in split(answer.body):
-            yield custodian_pb2.AnswerPart(body_chunk=chunk)
 
 
 @pytest.mark.parametrize(("own_key", "code"), [(False, "signature"), (True, "answer")])
-def test_an_answer_that_does_not_check_is_never_stored(
+def test_a_decryptors_answer_that_does_not_check_is_never_stored(
     federation: Federation,
     addresses: CustodianAddresses,
     tmp_path: Path,
     own_key: bool,
     code: str,
 ) -> None:
+    charter = charter_of(federation, f"forged-{code}", rounds=ONE_ROUND)
     state = federation.state(Role.DECRYPTOR)
     key = state.signing_key() if own_key else SigningKey.generate()
-    forger = _Forger(federation, key, sum_digest=None)
+    forger = _ForgingDecryptor(state, charter[0], key)
     server = start_server(
         state, ANY_PORT, register=lambda server: add_DecryptorServicer_to_server(forger, server)
     )
-    charter = charter_of(federation, f"forged-{code}", rounds=ONE_ROUND)
-    forger.charter = charter[0]
     there = CustodianAddresses(server.address, addresses.unmasker)
     with AggregatorServer(federation, tmp_path, charter, there) as running:
         running.contribute(*HOSPITALS)
@@ -283,13 +296,30 @@ def test_an_answer_that_does_not_check_is_never_stored(
         kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
         assert kinds == [*["manifest"] * 3, "unmasker-statement"]
     server.stop(0)
+    forger.close()
+
+
+def test_an_unmaskers_answer_for_another_set_is_never_stored(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "forged-set", rounds=ONE_ROUND)
+    state = federation.state(Role.UNMASKER)
+    forger = _ForgingUnmasker(state, charter[0])
+    server = start_server(
+        state, ANY_PORT, register=lambda server: add_UnmaskerServicer_to_server(forger, server)
+    )
+    there = CustodianAddresses(addresses.decryptor, server.address)
+    with AggregatorServer(federation, tmp_path, charter, there) as running:
+        running.contribute(*HOSPITALS)
+        running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
+        assert running.entries()[-1].round_failed.code == "answer"
+        kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
+        assert kinds == ["manifest"] * 3
+    server.stop(0)
 
 
 def test_a_damaged_ciphertext_stops_the_aggregator_rather_than_the_round(
-    federation: Federation,
-    custodians: tuple[Custodian, Custodian],
-    addresses: CustodianAddresses,
-    tmp_path: Path,
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
     charter = charter_of(federation, "damaged", rounds=ONE_ROUND)
     with AggregatorProcess(federation, tmp_path, charter, addresses) as running:
@@ -299,11 +329,10 @@ def test_a_damaged_ciphertext_stops_the_aggregator_rather_than_the_round(
         blobs[0].write_bytes(whole[:-1] + b"x")
         running.contribute("small-2")
         assert running.process.wait(timeout=20) == 1
-        # Mended, it goes on where it was.
-        blobs[0].write_bytes(whole)
-        running.close_channels()
-        running.start()
-        running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
+    # Mended, it goes on where it was.
+    blobs[0].write_bytes(whole)
+    with AggregatorServer(federation, tmp_path, charter, addresses) as again:
+        again.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
 
 
 def test_it_stops_at_once_while_it_is_watched_and_waiting(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_server.aggregator.rounds import (
     FINAL,
     TRANSITIONS,
@@ -11,8 +13,6 @@ from fedhelp_server.aggregator.rounds import (
     UnknownTransition,
     advance,
 )
-
-from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 
 KNOWN = {
     ("PENDING", "begin"): "OPEN",

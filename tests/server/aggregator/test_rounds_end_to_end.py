@@ -7,15 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedhelp_server.aggregator.custodians import CustodianAddresses
-
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.errors import PeerError
-from fedhelp_secure.evidence.log import log_origin
-from fedhelp_secure.evidence.receipts import check_receipt
-from fedhelp_secure.transport.client import PeerRefused
-from fedhelp_secure.transport.identity import Role
-from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from support.aggregator import (
     AggregatorProcess,
     AggregatorServer,
@@ -25,6 +16,15 @@ from support.aggregator import (
     weighted_sum,
 )
 from support.federation import Federation
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.errors import PeerError
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.transport.client import PeerRefused
+from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 HOSPITALS = ["large-1", "small-1", "small-2"]
 
@@ -66,11 +66,17 @@ def test_two_rounds_from_process_to_teacher(
     assert running.status == 0
 
 
-def test_a_hospital_that_drops_out_is_not_waited_for_beyond_the_deadline(
+def test_at_the_deadline_a_cohort_is_summed_and_less_than_one_fails(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    charter = charter_of(federation, "drop-out", rounds={"deadline_seconds": 5, "count": 1})
-    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+    # Two federations wait for their deadline at the same time.
+    (tmp_path / "short").mkdir()
+    drop_out = charter_of(federation, "drop-out", rounds={"deadline_seconds": 8, "count": 1})
+    no_cohort = charter_of(federation, "no-cohort", rounds={"deadline_seconds": 5, "count": 3})
+    with (
+        AggregatorServer(federation, tmp_path, drop_out, addresses) as running,
+        AggregatorServer(federation, tmp_path / "short", no_cohort, addresses) as short,
+    ):
         present = ["large-1", "small-2"]
         running.contribute(*present)
         running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
@@ -84,27 +90,22 @@ def test_a_hospital_that_drops_out_is_not_waited_for_beyond_the_deadline(
         rejected = running.entries()[-1].contribution_rejected
         assert (rejected.round, rejected.hospital) == (1, "small-1")
         assert rejected.code == "round-not-open"
+        _check_failed(short)
 
 
-def test_without_a_cohort_the_round_and_every_later_one_fail(
-    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
-) -> None:
-    charter = charter_of(federation, "no-cohort", rounds={"deadline_seconds": 5, "count": 3})
-    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
-        # Two contributions reach the minimum, but not that of the large group.
-        running.contribute("small-1", "small-2")
-        event = running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
-        assert event.reason.startswith("the deadline passed without a cohort")
-        running.party("large-1").wait_for(wire.ROUND_STATE_FAILED, 3)
-        failed = [entry.round_failed for entry in running.entries()[-3:]]
-        assert [(entry.round, entry.code) for entry in failed] == [
-            (1, "cohort"),
-            (2, "earlier-round-failed"),
-            (3, "earlier-round-failed"),
-        ]
-        with pytest.raises(PeerRefused) as refused:
-            running.party("small-1").open()
-        assert refused.value.code == "round-not-opened"
+def _check_failed(short: AggregatorServer) -> None:
+    event = short.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
+    assert event.reason.startswith("the deadline passed without a cohort")
+    short.party("large-1").wait_for(wire.ROUND_STATE_FAILED, 3)
+    failed = [entry.round_failed for entry in short.entries()[-3:]]
+    assert [(entry.round, entry.code) for entry in failed] == [
+        (1, "cohort"),
+        (2, "earlier-round-failed"),
+        (3, "earlier-round-failed"),
+    ]
+    with pytest.raises(PeerRefused) as refused:
+        short.party("small-1").open()
+    assert refused.value.code == "round-not-opened"
 
 
 def test_two_watchers_see_the_present_state_then_every_change(

@@ -9,6 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.aggregator import context_file
+from support.federation import Federation
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.secure_sum.ckks import PublicContext, SecretContext
+from fedhelp_secure.transport.identity import Role
 from fedhelp_server.aggregator.sum_worker import (
     ParseRefused,
     SumWorker,
@@ -17,13 +24,6 @@ from fedhelp_server.aggregator.sum_worker import (
     WorkerMisled,
     WorkerTooSlow,
 )
-
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter
-from fedhelp_secure.secure_sum.ckks import PublicContext, SecretContext
-from fedhelp_secure.transport.identity import Role
-from support.aggregator import context_file
-from support.federation import Federation
 
 
 @pytest.fixture(scope="module")

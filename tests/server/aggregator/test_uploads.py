@@ -12,17 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fedhelp_server.aggregator.book import MAXIMUM_LOGGED_REJECTIONS
-from fedhelp_server.aggregator.custodians import CustodianAddresses
-
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter
-from fedhelp_secure.errors import PeerError
-from fedhelp_secure.secure_sum.contribution import KIND, Contribution, open_manifest
-from fedhelp_secure.secure_sum.framing import _form
-from fedhelp_secure.transport.client import PeerRefused
-from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from support.aggregator import (
     AggregatorServer,
     Party,
@@ -32,6 +21,17 @@ from support.aggregator import (
     upload,
 )
 from support.federation import Federation, join
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import PeerError, UnavailablePeer
+from fedhelp_secure.secure_sum.contribution import KIND, Contribution, open_manifest
+from fedhelp_secure.secure_sum.framing import _form
+from fedhelp_secure.transport.client import PeerRefused
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_server.aggregator.book import MAXIMUM_LOGGED_REJECTIONS
+from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 Messages = Iterator[wire.ContributeRequest]
 
@@ -191,6 +191,15 @@ BAD_INPUTS: list[tuple[Callable[[AggregatorServer, Contribution], Messages], str
     (_anothers_manifest, "manifest", 1),
 ]
 
+AFTER_THE_HEADER = {
+    _too_long,
+    _truncated,
+    _random_bytes,
+    _random_bytes_in_a_good_frame,
+    _other_bytes_than_the_manifest_says,
+}
+"""Everything else is refused before any ciphertext is taken."""
+
 
 @pytest.mark.parametrize(
     ("messages", "code", "logged_round"), BAD_INPUTS, ids=[case[0].__name__ for case in BAD_INPUTS]
@@ -209,6 +218,7 @@ def test_bad_input_is_refused_logged_and_changes_nothing(
     (new,) = running.entries()[len(before) :]
     rejected = new.contribution_rejected
     assert (rejected.hospital, rejected.round, rejected.code) == ("large-1", logged_round, code)
+    assert bool(rejected.ciphertext_digest) == (messages in AFTER_THE_HEADER)
     assert next(running.party("large-1").watch()).contributions == 0
     blobs = running.root / "aggregator" / "blobs"
     assert [file for file in blobs.rglob("*") if file.is_file()] == []
@@ -252,12 +262,12 @@ def test_only_hospitals_contribute(running: AggregatorServer, role: Role) -> Non
 def test_same_bytes_same_receipt_other_bytes_conflict(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    with AggregatorServer(federation, tmp_path, charter_of(federation, "twice"), addresses) as running:
+    with AggregatorServer(
+        federation, tmp_path, charter_of(federation, "twice"), addresses
+    ) as running:
         party = running.party("small-1")
         party.wait_for(wire.ROUND_STATE_OPEN)
-        first, second = (
-            contribution_of(federation, running.charter, "small-1") for _ in range(2)
-        )
+        first, second = (contribution_of(federation, running.charter, "small-1") for _ in range(2))
         receipt = party.contribute(first)
         running.contribute("small-2")
         assert party.contribute(first) == receipt
@@ -280,7 +290,9 @@ def test_same_bytes_same_receipt_other_bytes_conflict(
 def test_racing_uploads_of_one_hospital_give_one_contribution(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    with AggregatorServer(federation, tmp_path, charter_of(federation, "race"), addresses) as running:
+    with AggregatorServer(
+        federation, tmp_path, charter_of(federation, "race"), addresses
+    ) as running:
         party = running.party("small-1")
         party.wait_for(wire.ROUND_STATE_OPEN)
         rivals = [contribution_of(federation, running.charter, "small-1") for _ in range(2)]
@@ -299,14 +311,18 @@ def test_racing_uploads_of_one_hospital_give_one_contribution(
         for thread in threads:
             thread.join(20)
         assert sorted(outcomes) == ["accepted", "contribution-conflict"]
-        blobs = [file for file in (running.root / "aggregator" / "blobs").iterdir() if file.is_file()]
+        blobs = [
+            file for file in (running.root / "aggregator" / "blobs").iterdir() if file.is_file()
+        ]
         assert len(blobs) == 1
 
 
 def test_rejections_cannot_fill_the_log(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    with AggregatorServer(federation, tmp_path, charter_of(federation, "flood"), addresses) as running:
+    with AggregatorServer(
+        federation, tmp_path, charter_of(federation, "flood"), addresses
+    ) as running:
         party = running.party("small-1")
         party.wait_for(wire.ROUND_STATE_OPEN)
         for _ in range(MAXIMUM_LOGGED_REJECTIONS + 3):
@@ -336,6 +352,21 @@ def test_a_worker_that_dies_rejects_its_contribution_alone(
         assert rejected.ciphertext_digest == digest(good.ciphertext)
         # The server is unharmed, and the next worker takes the same bytes.
         party.contribute(good)
+
+
+def test_a_worker_that_an_operator_ends_rejects_nothing(
+    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
+) -> None:
+    charter = charter_of(federation, "interrupted")
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        party = running.party("small-1")
+        party.wait_for(wire.ROUND_STATE_OPEN)
+        killer = threading.Thread(target=_kill_next_worker, args=(signal.SIGTERM,))
+        killer.start()
+        with pytest.raises(UnavailablePeer, match="again"):
+            party.contribute(contribution_of(federation, running.charter, "small-1"))
+        killer.join(10)
+        assert events_of(running.entries()) == ["charter_adopted", "round_opened"]
 
 
 def _kill_next_worker(way: signal.Signals) -> None:
