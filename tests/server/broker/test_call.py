@@ -1,0 +1,348 @@
+"""The one call against a real HTTPS server: what leaves, what may come back, what is kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from support.broker import (
+    COUNT,
+    BrokerWorld,
+    Exchange,
+    closed_port,
+    embeddings_of_server,
+    inference_response,
+    wait_until,
+)
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter, CharterRefused, parse_charter
+from fedhelp_secure.foundation_model import idempotency_key, open_answer, open_record
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker.call import (
+    MAXIMUM_IMAGES,
+    CallIndeterminate,
+    CallSpent,
+    ProxySetRefused,
+)
+from fedhelp_server.broker.endpoint import (
+    AuthoritiesUnreadable,
+    CallNotSent,
+    EgressRefused,
+    FoundationModelEndpoint,
+    Limits,
+    check_destination,
+)
+from fedhelp_server.broker.protocol import build_request
+from fedhelp_server.broker.states import CallState
+from fedhelp_server.foundation_model.certificate import make_certificate
+
+WHO = Identity("testfed", Role.HOSPITAL, "small-1")
+
+
+def charter_with_url(charter: Charter, url: str) -> Charter:
+    document = charter.document()
+    document["foundation_model"]["url"] = url
+    return parse_charter(document)
+
+
+def test_the_answer_and_its_record_are_kept_and_given_again(
+    world: BrokerWorld, tmp_path: Path
+) -> None:
+    charter = world.federation.charter
+    concluded: list[None] = []
+    call = world.one_call(tmp_path, concluded=lambda: concluded.append(None))
+    first = call.answer(WHO)
+    again = call.answer(Identity("testfed", Role.HOSPITAL, "large-1"))
+    restarted = world.one_call(tmp_path).answer(WHO)
+    assert first == again == restarted
+    assert len(world.server.requests) == 1
+    assert concluded == [None]
+    embeddings, record = open_answer(charter, record=first.record, body=first.body)
+    np.testing.assert_array_equal(embeddings, embeddings_of_server())
+    assert record.requested_by == WHO.uri
+    assert record.host == world.server.url.removeprefix("https://")
+    assert record.request_digest == digest(build_request(world.public_set.images))
+    assert record.answer_digest == digest(first.body)
+    assert record.earlier == ()
+
+
+def test_the_request_goes_to_the_model_with_its_idempotency_key(
+    world: BrokerWorld, tmp_path: Path
+) -> None:
+    world.one_call(tmp_path).answer(WHO)
+    [request] = world.server.requests
+    assert request.path == "/v2/models/dinov2-small/infer"
+    assert request.body == build_request(world.public_set.images)
+    key = idempotency_key(world.federation.charter)
+    assert request.headers["Idempotency-Key"] == f'"{key}"'
+    assert "Cookie" not in request.headers
+    assert "Authorization" not in request.headers
+
+
+def test_the_intent_is_durable_before_anything_is_sent(world: BrokerWorld, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def look(exchange: Exchange) -> None:
+        seen.append(sorted(path.name for path in world.calls_directory(tmp_path).iterdir()))
+        exchange.reply(inference_response())
+
+    world.server.act = look
+    world.one_call(tmp_path).answer(WHO)
+    assert seen == [["0001-intent.json"]]
+
+
+def test_concurrent_requests_make_one_call(world: BrokerWorld, tmp_path: Path) -> None:
+    def slowly(exchange: Exchange) -> None:
+        time.sleep(0.3)
+        exchange.reply(inference_response())
+
+    world.server.act = slowly
+    call = world.one_call(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: call.answer(WHO), range(8)))
+    assert len(set(answers)) == 1
+    assert len(world.server.requests) == 1
+
+
+def redirect(exchange: Exchange) -> None:
+    exchange.reply(b"", status=307, headers={"Location": f"{exchange.path}?again"})
+
+
+def redirect_without_location(exchange: Exchange) -> None:
+    exchange.reply(inference_response(), status=302)
+
+
+def compressed(exchange: Exchange) -> None:
+    exchange.reply(b"\x1f\x8b\x08", headers={"Content-Encoding": "gzip"})
+
+
+def oversized(exchange: Exchange) -> None:
+    exchange.reply(b" " * 200_000 + inference_response())
+
+
+def endless(exchange: Exchange) -> None:
+    exchange.handler.send_response(200)
+    exchange.handler.end_headers()  # no length: as long as the connection lasts
+    while True:
+        exchange.handler.wfile.write(b" " * 65536)
+
+
+HOSTILE: list[tuple[Callable[[Exchange], None], str]] = [
+    (redirect, "redirect"),
+    (redirect_without_location, "redirect"),
+    (compressed, "answer-encoding"),
+    (oversized, "answer-size"),
+    (endless, "answer-size"),
+    (lambda exchange: exchange.reply(b"not json"), "answer-form"),
+    (lambda exchange: exchange.reply(inference_response(), status=500), "status-500"),
+    (lambda exchange: exchange.reply(inference_response(), status=201), "status-201"),
+    (lambda exchange: exchange.reply(inference_response(shape=[COUNT, 384])), "answer-shape"),
+    (lambda exchange: exchange.reply(inference_response(datatype="FP64")), "answer-form"),
+    (
+        lambda exchange: exchange.reply(inference_response(data=[float("nan")] * COUNT * 768)),
+        "answer-form",
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "reason"), HOSTILE)
+def test_a_hostile_answer_is_recorded_and_not_kept(
+    world: BrokerWorld, tmp_path: Path, act: Callable[[Exchange], None], reason: str
+) -> None:
+    world.server.act = act
+    concluded: list[None] = []
+    limits = Limits(seconds=10, answer_bytes=150_000)
+    call = world.one_call(
+        tmp_path, endpoint=world.endpoint(limits), concluded=lambda: concluded.append(None)
+    )
+    for _ in range(2):
+        with pytest.raises(CallSpent, match=reason):
+            call.answer(WHO)
+    assert len(world.server.requests) == 1
+    assert concluded == [None]
+    assert not list(world.calls_directory(tmp_path).glob("*.npy"))
+    journal = world.journal(tmp_path)
+    assert journal.state is CallState.REFUSED
+    assert journal.final_record is not None
+    key = world.federation.state(Role.BROKER).signing_key().public
+    record = open_record(journal.final_record, key)
+    assert (record.outcome, record.reason, record.answer_digest) == ("refused", reason, None)
+
+
+def cut_short(exchange: Exchange) -> None:
+    exchange.reply(inference_response()[:1000], length=5000)
+    exchange.handler.close_connection = True
+
+
+def hang_up(exchange: Exchange) -> None:
+    exchange.handler.close_connection = True
+
+
+def drip(exchange: Exchange) -> None:
+    """One byte now and then: each read succeeds, the whole never ends."""
+    exchange.handler.send_response(200)
+    exchange.handler.send_header("Content-Length", "1000")
+    exchange.handler.end_headers()
+    for _ in range(100):
+        exchange.handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"), [(cut_short, "connection"), (hang_up, "connection"), (drip, "timeout")]
+)
+def test_a_lost_call_is_indeterminate_and_not_repeated(
+    world: BrokerWorld, tmp_path: Path, act: Callable[[Exchange], None], reason: str
+) -> None:
+    world.server.act = act
+    concluded: list[None] = []
+    call = world.one_call(
+        tmp_path,
+        endpoint=world.endpoint(Limits(seconds=1.0)),
+        concluded=lambda: concluded.append(None),
+    )
+    for _ in range(2):
+        with pytest.raises(CallIndeterminate, match="fedhelp broker resolve"):
+            call.answer(WHO)
+    assert len(world.server.requests) == 1
+    journal = world.journal(tmp_path)
+    assert journal.state is CallState.INDETERMINATE
+    assert journal.last_record().reason == reason
+    assert journal.final_record is None  # nothing to submit before the operator has spoken
+
+
+def test_a_call_that_never_connected_may_be_made_later(world: BrokerWorld, tmp_path: Path) -> None:
+    # Its certificate is not the pinned one, so the handshake fails before anything is sent.
+    other, _ = make_certificate(tmp_path / "other")
+    endpoint = FoundationModelEndpoint(world.federation.charter, ca=other)
+    with pytest.raises(CallNotSent, match="--ca"):
+        world.one_call(tmp_path, endpoint=endpoint).answer(WHO)
+    assert world.server.requests == []
+    assert list(world.calls_directory(tmp_path).iterdir()) == []
+    world.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == 1
+
+
+def test_nobody_listening_is_not_a_call(world: BrokerWorld) -> None:
+    url = f"https://127.0.0.1:{closed_port()}"
+    charter = charter_with_url(world.federation.charter, url)
+    endpoint = FoundationModelEndpoint(charter, ca=world.server.certificate)
+    with pytest.raises(CallNotSent):
+        endpoint.infer(b"{}", idempotency_key="0" * 64)
+
+
+def test_a_server_with_a_certificate_for_another_host_gets_nothing(world: BrokerWorld) -> None:
+    # 127.0.0.2 is this machine too, but the pinned certificate does not name it.
+    url = world.server.url.replace("127.0.0.1", "127.0.0.2")
+    charter = charter_with_url(world.federation.charter, url)
+    endpoint = FoundationModelEndpoint(charter, ca=world.server.certificate)
+    with pytest.raises(CallNotSent):
+        endpoint.infer(b"{}", idempotency_key="0" * 64)
+    assert world.server.requests == []
+
+
+def test_the_environment_cannot_put_a_proxy_between(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    world.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == 1
+
+
+def test_closing_ends_a_running_call_as_indeterminate(world: BrokerWorld, tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def hold(_: Exchange) -> None:
+        release.wait(10)
+
+    world.server.act = hold
+    endpoint = world.endpoint()
+    call = world.one_call(tmp_path, endpoint=endpoint)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(call.answer, WHO)
+        wait_until(lambda: world.server.requests)
+        endpoint.close()
+        with pytest.raises(CallIndeterminate):
+            waiting.result(timeout=5)
+    release.set()
+    assert world.journal(tmp_path).last_record().reason == "stopped"
+
+
+def test_a_closed_endpoint_sends_nothing(world: BrokerWorld, tmp_path: Path) -> None:
+    endpoint = world.endpoint()
+    call = world.one_call(tmp_path, endpoint=endpoint)
+    endpoint.close()
+    with pytest.raises(CallNotSent):
+        call.answer(WHO)
+    assert world.server.connections == []
+    assert world.journal(tmp_path).state is CallState.READY
+
+
+def test_other_images_than_the_charters_never_leave(world: BrokerWorld, tmp_path: Path) -> None:
+    private = world.public_set.images.copy()
+    private[3, 10, 10] ^= 1
+    with pytest.raises(ProxySetRefused, match="not the charter's"):
+        world.one_call(tmp_path, images=private)
+    private[3, 10, 10] ^= 1
+    call = world.one_call(tmp_path, images=private)
+    private[3, 10, 10] ^= 1  # changed after the start
+    with pytest.raises(ProxySetRefused, match="not the charter's"):
+        call.answer(WHO)
+    assert world.server.connections == []
+    assert world.journal(tmp_path).state is CallState.READY
+
+
+def test_the_largest_call_fits_the_answers_limit() -> None:
+    longest = len("-1.1754943508222875e-38,")
+    assert MAXIMUM_IMAGES * 768 * longest <= 64 * 1024 * 1024
+    assert MAXIMUM_IMAGES >= 1000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9000/v2",
+        "https://127.0.0.1:9001/v2",
+        "https://127.0.0.1/v2",
+        "https://localhost:9000/v2",
+        "https://evil.example:9000/v2",
+        "https://user@127.0.0.1:9000/v2",
+        "https://127.0.0.1.evil.example:9000/v2",
+    ],
+)
+def test_another_destination_is_stopped(world: BrokerWorld, url: str) -> None:
+    charter = charter_with_url(world.federation.charter, "https://127.0.0.1:9000/base")
+    check_destination(httpx.URL("https://127.0.0.1:9000/base/v2/models/m/infer"), charter)
+    with pytest.raises(EgressRefused):
+        check_destination(httpx.URL(url), charter)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://user@host", "ftp://host"])
+def test_a_charter_with_another_url_is_refused(world: BrokerWorld, url: str) -> None:
+    with pytest.raises(CharterRefused, match="foundation_model"):
+        charter_with_url(world.federation.charter, url)
+
+
+@pytest.mark.parametrize("url", ["https://host:99999", "https://host:port", "https://["])
+def test_a_charter_whose_url_is_none_stops_the_broker(world: BrokerWorld, url: str) -> None:
+    charter = charter_with_url(world.federation.charter, url)
+    with pytest.raises((EgressRefused, CharterRefused)):
+        FoundationModelEndpoint(charter, ca=world.server.certificate)
+
+
+def test_authorities_that_are_none_are_refused(world: BrokerWorld, tmp_path: Path) -> None:
+    empty = tmp_path / "ca.pem"
+    empty.write_text("nothing")
+    for path in (empty, tmp_path / "absent.pem"):
+        with pytest.raises(AuthoritiesUnreadable, match="--ca"):
+            FoundationModelEndpoint(world.federation.charter, ca=path)

@@ -1,0 +1,310 @@
+"""A recording foundation model over real HTTPS, and everything a broker needs to call it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from support.federation import Federation, make_federation
+
+from fedhelp_secure.foundation_model import EMBEDDING_WIDTH, fetch_answer, idempotency_key
+from fedhelp_secure.public_set import PublicSet, fit_projection, proxy_digest
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker.call import OneCall
+from fedhelp_server.broker.endpoint import FoundationModelEndpoint, Limits
+from fedhelp_server.broker.journal import Journal
+from fedhelp_server.foundation_model.certificate import make_certificate
+
+COUNT = 6
+MODEL = "dinov2-small"
+
+
+def embeddings_of_server() -> NDArray[np.float32]:
+    """What the recording server answers with unless told otherwise."""
+    numbers = np.arange(COUNT * EMBEDDING_WIDTH, dtype=np.float32)
+    return (numbers.reshape(COUNT, EMBEDDING_WIDTH) % 17 + 0.125).astype(np.float32)
+
+
+def inference_response(**changes: object) -> bytes:
+    """A valid Open Inference Protocol answer; ``changes`` replace fields of its one output."""
+    embeddings = embeddings_of_server()
+    output: dict[str, Any] = {
+        "name": "embeddings",
+        "datatype": "FP32",
+        "shape": list(embeddings.shape),
+        "data": embeddings.ravel().tolist(),
+    }
+    return json.dumps({"model_name": MODEL, "id": "1", "outputs": [output | changes]}).encode()
+
+
+Act = Callable[["Exchange"], None]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request, and the means to answer it."""
+
+    handler: http.server.BaseHTTPRequestHandler
+    headers: dict[str, str]
+    path: str
+    body: bytes
+
+    def reply(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        length: int | None = None,
+    ) -> None:
+        self.handler.send_response(status)
+        self.handler.send_header("Content-Type", "application/json")
+        self.handler.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in (headers or {}).items():
+            self.handler.send_header(name, value)
+        self.handler.end_headers()
+        self.handler.wfile.write(body)
+
+
+def answer_well(exchange: Exchange) -> None:
+    exchange.reply(inference_response())
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    context: ssl.SSLContext
+    owner: RecordingServer
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """In the connection's own thread: the handshake, then the request."""
+        self.owner.connections.append(None)
+        self.owner.gate.wait()
+        try:
+            with self.context.wrap_socket(request, server_side=True) as secure:
+                super().finish_request(secure, client_address)
+        except OSError:
+            return  # the other side went away, or did not trust us
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        return
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        exchange = Exchange(self, dict(self.headers.items()), self.path, body)
+        self.server.owner.requests.append(exchange)
+        self.server.owner.act(exchange)
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+class RecordingServer:
+    """HTTPS on 127.0.0.1; keeps every request; ``act`` answers; ``gate`` holds handshakes back."""
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate, key = make_certificate(directory)
+        self.requests: list[Exchange] = []
+        self.connections: list[None] = []
+        self.act: Act = answer_well
+        self.gate = threading.Event()
+        self.gate.set()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, key)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.context = context
+        self._server.owner = self
+        self.url = f"https://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def reset(self) -> None:
+        self.requests.clear()
+        self.connections.clear()
+        self.act = answer_well
+        self.gate.set()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.01)
+
+
+def make_public_set() -> PublicSet:
+    """COUNT grey images of 24 x 32 with a projection to the tiny charter's 4 dimensions."""
+    ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    images = np.stack([(ramp * (index + 1)) % 251 for index in range(COUNT)]).astype(np.uint8)
+    embeddings = images.reshape(COUNT, 1, -1)[:, :, :60].astype(np.float32)
+    projection = fit_projection(embeddings, 4)
+    return PublicSet(images, projection.apply(embeddings), projection)
+
+
+@dataclass
+class BrokerWorld:
+    """A federation whose charter points to a recording server, and its public set."""
+
+    server: RecordingServer
+    federation: Federation
+    public_set: PublicSet
+    public_set_file: Path
+
+    @property
+    def identity(self) -> Identity:
+        return self.federation.state(Role.BROKER).identity
+
+    def broker_state(self, directory: Path) -> Path:
+        """A broker state directory of its own, in which nothing has happened."""
+        target = directory / "broker"
+        if not target.exists():
+            shutil.copytree(self.federation.state(Role.BROKER).root, target)
+        return target
+
+    def calls_directory(self, directory: Path) -> Path:
+        """Where that broker keeps the charter's call."""
+        name = idempotency_key(self.federation.charter)
+        path = self.broker_state(directory) / "broker" / "calls" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def journal(self, directory: Path) -> Journal:
+        key = self.federation.state(Role.BROKER).signing_key().public
+        return Journal(self.calls_directory(directory), key)
+
+    def endpoint(self, limits: Limits | None = None) -> FoundationModelEndpoint:
+        charter = self.federation.charter
+        return FoundationModelEndpoint(charter, ca=self.server.certificate, limits=limits)
+
+    def one_call(
+        self,
+        directory: Path,
+        *,
+        endpoint: FoundationModelEndpoint | None = None,
+        images: NDArray[np.uint8] | None = None,
+        concluded: Callable[[], None] = lambda: None,
+    ) -> OneCall:
+        charter = self.federation.charter
+        return OneCall(
+            charter,
+            self.public_set.images if images is None else images,
+            journal=self.journal(directory),
+            key=self.federation.state(Role.BROKER).signing_key(),
+            endpoint=endpoint or self.endpoint(),
+            concluded=concluded,
+        )
+
+    def fetch(self, address: str, hospital: str = "small-1") -> tuple[NDArray[np.float32], bytes]:
+        return fetch_answer(
+            self.federation.state(hospital),
+            address,
+            self.federation.charter,
+            self.identity,
+            timeout_seconds=30,
+        )
+
+
+def make_world(root: Path, server: RecordingServer, *, url: str | None = None) -> BrokerWorld:
+    public_set = make_public_set()
+    path = root / "public-set.npz"
+    public_set.save(path)
+    count, height, width = public_set.images.shape
+    federation = make_federation(
+        root / "federation",
+        large=1,
+        small=2,
+        proxy={
+            "digest": proxy_digest(public_set.images),
+            "count": count,
+            "height": height,
+            "width": width,
+            "public_set_digest": public_set.digest,
+        },
+        foundation_model={"url": url or server.url},
+    )
+    return BrokerWorld(server, federation, public_set, path)
+
+
+class BrokerProcess:
+    """``fedhelp broker run`` with a state of its own; `kill` is ``kill -9``."""
+
+    def __init__(
+        self, world: BrokerWorld, directory: Path, *, dies: str = "", aggregator: str | None = None
+    ) -> None:
+        """``dies``: Python that makes the process kill itself at a step, run before the command."""
+        self.log = directory / "broker.log"
+        ready = directory / "ready"
+        ready.unlink(missing_ok=True)
+        arguments = [
+            *("broker", "run", "--state", str(world.broker_state(directory))),
+            *("--charter", str(world.federation.charter_file())),
+            *("--public-set", str(world.public_set_file), "--listen", "127.0.0.1:0"),
+            *("--ca", str(world.server.certificate), "--ready-file", str(ready)),
+        ]
+        if aggregator is not None:
+            arguments += ["--aggregator", aggregator]
+        code = f"{dies}\nfrom fedhelp_secure.cli import main\nmain()"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments], stdout=log, stderr=log
+            )
+        wait_until(lambda: ready.exists() or self.process.poll() is not None, 30)
+        assert ready.exists(), self.log.read_text()
+        self.address = ready.read_text().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+
+def fedhelp(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``fedhelp ARGUMENTS`` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedhelp_secure", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def closed_port() -> int:
+    """A port on 127.0.0.1 where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
