@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedhelp_secure.charter import Charter, Group
 from fedhelp_secure.evidence import layout
@@ -17,7 +17,11 @@ from fedhelp_secure.evidence.verify_ledgers import Losses
 from fedhelp_secure.evidence.verify_log import Record
 from fedhelp_secure.evidence.verify_rounds import Rounds
 
-_Number = Annotated[Decimal, Field(ge=0)] | Annotated[int, Field(ge=0)]
+_Number = Annotated[
+    Decimal,
+    Field(ge=0),
+    BeforeValidator(lambda value: Decimal(value) if type(value) is int else value),
+]
 """A JSON number as it is written: no binary rounding stands between report and comparison."""
 
 
@@ -69,9 +73,7 @@ def read_claims(data: bytes) -> ReportClaims:
         return ReportClaims.model_validate(document)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the document"
-        raise BundleRefused(
-            f"report/report.json does not have what it must at {where!a}."
-        ) from error
+        raise BundleRefused(f"report/report.json does not have what it must at {where}.") from error
 
 
 def check_report(

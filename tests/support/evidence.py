@@ -9,7 +9,6 @@ it with the aggregator's key.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,16 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
-from fedhelp_secure.evidence.checkpoint import open_checkpoint
-from fedhelp_secure.evidence.log import EvidenceLog, log_origin
+from fedhelp_secure.evidence.checkpoint import Checkpoint, sign_checkpoint
+from fedhelp_secure.evidence.entries import serialise_entry
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.merkle import MerkleTree
+from fedhelp_secure.foundation_model import (
+    EMBEDDING_WIDTH,
+    CallRecord,
+    host_of,
+    idempotency_key,
+)
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
@@ -35,6 +42,7 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
     CharterAdopted,
     ContributionAccepted,
     LogEntry,
+    Receipt,
     RoundClosed,
     RoundOpened,
     RoundSummed,
@@ -74,46 +82,44 @@ class Story:
 
     def of(self, event: str, round_number: int | None = None) -> list[Any]:
         """The events of one kind (of one round), which may be changed in place."""
-        events = [getattr(entry, event) for entry in self.entries if entry.WhichOneof("event") == event]
+        events = [
+            getattr(entry, event) for entry in self.entries if entry.WhichOneof("event") == event
+        ]
         return [one for one in events if round_number is None or one.round == round_number]
 
     def index(self, event: str, place: int = 0) -> int:
         """Index in the log of the ``place``-th entry of one kind."""
-        return [at for at, entry in enumerate(self.entries) if entry.WhichOneof("event") == event][place]
+        return [at for at, entry in enumerate(self.entries) if entry.WhichOneof("event") == event][
+            place
+        ]
 
     def write(self, out: Path) -> Path:
         """The bundle, its report citing the whole log unless it cites one already, signed."""
-        files = dict(self._files(out.with_name(out.name + ".log")))
+        files = dict(self._files())
         for path, data in files.items():
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (out / path).write_bytes(data)
         sign_index(out, self.federation.state(Role.AUDITOR))
         return out
 
-    def _files(self, scratch: Path) -> Iterator[tuple[str, bytes]]:
-        aggregator = self.federation.state(Role.AGGREGATOR)
-        origin = log_origin(self.charter)
-        made: dict[tuple[str, int], bytes] = {}
-        with EvidenceLog.open(scratch, origin=origin, signing_key=aggregator.signing_key()) as log:
-            lines = []
-            for entry in self.entries:
-                index = log.append(entry)
-                lines.append(layout.entry_line(index, log.entry(index)))
-                if entry.HasField("contribution_accepted"):
-                    event = entry.contribution_accepted
-                    receipt = log.receipt(index).SerializeToString(deterministic=True)
-                    made[event.hospital, event.round] = receipt
-            note = log.checkpoint()
-        shutil.rmtree(scratch)
+    def _files(self) -> Iterator[tuple[str, bytes]]:
+        leaves = [serialise_entry(entry) for entry in self.entries]
+        tree = MerkleTree(leaves)
         if self.receipts is None:
-            self.receipts = made
-        head = open_checkpoint(note, origin=origin, key=aggregator.signing_key().public)
-        report = {"log": {"size": head.size, "root": head.root.hex()}} | self.report
+            self.receipts = {
+                (entry.contribution_accepted.hospital, entry.contribution_accepted.round): (
+                    self._receipt(tree, leaves, index)
+                )
+                for index, entry in enumerate(self.entries)
+                if entry.HasField("contribution_accepted")
+            }
+        report = {"log": {"size": tree.size, "root": tree.root().hex()}} | self.report
         yield layout.CHARTER, self.federation.charter_envelope
         key = self.federation.governance_key.public
         yield layout.GOVERNANCE_KEY, f"{key.to_base64()}\n".encode()
+        lines = [layout.entry_line(index, leaf) for index, leaf in enumerate(leaves)]
         yield layout.ENTRIES, b"".join(lines)
-        yield layout.CHECKPOINT, note
+        yield layout.CHECKPOINT, self._checkpoint(tree, tree.size)
         for envelope in self.objects:
             yield layout.object_path(digest(envelope)), envelope
         for name, ledger in self.ledgers.items():
@@ -122,6 +128,20 @@ class Story:
             yield layout.receipt_path(name, number), receipt
         yield layout.REPORT_JSON, json.dumps(report, indent=2).encode()
         yield layout.REPORT_HTML, b"<!doctype html>"
+
+    def _checkpoint(self, tree: MerkleTree, size: int) -> bytes:
+        head = Checkpoint(log_origin(self.charter), size, tree.root(size))
+        return sign_checkpoint(head, self.federation.state(Role.AGGREGATOR).signing_key())
+
+    def _receipt(self, tree: MerkleTree, leaves: list[bytes], index: int) -> bytes:
+        """As the log gives it at once: under the checkpoint that the entry made."""
+        receipt = Receipt(
+            entry=leaves[index],
+            index=index,
+            path=tree.inclusion_proof(index, index + 1),
+            checkpoint=self._checkpoint(tree, index + 1),
+        )
+        return receipt.SerializeToString(deterministic=True)
 
 
 def tell(federation: Federation, scratch: Path) -> Story:
@@ -148,7 +168,7 @@ def tell(federation: Federation, scratch: Path) -> Story:
     for name, ledger in ledgers.items():
         ledger.export(scratch / f"{name}.jsonl")
         story.ledgers[name] = (scratch / f"{name}.jsonl").read_bytes()
-    story.report = _report(charter, ledgers)
+    story.report = report_of(charter, ledgers)
     return story
 
 
@@ -203,7 +223,8 @@ def _round(
     story.add(LogEntry(round_summed=summed))
 
 
-def _report(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
+def report_of(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
+    """What a report must say, and a little more."""
     spent = {name: ledger.spent(charter) for name, ledger in ledgers.items()}
     return {
         "task": charter.task,
@@ -250,7 +271,25 @@ def submit(
 
 def call_record(charter: Charter) -> dict[str, Any]:
     """What the broker signs about its one call."""
-    return {"charter": charter.digest, "proxy_digest": charter.proxy.digest}
+    record = CallRecord(
+        charter=charter.digest,
+        purpose=charter.foundation_model.purpose,
+        proxy_digest=charter.proxy.digest,
+        host=host_of(charter),
+        model=charter.foundation_model.model,
+        requested_by=f"spiffe://{charter.federation}/hospital/small-1",
+        called_at="2026-01-01T00:00:00Z",
+        recorded_at="2026-01-01T00:00:01Z",
+        seconds=0.5,
+        request_digest=digest(b"request"),
+        answer_digest=digest(b"answer"),
+        answer_shape=(charter.proxy.count, EMBEDDING_WIDTH),
+        outcome="answered",
+        reason="",
+        idempotency_key=idempotency_key(charter),
+        earlier=(),
+    )
+    return record.model_dump(mode="json")
 
 
 def public_context(federation: Federation) -> PublicContext:

@@ -176,27 +176,33 @@ def no_contribution(story: Story) -> None:
 def contribution_left_out(story: Story) -> None:
     event = story.of("contribution_accepted", 2)[-1]
     forget(story, event.manifest_digest)
-    del story.entries[story.index("contribution_accepted", 5)]
+    del story.entries[story.index("contribution_accepted", 7)]
 
 
 def contribution_left_out_and_closed_so(story: Story) -> None:
     contribution_left_out(story)
-    story.of("round_closed", 2)[0].hospitals[:] = ["large-1", "small-1"]
+    story.of("round_closed", 2)[0].hospitals[:] = ["large-1", "small-1", "small-2"]
 
 
 def below_the_cohort(story: Story) -> None:
     contribution_left_out(story)
     forget(story, story.of("contribution_accepted", 2)[-1].manifest_digest)
-    del story.entries[story.index("contribution_accepted", 4)]
-    story.of("round_closed", 2)[0].hospitals[:] = ["large-1"]
+    del story.entries[story.index("contribution_accepted", 6)]
+    story.of("round_closed", 2)[0].hospitals[:] = ["large-1", "small-1"]
 
 
 def closed_over_fewer(story: Story) -> None:
-    story.of("round_closed", 1)[0].hospitals[:] = ["large-1", "small-1"]
+    story.of("round_closed", 1)[0].hospitals[:] = ["large-1", "small-1", "small-2"]
 
 
 def closed_over_a_double(story: Story) -> None:
-    story.of("round_closed", 1)[0].hospitals[:] = ["large-1", "small-1", "small-1", "small-2"]
+    story.of("round_closed", 1)[0].hospitals[:] = [
+        "large-1",
+        "small-1",
+        "small-1",
+        "small-2",
+        "small-3",
+    ]
 
 
 def closed_over_a_stranger(story: Story) -> None:
@@ -204,7 +210,7 @@ def closed_over_a_stranger(story: Story) -> None:
 
 
 def closed_in_disorder(story: Story) -> None:
-    story.of("round_closed", 1)[0].hospitals[:] = ["small-1", "large-1", "small-2"]
+    story.of("round_closed", 1)[0].hospitals[:] = ["small-1", "large-1", "small-2", "small-3"]
 
 
 def closed_over_nobody(story: Story) -> None:
@@ -439,7 +445,12 @@ def test_a_rejection_in_the_log_is_no_fault(story: Story, tmp_path: Path) -> Non
 
 
 def test_two_calls_are_one_too_many(story: Story, tmp_path: Path) -> None:
-    submit(story, Role.BROKER, "foundation-model-call", call_record(story.charter) | {"n": 2})
+    submit(
+        story,
+        Role.BROKER,
+        "foundation-model-call",
+        call_record(story.charter) | {"reason": "again"},
+    )
     failed = failure(story, tmp_path)
     assert failed.title == "foundation model"
     assert "2 calls" in str(failed)
@@ -447,10 +458,18 @@ def test_two_calls_are_one_too_many(story: Story, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"charter": OTHER}, "another charter"), ({"proxy_digest": OTHER}, "other images")],
+    [
+        ({"charter": OTHER}, "charter"),
+        ({"proxy_digest": OTHER}, "proxy_digest"),
+        ({"purpose": "patients"}, "purpose"),
+        ({"model": "other"}, "model"),
+        ({"host": "127.0.0.1:9001"}, "host"),
+        ({"outcome": "indeterminate"}, "no final outcome"),
+        ({"more": 1}, "form"),
+    ],
 )
 def test_a_call_about_something_else_is_refused(
-    story: Story, tmp_path: Path, change: dict[str, str], reason: str
+    story: Story, tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     statement = story.of("statement_submitted")[0]
     key = key_of(story, Role.BROKER)

@@ -1,0 +1,287 @@
+"""Exporting from a real aggregator over mTLS, signing, and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.aggregator import AggregatorServer, charter_of, custodians_of
+from support.evidence import call_record, public_context, report_of
+from support.federation import Federation, join
+from typer.testing import CliRunner
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.errors import FedHelpError, PeerError
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.bundle import (
+    BundleExists,
+    NotAnAuditor,
+    OtherCharter,
+    Sources,
+    export_bundle,
+    sign_index,
+)
+from fedhelp_secure.evidence.commands import app
+from fedhelp_secure.evidence.layout import BundleRefused
+from fedhelp_secure.evidence.merkle import MerkleTree
+from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+from fedhelp_secure.foundation_model import KIND as CALL_KIND
+from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.secure_sum.contribution import make_contribution
+from fedhelp_secure.state import StateDirectory, StateError
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1.coordinator_pb2 import ROUND_STATE_OPEN, ROUND_STATE_OPENED
+from fedhelp_server.aggregator.custodians import CustodianAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A federation whose aggregator still serves, and what its hospitals hand to the auditor."""
+
+    federation: Federation
+    sources: Sources
+    report: Path
+
+    @property
+    def auditor(self) -> StateDirectory:
+        return self.federation.state(Role.AUDITOR)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    federation: Federation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Finished]:
+    root = tmp_path_factory.mktemp("exported")
+    chosen = charter_of(federation, "exported", rounds={"count": 1})
+    named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
+    for folder in ("ledgers", "receipts", "report"):
+        (root / folder).mkdir()
+    with custodians_of(federation) as (decryptor, unmasker):
+        addresses = CustodianAddresses(decryptor.address, unmasker.address)
+        with AggregatorServer(named, root, chosen, addresses) as server:
+            _run_round(named, server, root)
+            sources = Sources(
+                server.address, root / "charter.json", root / "ledgers", root / "receipts"
+            )
+            yield Finished(named, sources, root / "report")
+
+
+def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> None:
+    charter, context = federation.charter, public_context(federation)
+    ledgers = {}
+    server.party("small-1").wait_for(ROUND_STATE_OPEN)
+    for hospital in charter.hospitals:
+        name = hospital.name
+        key = federation.state(name).signing_key()
+        ledger = Ledger.open(root / f"{name}.sqlite", hospital=name, signing_key=key)
+        part = make_contribution(
+            charter,
+            1,
+            hospital=name,
+            release=np.ones(charter.secure_sum.values, dtype=np.int64),
+            ledger_entry_digest=ledger.reserve(charter, 1).digest,
+            signing_key=key,
+            context=context,
+        )
+        receipt = server.party(name).contribute(part)
+        ledger.record(charter, 1, "sent", contribution_digest=digest(part.manifest))
+        ledger.export(root / "ledgers" / f"{name}.jsonl")
+        path = root / "receipts" / f"{name}-1.bin"
+        path.write_bytes(receipt.SerializeToString(deterministic=True))
+        ledgers[name] = ledger
+    broker = federation.state(Role.BROKER).signing_key()
+    record = broker.sign_document(CALL_KIND, call_record(charter))
+    server.party(Role.BROKER).submit(CALL_KIND, record)
+    server.party("small-1").wait_for(ROUND_STATE_OPENED)
+    (root / "report" / "report.html").write_text("<!doctype html>")
+    (root / "report" / "report.json").write_text(json.dumps(report_of(charter, ledgers)))
+
+
+def cite_log(bundle: Path, report: Path) -> None:
+    """Write the report into the bundle, citing the bundle's own checkpoint."""
+    tree = MerkleTree(layout.leaves(layout.read_files(bundle)))
+    document = json.loads((report / "report.json").read_text())
+    document["log"] = {"size": tree.size, "root": tree.root().hex()}
+    (bundle / "report").mkdir(exist_ok=True)
+    (bundle / layout.REPORT_JSON).write_text(json.dumps(document))
+    shutil.copyfile(report / "report.html", bundle / layout.REPORT_HTML)
+
+
+def test_an_exported_bundle_verifies(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    export_bundle(finished.auditor, finished.sources, out)
+    cite_log(out, finished.report)
+    sign_index(out, finished.auditor)
+    verdict = verify_bundle(out, governance_key=finished.auditor.governance_key())
+    assert verdict.charter == finished.federation.charter.digest
+    # The report cites the bundle's own tree, so that it can be signed again at any time.
+    sign_index(out, finished.auditor)
+    verify_bundle(out)
+
+
+def test_the_command_line_exports_signs_and_verifies(finished: Finished, tmp_path: Path) -> None:
+    out, runner = tmp_path / "bundle", CliRunner()
+    state = ["--state", str(finished.auditor.root)]
+    arguments = [
+        *("export", *state, "--aggregator", finished.sources.aggregator),
+        *("--charter", str(finished.sources.charter), "--out", str(out)),
+        *("--ledgers", str(finished.sources.ledgers)),
+        *("--receipts", str(finished.sources.receipts)),
+    ]
+    exported = runner.invoke(app, arguments, catch_exceptions=False)
+    assert exported.exit_code == 0
+    assert "fedhelp audit sign" in exported.output
+    cite_log(out, finished.report)
+    report = tmp_path / "report"
+    shutil.copytree(out / "report", report)
+    signed = runner.invoke(app, ["sign", str(out), *state], catch_exceptions=False)
+    assert signed.exit_code == 0
+    verified = runner.invoke(app, ["verify", str(out)], catch_exceptions=False)
+    assert verified.exit_code == 0
+    assert "pass 11  report" in verified.output
+    assert "warning: the governance key is the bundle's own" in verified.output
+    # The whole at once, the report being there already.
+    again = [*arguments, "--report", str(report)]
+    again[again.index(str(out))] = str(tmp_path / "again")
+    assert runner.invoke(app, again, catch_exceptions=False).exit_code == 0
+    verify_bundle(tmp_path / "again")
+
+
+def fedhelp(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedhelp_secure", "audit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_names_the_step_that_failed(federation: Federation, bundle: Path) -> None:
+    key = str(federation.state(Role.AUDITOR).governance_key_path)
+    good = fedhelp("verify", str(bundle), "--governance-key", key)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.count("pass ") == 11
+    assert "warning" not in good.stdout
+    assert f"evidence verified: charter {federation.charter.digest}" in good.stdout
+    checkpoint = bundle / layout.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes().replace(b"\n16\n", b"\n15\n"))
+    sign_index(bundle, federation.state(Role.AUDITOR))
+    bad = fedhelp("verify", str(bundle), "--governance-key", key)
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines()[-1] == "FAIL  3  checkpoint"
+    assert bad.stdout.count("pass ") == 2
+    assert bad.stderr.startswith("fedhelp: step 3 (checkpoint) failed: ")
+    assert "evidence verified" not in bad.stdout
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"AAAA"])
+def test_a_bad_governance_key_file_is_refused(bundle: Path, content: bytes | None) -> None:
+    path = bundle.parent / "governance.pub"
+    if content is not None:
+        path.write_bytes(content)
+    arguments = ["verify", str(bundle), "--governance-key", str(path)]
+    with pytest.raises(FedHelpError):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_the_export_command_is_for_auditors(finished: Finished, tmp_path: Path) -> None:
+    state = str(finished.federation.state("small-1").root)
+    with pytest.raises(StateError, match="auditor is needed"):
+        CliRunner().invoke(app, ["sign", str(tmp_path), "--state", state], catch_exceptions=False)
+
+
+def test_a_directory_in_use_is_left_alone(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    for out in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(BundleExists):
+            export_bundle(finished.auditor, finished.sources, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_another_charter_than_the_aggregators_is_refused(
+    finished: Finished, tmp_path: Path
+) -> None:
+    sources = dataclasses.replace(finished.sources, charter=tmp_path / "charter.json")
+    _, envelope = charter_of(finished.federation, "another")
+    sources.charter.write_bytes(envelope)
+    with pytest.raises(OtherCharter):
+        export_bundle(finished.auditor, sources, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_auditor_outside_the_charter_is_refused(
+    finished: Finished, bundle: Path, tmp_path: Path
+) -> None:
+    federation = finished.federation
+    stranger = Identity(federation.charter.federation, Role.AUDITOR, "stranger")
+    state = join(federation.state("registrar"), tmp_path, stranger)
+    with pytest.raises(NotAnAuditor):
+        export_bundle(state, finished.sources, tmp_path / "new")
+    with pytest.raises(NotAnAuditor):
+        sign_index(bundle, state)
+
+
+def test_a_role_that_may_not_list_objects_gets_no_bundle(
+    finished: Finished, tmp_path: Path
+) -> None:
+    broker = finished.federation.state(Role.BROKER)
+    with pytest.raises(NotAnAuditor):
+        export_bundle(broker, finished.sources, tmp_path / "bundle")
+
+
+def test_a_missing_folder_is_refused(finished: Finished, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    for sources, what in (
+        (dataclasses.replace(finished.sources, ledgers=nowhere), "ledgers"),
+        (dataclasses.replace(finished.sources, receipts=nowhere), "receipts"),
+    ):
+        with pytest.raises(BundleRefused, match=what):
+            export_bundle(finished.auditor, sources, tmp_path / "bundle")
+
+
+def test_other_files_beside_the_ledgers_are_left_alone(finished: Finished, tmp_path: Path) -> None:
+    ledgers = Path(shutil.copytree(finished.sources.ledgers, tmp_path / "ledgers"))
+    (ledgers / "README.txt").write_text("x")
+    (ledgers / "small-1.jsonl").unlink()
+    sources = dataclasses.replace(finished.sources, ledgers=ledgers)
+    export_bundle(finished.auditor, sources, tmp_path / "bundle")
+    assert len(list((tmp_path / "bundle" / "ledgers").iterdir())) == 3
+
+
+def test_an_unreachable_aggregator_leaves_nothing(finished: Finished, tmp_path: Path) -> None:
+    sources = dataclasses.replace(finished.sources, aggregator="127.0.0.1:1")
+    with pytest.raises(PeerError, match="cannot be reached"):
+        export_bundle(finished.auditor, sources, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_with_foreign_files_is_not_signed(federation: Federation, bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("x")
+    with pytest.raises(BundleRefused, match="no place"):
+        sign_index(bundle, federation.state(Role.AUDITOR))
+
+
+def test_a_running_round_is_no_evidence_yet(federation: Federation, tmp_path: Path) -> None:
+    chosen = charter_of(federation, "running", rounds={"count": 1})
+    named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
+    for folder in ("ledgers", "receipts"):
+        (tmp_path / folder).mkdir()
+    nowhere = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+    with AggregatorServer(named, tmp_path, chosen, nowhere) as server:
+        server.party("small-1").wait_for(ROUND_STATE_OPEN)
+        server.contribute("small-1")
+        sources = Sources(
+            server.address,
+            tmp_path / "charter.json",
+            tmp_path / "ledgers",
+            tmp_path / "receipts",
+        )
+        export_bundle(federation.state(Role.AUDITOR), sources, tmp_path / "bundle")
+    sign_index(tmp_path / "bundle", federation.state(Role.AUDITOR))
+    with pytest.raises(StepFailed, match="is missing") as caught:
+        verify_bundle(tmp_path / "bundle")
+    assert caught.value.title == "receipts"

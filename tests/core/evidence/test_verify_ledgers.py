@@ -1,0 +1,226 @@
+"""A dishonest hospital: ledgers that it signed, but that do not account for its releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.evidence import Story
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+from fedhelp_secure.evidence.verify_ledgers import check_ledgers
+from fedhelp_secure.evidence.verify_rounds import Rounds
+from fedhelp_secure.privacy.events import KIND
+from fedhelp_secure.signing import SigningKey, peek_document
+
+NAME = "small-1"
+OTHER = digest(b"something else")
+Documents = list[dict[str, Any]]
+
+
+def rewrite(story: Story, change: Callable[[Documents], Documents | None]) -> None:
+    """Change the ledger's entries, number and chain them again, and sign them again."""
+    envelopes = story.ledgers[NAME].splitlines()
+    documents = [peek_document(KIND, envelope) for envelope in envelopes]
+    changed = change(documents)
+    documents = documents if changed is None else changed
+    key, previous, lines = story.federation.state(NAME).signing_key(), None, []
+    for sequence, document in enumerate(documents):
+        envelope = key.sign_document(KIND, document | {"sequence": sequence, "previous": previous})
+        previous = digest(envelope)
+        lines.append(envelope + b"\n")
+    story.ledgers[NAME] = b"".join(lines)
+
+
+def failure(story: Story, directory: Path) -> str:
+    with pytest.raises(StepFailed) as caught:
+        verify_bundle(story.write(directory / "bundle"))
+    assert caught.value.title == "ledgers", caught.value
+    return str(caught.value)
+
+
+def at(entry: int, *path: str, value: object) -> Callable[[Documents], None]:
+    """Set one field of one entry: 0 and 3 are the reservations, 1 and 4 sent, 2 and 5 opened."""
+
+    def change(documents: Documents) -> None:
+        place = documents[entry]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+def less_noise_stated(documents: Documents) -> None:
+    documents[0]["event"]["sigma_units"] *= 2
+    documents[0]["event"]["share_units"] *= 2
+
+
+def half_the_loss(documents: Documents) -> None:
+    loss = Fraction(documents[0]["rho_aggregate"]) / 2
+    documents[0]["rho_aggregate"] = f"{loss.numerator}/{loss.denominator}"
+
+
+def half_the_total(documents: Documents) -> None:
+    loss = Fraction(documents[3]["totals"]["rho_aggregate"]) / 2
+    documents[3]["totals"]["rho_aggregate"] = f"{loss.numerator}/{loss.denominator}"
+
+
+def half_the_lifetime(documents: Documents) -> None:
+    loss = Fraction(documents[3]["totals"]["lifetime_rho_aggregate"]) / 2
+    documents[3]["totals"]["lifetime_rho_aggregate"] = f"{loss.numerator}/{loss.denominator}"
+
+
+def same_round_twice(documents: Documents) -> Documents:
+    return [documents[0], documents[0]]
+
+
+def second_round_not_reserved(documents: Documents) -> Documents:
+    return documents[:3]
+
+
+def sent_without_reserving(documents: Documents) -> Documents:
+    return [*documents[1:3], documents[0]]
+
+
+def opened_without_sending(documents: Documents) -> Documents:
+    return [documents[0], documents[2]]
+
+
+def sent_twice(documents: Documents) -> Documents:
+    return [*documents[:2], documents[1]]
+
+
+def opened_twice(documents: Documents) -> Documents:
+    return [*documents[:3], documents[2]]
+
+
+def third_round(documents: Documents) -> None:
+    documents[3]["round"] = 3
+
+
+def everything_of_another_charter(documents: Documents) -> None:
+    for document in documents:
+        document["charter"] = OTHER
+
+
+def dated_otherwise(documents: Documents) -> None:
+    """Nothing wrong in itself: but not the entry that the manifest names."""
+    documents[0]["reserved_at"] = "2020-01-01T00:00:00Z"
+
+
+CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
+    ("another hospital", at(1, "hospital", value="small-2")),
+    ("second time", same_round_twice),
+    ("other parameters", less_noise_stated),
+    ("other parameters", at(0, "federation", value="other")),
+    ("other parameters", at(0, "group", value="large")),
+    ("other parameters", at(0, "delta", value="1e-5")),
+    ("other parameters", at(0, "event", "values", value=4)),
+    ("other parameters", at(0, "event", "clip_units", value=1)),
+    ("round that the charter lacks", third_round),
+    ("another loss", half_the_loss),
+    ("another loss", at(0, "rho_collusion", value="0/1")),
+    ("another loss", half_the_total),
+    ("another loss", half_the_lifetime),
+    ("another loss", at(3, "totals", "rho_collusion", value="0/1")),
+    ("another loss", at(3, "totals", "epsilon_aggregate", value="0.000001")),
+    ("another loss", at(3, "totals", "epsilon_collusion", value="0.000001")),
+    ("above its limits", at(0, "limits", "epsilon", value="9")),
+    ("above its limits", at(0, "limits", "epsilon", value="1")),
+    ("above its limits", at(0, "limits", "epsilon_collusion", value="1")),
+    ("above its limits", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("does not follow", sent_without_reserving),
+    ("does not follow", opened_without_sending),
+    ("does not follow", sent_twice),
+    ("does not follow", opened_twice),
+    ("does not follow", at(2, "contribution", value=OTHER)),
+    ("does not name its debit", second_round_not_reserved),
+    ("does not name its debit", everything_of_another_charter),
+    ("does not name its debit", dated_otherwise),
+    ("not valid", at(0, "more", value=1)),
+    ("not valid", at(0, "event", "mechanism", value="none")),
+]
+
+
+@pytest.mark.parametrize(("reason", "change"), CASES)
+def test_a_false_ledger_is_refused(
+    story: Story, tmp_path: Path, reason: str, change: Callable[[Documents], Documents | None]
+) -> None:
+    rewrite(story, change)
+    assert reason in failure(story, tmp_path)
+
+
+def test_another_manifest_than_was_sent_is_refused(story: Story, tmp_path: Path) -> None:
+    # The last reservation stays as it is: only what came after it is signed again.
+    lines = story.ledgers[NAME].splitlines(keepends=True)
+    key = story.federation.state(NAME).signing_key()
+    sent = key.sign_document(KIND, peek_document(KIND, lines[4]) | {"contribution": OTHER})
+    story.ledgers[NAME] = b"".join(lines[:4]) + sent + b"\n"
+    assert "another manifest" in failure(story, tmp_path)
+
+
+@pytest.mark.parametrize("keep", [slice(1, 6), slice(0, 3), slice(0, 0)])
+def test_a_debit_cannot_be_cut_off(story: Story, tmp_path: Path, keep: slice) -> None:
+    lines = story.ledgers[NAME].splitlines(keepends=True)
+    story.ledgers[NAME] = b"".join(lines[keep])
+    failure(story, tmp_path)
+
+
+def test_outcomes_need_not_be_recorded(story: Story, tmp_path: Path) -> None:
+    story.ledgers[NAME] = b"".join(story.ledgers[NAME].splitlines(keepends=True)[:4])
+    verify_bundle(story.write(tmp_path / "bundle"))
+
+
+def test_an_entry_by_another_key_is_refused(story: Story, tmp_path: Path) -> None:
+    lines = story.ledgers[NAME].splitlines()
+    forged = SigningKey.generate().sign_document(KIND, peek_document(KIND, lines[5]))
+    story.ledgers[NAME] = b"".join(line + b"\n" for line in [*lines[:5], forged])
+    assert "not signed" in failure(story, tmp_path)
+
+
+def test_an_entry_of_another_kind_is_refused(story: Story, tmp_path: Path) -> None:
+    lines = story.ledgers[NAME].splitlines()
+    key = story.federation.state(NAME).signing_key()
+    other = key.sign_document("manifest", peek_document(KIND, lines[5]))
+    story.ledgers[NAME] = b"".join(line + b"\n" for line in [*lines[:5], other])
+    assert "another kind" in failure(story, tmp_path)
+
+
+def test_another_hospitals_ledger_is_refused(story: Story, tmp_path: Path) -> None:
+    story.ledgers[NAME] = story.ledgers["small-2"]
+    assert "not signed" in failure(story, tmp_path)
+
+
+def test_a_ledger_of_nobody_is_refused(story: Story, tmp_path: Path) -> None:
+    story.ledgers["stranger"] = story.ledgers[NAME]
+    assert "nobody" in failure(story, tmp_path)
+
+
+def test_a_contributor_without_a_ledger_is_refused(story: Story, tmp_path: Path) -> None:
+    del story.ledgers[NAME]
+    assert "is missing" in failure(story, tmp_path)
+
+
+def test_a_debit_without_a_release_still_counts(story: Story) -> None:
+    """A node that crashed after its debit sits the round out; its patients have paid."""
+    charter = story.charter
+    lines = story.ledgers[NAME].splitlines(keepends=True)
+    files = {layout.ledger_path(NAME): lines[0]}
+    spent = check_ledgers(files, charter, (), rounds=Rounds((), (), 0))[NAME]
+    totals = peek_document(KIND, lines[0])["totals"]
+    assert spent.epsilon_aggregate == Fraction(totals["epsilon_aggregate"])
+    assert spent.epsilon_collusion == Fraction(totals["epsilon_collusion"])
+    assert spent.epsilon_collusion > spent.epsilon_aggregate > 0
+
+
+def test_the_reported_losses_are_the_ledgers(story: Story) -> None:
+    (claimed,) = [one for one in story.report["hospitals"] if one["name"] == NAME]
+    totals = peek_document(KIND, story.ledgers[NAME].splitlines()[3])["totals"]
+    assert float(totals["epsilon_aggregate"]) == claimed["epsilon_aggregate"]
+    assert float(totals["epsilon_collusion"]) == claimed["epsilon_collusion"]

@@ -1,0 +1,178 @@
+"""Reports that say something better than the evidence proves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.evidence import Story
+
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.bundle import sign_index
+from fedhelp_secure.evidence.layout import BundleRefused
+from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+from fedhelp_secure.evidence.verify_report import read_claims
+from fedhelp_secure.report.model import Report
+from fedhelp_secure.transport.identity import Role
+
+Document = dict[str, Any]
+
+
+def failure(bundle: Path) -> str:
+    with pytest.raises(StepFailed) as caught:
+        verify_bundle(bundle)
+    assert caught.value.title == "report", caught.value
+    return str(caught.value)
+
+
+def rewritten(story: Story, bundle: Path, change: Callable[[Document], object]) -> Path:
+    path = bundle / layout.REPORT_JSON
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document))
+    sign_index(bundle, story.federation.state(Role.AUDITOR))
+    return bundle
+
+
+def put(*path: str | int, value: object) -> Callable[[Document], object]:
+    def change(document: Document) -> None:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str | int) -> Callable[[Document], object]:
+    def change(document: Document) -> None:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        del place[path[-1]]
+
+    return change
+
+
+def lower(hospital: int, field: str) -> Callable[[Document], object]:
+    def change(document: Document) -> None:
+        document["hospitals"][hospital][field] -= 0.000001
+
+    return change
+
+
+CASES: list[tuple[str, Callable[[Document], object]]] = [
+    ("charter", put("charter", value=digest(b"another"))),
+    ("task", put("task", value="segmentation")),
+    ("rounds", put("rounds", value=1)),
+    ("rounds", put("rounds", value=3)),
+    ("foundation_model_calls", put("foundation_model_calls", value=0)),
+    ("foundation_model_calls", put("foundation_model_calls", value=2)),
+    ("not a beginning", put("log", "root", value="0" * 64)),
+    ("not a beginning", put("log", "size", value=15)),
+    ("not a beginning", put("log", "size", value=17)),
+    ("below", lower(0, "epsilon_aggregate")),
+    ("below", lower(2, "epsilon_aggregate")),
+    ("below", lower(0, "epsilon_collusion")),
+    ("below", lower(1, "epsilon_collusion")),
+    ("below", put("hospitals", 1, "epsilon_aggregate", value=0)),
+    ("each once", drop("hospitals", 1)),
+    ("each once", put("hospitals", 1, "name", value="large-1")),
+    ("each once", put("hospitals", 1, "name", value="stranger")),
+    ("not so in the charter", put("hospitals", 1, "group", value="large")),
+    (
+        "not so in the charter",
+        lambda document: document["hospitals"].append(
+            document["hospitals"][0] | {"name": "stranger"}
+        ),
+    ),
+    ("at charter", drop("charter")),
+    ("at log", drop("log")),
+    ("at log.size", put("log", "size", value=0)),
+    ("at log.size", put("log", "size", value="16")),
+    ("at log.root", put("log", "root", value="AA")),
+    ("at rounds", put("rounds", value=2.5)),
+    ("at rounds", put("rounds", value="2")),
+    ("at hospitals", put("hospitals", value=[])),
+    ("at hospitals", put("hospitals", value={})),
+    ("at hospitals.0.epsilon_aggregate", drop("hospitals", 0, "epsilon_aggregate")),
+    ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value=None)),
+    ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value="9")),
+    ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value=-1)),
+    ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value=True)),
+    ("plain JSON", put("hospitals", 0, "epsilon_collusion", value=float("inf"))),
+    ("plain JSON", put("hospitals", 0, "epsilon_collusion", value=float("nan"))),
+]
+
+
+@pytest.mark.parametrize(("reason", "change"), CASES)
+def test_a_false_report_is_refused(
+    story: Story, bundle: Path, reason: str, change: Callable[[Document], object]
+) -> None:
+    assert reason in failure(rewritten(story, bundle, change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("hospitals", 0, "epsilon_aggregate", value=99),
+        put("hospitals", 0, "epsilon_collusion", value=1e3),
+        put("dataset", value="busi"),
+        put("evidence_verified", value=True),
+    ],
+)
+def test_a_report_may_say_worse_and_more(
+    story: Story, bundle: Path, change: Callable[[Document], object]
+) -> None:
+    verify_bundle(rewritten(story, bundle, change))
+
+
+def test_a_report_made_before_the_last_entries_is_no_fault(story: Story, tmp_path: Path) -> None:
+    bundle = story.write(tmp_path / "before")
+    cited = json.loads((bundle / layout.REPORT_JSON).read_bytes())["log"]
+    envelope = story.federation.state(Role.AUDITOR).signing_key().sign_document("report", {})
+    story.objects.append(envelope)
+    event = type(story.of("statement_submitted")[0])(
+        submitter=story.federation.state(Role.AUDITOR).identity.uri,
+        kind="report",
+        envelope_digest=digest(envelope),
+    )
+    story.add(type(story.entries[0])(statement_submitted=event))
+    story.report["log"] = cited
+    verify_bundle(story.write(tmp_path / "after"))
+
+
+def test_a_report_made_before_the_last_round_ended_is_refused(story: Story, tmp_path: Path) -> None:
+    cut = story.copy()
+    cut.entries, cut.objects, cut.ledgers, cut.receipts = cut.entries[:9], [], {}, {}
+    cited = json.loads((cut.write(tmp_path / "cut") / layout.REPORT_JSON).read_bytes())["log"]
+    story.report["log"] = cited
+    assert "before its last round" in failure(story.write(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"rounds": 2, "rounds": 3}',
+        b"[" * 100_000,
+        b'{"rounds": 1e999999999999999999999}',
+    ],
+)
+def test_a_report_that_is_no_report_is_refused(data: bytes) -> None:
+    with pytest.raises(BundleRefused):
+        read_claims(data)
+
+
+def test_the_products_own_report_model_has_what_is_checked(true_bundle: Path) -> None:
+    claims = read_claims((true_bundle / layout.REPORT_JSON).read_bytes())
+    fields = set(type(claims).model_fields)
+    assert fields <= set(Report.model_fields)
