@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -111,8 +112,9 @@ def test_prepare_makes_keys_once(federation: Federation, tmp_path: Path) -> None
     assert state.read(public_context_path(state)) == public
 
 
-def test_needs_prepared_keys(federation: Federation) -> None:
-    state = federation.state("decryptor")
+def test_needs_prepared_keys(federation: Federation, tmp_path: Path) -> None:
+    shutil.copytree(federation.state("decryptor").root, tmp_path / "copy")
+    state = StateDirectory.open(tmp_path / "copy", Role.DECRYPTOR)
     public_context_path(state).unlink()
     with pytest.raises(StateError):
         DecryptorService(state)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.federation import Federation
@@ -32,13 +30,6 @@ class _Case:
     releases: dict[str, list[int]]
     """Of those that did not drop out, in ascending order of name."""
     recipient: str
-
-
-@pytest.fixture(scope="module")
-def services(shared_federation: Federation) -> Iterator[tuple[DecryptorService, UnmaskerService]]:
-    decryptor = DecryptorService(shared_federation.state("decryptor"))
-    yield decryptor, UnmaskerService(shared_federation.state("unmasker"))
-    decryptor.close()
 
 
 def _charter(data: st.DataObject, base: Charter) -> Charter:
@@ -119,7 +110,8 @@ def _case(data: st.DataObject, base: Charter) -> _Case:
 @given(st.data())
 def test_what_is_opened_is_the_integer_sum_bit_for_bit(
     shared_federation: Federation,
-    services: tuple[DecryptorService, UnmaskerService],
+    decryptor: DecryptorService,
+    unmasker: UnmaskerService,
     data: st.DataObject,
 ) -> None:
     case = _case(data, shared_federation.charter)
@@ -136,7 +128,6 @@ def test_what_is_opened_is_the_integer_sum_bit_for_bit(
     }
     for name, part in sent.items():
         check_contribution(charter, part, expected_hospital=name, expected_round=case.round_number)
-    decryptor, unmasker = services
     masked = decryptor.answer(
         charter, case.round_number, ciphertext_sum(shared_federation, sent, charter)
     )
