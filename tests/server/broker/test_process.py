@@ -23,6 +23,10 @@ from support.broker import (
 from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.foundation_model import open_answer
 from fedhelp_secure.transport.client import PeerRefused
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker.call import CallIndeterminate, CallSpent
+from fedhelp_server.broker.journal import JournalBusy
+from fedhelp_server.broker.process import NothingToResolve, Verdict, resolve
 
 DIE = "import os, signal\ndef die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)\n"
 BEFORE_INTENT = DIE + ("from fedhelp_server.broker import journal\njournal.Journal.intend = die\n")
@@ -41,22 +45,21 @@ BEFORE_OUTCOME = DIE + (
 AFTER_OUTCOME = DIE + "from fedhelp_server.broker import call\ncall.OneCall._stored = die\n"
 
 
-def resolve(world: BrokerWorld, directory: Path, outcome: str) -> None:
-    done = fedhelp(
-        *("broker", "resolve", "--state", str(world.broker_state(directory))),
-        *("--charter", str(world.federation.charter_file())),
-        *("--reason", "the provider's log shows no request", "--outcome", outcome),
-    )
-    assert done.returncode == 0, done.stderr
+WHO = Identity("testfed", Role.HOSPITAL, "small-1")
+REASON = "the provider's log shows no request"
 
 
-def check_indeterminate(world: BrokerWorld, broker: BrokerProcess) -> None:
-    """Nobody gets an answer, and nothing more is sent."""
+def resolve_in_process(world: BrokerWorld, directory: Path, verdict: Verdict) -> None:
+    charter = world.federation.charter_file()
+    resolve(world.broker_state(directory), charter, verdict=verdict, reason=REASON)
+
+
+def check_indeterminate(world: BrokerWorld, directory: Path) -> None:
+    """Whatever a restarted broker is asked, nobody gets an answer and nothing more is sent."""
     before = len(world.server.requests)
-    for hospital in ("small-1", "large-1"):
-        with pytest.raises(PeerRefused, match="fedhelp broker resolve") as caught:
-            world.fetch(broker.address, hospital)
-        assert caught.value.code == "foundation-model-indeterminate"
+    for _ in range(2):
+        with pytest.raises(CallIndeterminate, match="fedhelp broker resolve"):
+            world.one_call(directory).answer(WHO)
     assert len(world.server.requests) == before
 
 
@@ -75,17 +78,15 @@ def test_killed_between_intent_and_outcome_is_indeterminate_until_resolved(
         world.fetch(broker.address)
     assert broker.process.returncode == -signal.SIGKILL
     assert len(world.server.requests) == sent
-    with BrokerProcess(world, tmp_path) as broker:
-        check_indeterminate(world, broker)
-    resolve(world, tmp_path, "not-called")
-    with BrokerProcess(world, tmp_path) as broker:
-        embeddings, envelope = world.fetch(broker.address)
+    check_indeterminate(world, tmp_path)
+    resolve_in_process(world, tmp_path, "not-called")
+    stored = world.one_call(tmp_path).answer(WHO)
     assert len(world.server.requests) == sent + 1
+    embeddings, record = open_answer(
+        world.federation.charter, record=stored.record, body=stored.body
+    )
     np.testing.assert_array_equal(embeddings, embeddings_of_server())
-    body = (world.calls_directory(tmp_path) / "answer.npy").read_bytes()
-    _, record = open_answer(world.federation.charter, record=envelope, body=body)
-    [earlier] = record.earlier
-    assert earlier.reason == "the provider's log shows no request"
+    assert [earlier.reason for earlier in record.earlier] == [REASON]
 
 
 def _held_back(world: BrokerWorld) -> Callable[[], object]:
@@ -118,15 +119,38 @@ def test_killed_from_outside_during_the_call_is_indeterminate(
         with pytest.raises(UnavailablePeer):
             waiting.result(timeout=10)
     world.server.gate.set()
-    with BrokerProcess(world, tmp_path) as broker:
-        check_indeterminate(world, broker)
+    check_indeterminate(world, tmp_path)
     assert len(world.server.requests) == sent
-    resolve(world, tmp_path, "abandoned")
-    with BrokerProcess(world, tmp_path) as broker:
-        with pytest.raises(PeerRefused, match="abandoned") as caught:
-            world.fetch(broker.address)
-        assert caught.value.code == "foundation-model-spent"
+    resolve_in_process(world, tmp_path, "abandoned")
+    with pytest.raises(CallSpent, match="abandoned"):
+        world.one_call(tmp_path).answer(WHO)
     assert len(world.server.requests) == sent
+
+
+def test_a_restarted_broker_tells_the_hospitals_until_its_operator_resolves(
+    world: BrokerWorld, tmp_path: Path
+) -> None:
+    charter = str(world.federation.charter_file())
+    with (
+        BrokerProcess(world, tmp_path, dies=BEFORE_SENDING) as broker,
+        pytest.raises(UnavailablePeer),
+    ):
+        world.fetch(broker.address)
+    with BrokerProcess(world, tmp_path) as broker:
+        for hospital in ("small-1", "large-1"):
+            with pytest.raises(PeerRefused, match="fedhelp broker resolve") as caught:
+                world.fetch(broker.address, hospital)
+            assert caught.value.code == "foundation-model-indeterminate"
+    done = fedhelp(
+        *("broker", "resolve", "--state", str(world.broker_state(tmp_path)), "--charter", charter),
+        *("--reason", REASON, "--outcome", "not-called"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "now ready" in done.stdout
+    with BrokerProcess(world, tmp_path) as broker:
+        embeddings, _ = world.fetch(broker.address)
+    np.testing.assert_array_equal(embeddings, embeddings_of_server())
+    assert len(world.server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -141,8 +165,8 @@ def test_killed_outside_of_that_needs_nobody(
     ):
         world.fetch(broker.address)
     assert len(world.server.requests) == sent
-    with BrokerProcess(world, tmp_path) as broker:
-        embeddings, _ = world.fetch(broker.address)
+    stored = world.one_call(tmp_path).answer(WHO)
+    embeddings, _ = open_answer(world.federation.charter, record=stored.record, body=stored.body)
     np.testing.assert_array_equal(embeddings, embeddings_of_server())
     assert len(world.server.requests) == 1
 
@@ -158,22 +182,12 @@ def test_all_hospitals_at_once_make_one_call_and_resolve_finds_nothing(
     with BrokerProcess(world, tmp_path) as broker, ThreadPoolExecutor(9) as pool:
         names = ["small-1", "small-2", "large-1"] * 3
         answers = list(pool.map(lambda name: world.fetch(broker.address, name), names))
-        busy = fedhelp(
-            *("broker", "resolve", "--state", str(world.broker_state(tmp_path))),
-            *("--charter", str(world.federation.charter_file())),
-            *("--reason", "none", "--outcome", "not-called"),
-        )
+        with pytest.raises(JournalBusy, match="stop it first"):
+            resolve_in_process(world, tmp_path, "not-called")
     assert len({record for _, record in answers}) == 1
     assert len(world.server.requests) == 1
-    assert busy.returncode == 1
-    assert "stop it first" in busy.stderr
-    idle = fedhelp(
-        *("broker", "resolve", "--state", str(world.broker_state(tmp_path))),
-        *("--charter", str(world.federation.charter_file())),
-        *("--reason", "none", "--outcome", "not-called"),
-    )
-    assert idle.returncode == 1
-    assert "nothing to resolve" in idle.stderr
+    with pytest.raises(NothingToResolve, match="answered"):
+        resolve_in_process(world, tmp_path, "not-called")
 
 
 def test_sigterm_during_a_call_ends_the_process_and_records_it(
