@@ -51,10 +51,10 @@ class StepFailed(PeerError):
 
     code = "bundle-step"
 
-    def __init__(
-        self, number: int, title: str, *, passed: tuple[Step, ...], cause: Exception
-    ) -> None:
-        super().__init__(f"step {number} ({title}) failed: {cause}")
+    def __init__(self, number: int, title: str, *, passed: tuple[Step, ...], why: str) -> None:
+        # What is wrong with hostile bytes may quote them: not to the auditor's terminal.
+        shown = "".join(character if character.isprintable() else "?" for character in why)
+        super().__init__(f"step {number} ({title}) failed: {shown}")
         self.number = number
         self.title = title
         self.passed = passed
@@ -69,13 +69,18 @@ class _Run:
     def step(
         self, title: str, check: Callable[[], _Proved], finding: Callable[[_Proved], str]
     ) -> _Proved:
-        number = len(self.passed) + 1
         try:
             proved = check()
         except FedHelpError as error:
-            raise StepFailed(number, title, passed=tuple(self.passed), cause=error) from error
-        self.passed.append(Step(number, title, finding(proved)))
+            raise self._failed(title, str(error)) from error
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            # From a library's depths: only a value that no honest party signs gets there.
+            raise self._failed(title, "the bundle holds a value without a meaning.") from error
+        self.passed.append(Step(len(self.passed) + 1, title, finding(proved)))
         return proved
+
+    def _failed(self, title: str, why: str) -> StepFailed:
+        return StepFailed(len(self.passed) + 1, title, passed=tuple(self.passed), why=why)
 
 
 def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None) -> Verdict:

@@ -148,17 +148,28 @@ def _check_losses(account: _Account, record: Reservation) -> None:
     after = (before[0] + own[0], before[1] + own[1])
     account.rhos[record.charter] = after
     lifetime = sum((spent[0] for spent in account.rhos.values()), Fraction(0))
+    spent = [epsilon_of_rho(rho, record.delta) for rho in after]
+    # As text: a number of a million digits must not be parsed to be found wrong.
     pairs = (
-        (record.rho_aggregate, own[0]),
-        (record.rho_collusion, own[1]),
-        (totals.rho_aggregate, after[0]),
-        (totals.rho_collusion, after[1]),
-        (totals.epsilon_aggregate, epsilon_of_rho(after[0], record.delta)),
-        (totals.epsilon_collusion, epsilon_of_rho(after[1], record.delta)),
-        (totals.lifetime_rho_aggregate, lifetime),
+        (record.rho_aggregate, _rational(own[0])),
+        (record.rho_collusion, _rational(own[1])),
+        (totals.rho_aggregate, _rational(after[0])),
+        (totals.rho_collusion, _rational(after[1])),
+        (totals.epsilon_aggregate, _decimal(spent[0])),
+        (totals.epsilon_collusion, _decimal(spent[1])),
+        (totals.lifetime_rho_aggregate, _rational(lifetime)),
     )
-    if any(Fraction(written) != worked_out for written, worked_out in pairs):
+    if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
+
+
+def _rational(value: Fraction) -> str:
+    return f"{value.numerator}/{value.denominator}"
+
+
+def _decimal(epsilon: Fraction) -> str:
+    whole, millionths = divmod(int(epsilon * 10**6), 10**6)
+    return f"{whole}.{millionths:06d}"
 
 
 def _check_limits(charter: Charter, record: Reservation) -> None:

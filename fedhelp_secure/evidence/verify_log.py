@@ -22,6 +22,9 @@ from fedhelp_secure.signing import VerifyingKey, open_document, peek_document
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, StatementSubmitted
 
+STATEMENT_KINDS = frozenset({"foundation-model-call", "ledger-head", "report"})
+"""What parties may submit to the log; it is the DSSE kind too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -193,6 +196,8 @@ def _check_one_charter(entries: tuple[LogEntry, ...], charter: Charter) -> None:
 
 
 def _check_submitted(record: Record, statement: StatementSubmitted) -> None:
+    if statement.kind not in STATEMENT_KINDS:
+        raise BundleRefused("a statement in the log is of a kind that parties do not submit.")
     submitter = Identity.from_uri(statement.submitter)
     if submitter.federation != record.charter.federation:
         raise BundleRefused("a statement in the log is by a party of another federation.")

@@ -125,11 +125,18 @@ def _check_hospitals(
             raise BundleRefused("the report lists a hospital that is not so in the charter.")
         spent = losses.get(claim.name, Losses(Fraction(0), Fraction(0)))
         for field in ("epsilon_aggregate", "epsilon_collusion"):
-            if Fraction(getattr(claim, field)) < getattr(spent, field):
+            recomputed = _decimal(getattr(spent, field))
+            if getattr(claim, field) < recomputed:
                 raise BundleRefused(
-                    f"the report's {field} of {claim.name} is below the "
-                    f"{float(getattr(spent, field)):.6f} recomputed from its ledger."
+                    f"the report's {field} of {claim.name} is below the {recomputed} recomputed "
+                    "from its ledger."
                 )
+
+
+def _decimal(epsilon: Fraction) -> Decimal:
+    # Exact: the accountant rounds up to six decimals. Decimals, as the exponent in a report may be
+    # of any size, which a fraction would write out.
+    return Decimal(int(epsilon * 10**6)).scaleb(-6)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fedhelp_secure.evidence.merkle import (
     check_consistency,
     check_inclusion,
     leaf_hash,
+    node_hash,
 )
 
 # https://github.com/transparency-dev/merkle, testonly/constants.go and testonly/reference_test.go
@@ -210,3 +211,19 @@ def test_an_empty_consistency_proof_is_refused() -> None:
     tree = MerkleTree(LEAVES)
     with pytest.raises(ProofRefused, match="empty"):
         check_consistency(3, 8, path=[], first_root=tree.root(3), second_root=tree.root())
+
+
+@given(st.integers(1, 600))
+def test_an_append_and_its_root_hash_logarithmically_often(size: int) -> None:
+    tree = MerkleTree(numbered(size))
+    with pytest.MonkeyPatch.context() as patch:
+        calls: list[None] = []
+
+        def counted(left: bytes, right: bytes) -> bytes:
+            calls.append(None)
+            return node_hash(left, right)
+
+        patch.setattr("fedhelp_secure.evidence.merkle.node_hash", counted)
+        tree.append(leaf_hash(b"next"))
+        tree.root()
+    assert len(calls) <= 2 * size.bit_length()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Any
 import pytest
 from support.evidence import Story
 
-from fedhelp_secure.canonical import digest
+from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.evidence.verify_ledgers import check_ledgers
 from fedhelp_secure.evidence.verify_rounds import Rounds
 from fedhelp_secure.privacy.events import KIND
-from fedhelp_secure.signing import SigningKey, peek_document
+from fedhelp_secure.signing import PAYLOAD_TYPE_PREFIX, SigningKey, peek_document
 
 NAME = "small-1"
 OTHER = digest(b"something else")
@@ -143,6 +145,7 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("does not name its debit", second_round_not_reserved),
     ("does not name its debit", everything_of_another_charter),
     ("does not name its debit", dated_otherwise),
+    ("another loss", at(0, "rho_aggregate", value="9" * 5000 + "/1")),
     ("not valid", at(0, "more", value=1)),
     ("not valid", at(0, "event", "mechanism", value="none")),
 ]
@@ -224,3 +227,23 @@ def test_the_reported_losses_are_the_ledgers(story: Story) -> None:
     totals = peek_document(KIND, story.ledgers[NAME].splitlines()[3])["totals"]
     assert float(totals["epsilon_aggregate"]) == claimed["epsilon_aggregate"]
     assert float(totals["epsilon_collusion"]) == claimed["epsilon_collusion"]
+
+
+def test_what_is_quoted_cannot_write_to_the_terminal(story: Story, tmp_path: Path) -> None:
+    rewrite(story, at(0, "\x1b[2J\x07\n", value=1))
+    assert failure(story, tmp_path).isprintable()
+
+
+@pytest.mark.parametrize("payload", [b'{"round":' + b"9" * 30 + b"}", b'{"round":NaN}'])
+def test_a_number_without_a_canonical_form_is_refused(
+    story: Story, tmp_path: Path, payload: bytes
+) -> None:
+    """A hospital can sign any bytes; the verifier still names the step."""
+    key = story.federation.state(NAME).signing_key()
+    payload_type = f"{PAYLOAD_TYPE_PREFIX}{KIND}+json"
+    header = b"DSSEv1 %d %s %d " % (len(payload_type), payload_type.encode(), len(payload))
+    envelope = json.loads(key.sign_document(KIND, {}))
+    envelope["payload"] = base64.b64encode(payload).decode()
+    envelope["signatures"][0]["sig"] = base64.b64encode(key.sign(header + payload)).decode()
+    story.ledgers[NAME] = canonical_json(envelope) + b"\n"
+    failure(story, tmp_path)

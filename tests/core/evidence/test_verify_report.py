@@ -131,6 +131,16 @@ def test_a_report_may_say_worse_and_more(
     verify_bundle(rewritten(story, bundle, change))
 
 
+@pytest.mark.parametrize("number", ["1e-999999999", "0.0", "3e-6"])
+def test_a_tiny_epsilon_is_below_at_any_exponent(story: Story, bundle: Path, number: str) -> None:
+    path = bundle / layout.REPORT_JSON
+    document = json.loads(path.read_bytes())
+    claimed = json.dumps(document["hospitals"][0]["epsilon_aggregate"])
+    path.write_text(path.read_text().replace(claimed, number, 1))
+    sign_index(bundle, story.federation.state(Role.AUDITOR))
+    assert "below" in failure(bundle)
+
+
 def test_a_report_made_before_the_last_entries_is_no_fault(story: Story, tmp_path: Path) -> None:
     bundle = story.write(tmp_path / "before")
     cited = json.loads((bundle / layout.REPORT_JSON).read_bytes())["log"]

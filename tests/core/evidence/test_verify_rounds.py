@@ -134,6 +134,10 @@ def call_logged_under_another_kind(story: Story) -> None:
     story.of("statement_submitted")[0].kind = "report"
 
 
+def a_kind_that_nobody_submits(story: Story) -> None:
+    submit(story, Role.BROKER, "gossip\x1b[31m", {})
+
+
 # Manifests
 
 
@@ -343,6 +347,7 @@ CASES: list[tuple[str, str, Callable[[Story], None]]] = [
     ("entries", "identity", call_by_no_identity),
     ("entries", "not signed", call_signed_by_another),
     ("entries", "another kind", call_logged_under_another_kind),
+    ("entries", "do not submit", a_kind_that_nobody_submits),
     ("manifests", "not signed", _manifest("small-1")),
     ("manifests", "another charter", _manifest("large-1", charter=OTHER)),
     ("manifests", "another group", _manifest("large-1", group="small")),
