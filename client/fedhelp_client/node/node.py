@@ -100,6 +100,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         state.role_directory() / "ledger.sqlite",
         hospital=state.identity.name,
         signing_key=state.signing_key(),
+        policy=policy,
     )
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
     public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
@@ -138,8 +139,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
 
 
 def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
-    own = load_folder(options.data, task=charter.task)
-    test = load_folder(options.test, task=charter.task)
+    own = load_folder(options.data, charter.task, classes=charter.classes)
+    test = load_folder(options.test, charter.task, classes=charter.classes)
     for dataset in (own, test):
         if dataset.classes != charter.classes:
             raise CharterRefused(
@@ -147,10 +148,7 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
                 f"{', '.join(charter.classes)}."
             )
     public_set = PublicSet.load(options.public_set)
-    if public_set.digest != charter.proxy.public_set_digest:
-        raise CharterRefused(
-            f"{options.public_set} is not the charter's public set; fetch the one it names."
-        )
+    public_set.check(charter)
     context = options.context.read_bytes()
     if digest(context) != charter.custodians.decryptor.context_digest:
         raise CharterRefused(

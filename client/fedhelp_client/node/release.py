@@ -12,12 +12,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_client.progress import ProgressCallback
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
@@ -94,6 +96,8 @@ class Releaser:
                 self._send(round_number, contribution)
             self.coordinator.wait_until_opened(round_number, self._say)
             opened = self.coordinator.fetch_sum(round_number)
+            if contribution is not None:
+                self._record(round_number, contribution, "opened")
             model = probe.apply_step(self.charter, self.public_set, model, opened.values)
             self.progress("rounds", round_number, rounds)
         return model
@@ -141,3 +145,14 @@ class Releaser:
             origin=log_origin(self.charter),
         )
         self.files.store_receipt(round_number, receipt.SerializeToString(deterministic=True))
+        self._record(round_number, contribution, "sent")
+
+    def _record(
+        self, round_number: int, contribution: Contribution, status: Literal["sent", "opened"]
+    ) -> None:
+        self.ledger.record(
+            self.charter,
+            round_number,
+            status,
+            contribution_digest=digest(contribution.manifest),
+        )

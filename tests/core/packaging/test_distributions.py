@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "server": "fedhelp_server",
     "client": "fedhelp_client",
 }
+STATE_SUFFIXES = {".pem", ".key", ".bin", ".sqlite", ".npz", ".png"}
 SECRET = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
@@ -70,7 +71,7 @@ def test_no_archive_holds_a_key_or_state(built: dict[str, list[Path]], package: 
         assert members
         for name, content in members.items():
             assert not SECRET.search(content), f"{archive.name}: {name}"
-            assert Path(name).suffix not in {".pem", ".key", ".bin", ".sqlite", ".npz", ".png"}, name
+            assert Path(name).suffix not in STATE_SUFFIXES, name
 
 
 def test_a_wheel_with_a_key_would_be_noticed() -> None:
@@ -97,9 +98,7 @@ for package in {packages!r}:
 
 def _import_all(packages: list[str], blocked: list[str]) -> subprocess.CompletedProcess[str]:
     code = BLOCK.format(blocked=set(blocked), packages=packages)
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def test_server_custodian_and_core_need_neither_torch_nor_monai() -> None:
@@ -131,7 +130,7 @@ def test_a_client_only_install_has_no_server_code(
         if path.suffix == ".whl"
     ]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, *wheels],
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(target), *wheels],
         check=True,
         capture_output=True,
     )
