@@ -189,6 +189,14 @@ def test_a_root_outside_the_tree_is_refused(size: int) -> None:
         MerkleTree(LEAVES).root(size)
 
 
+@pytest.mark.parametrize("path", [[bytes(32)] * 65, [bytes(31)], [bytes(32), bytes(33)], [b""]])
+def test_a_path_that_is_no_list_of_hashes_is_refused(path: list[bytes]) -> None:
+    with pytest.raises(ProofRefused, match="64 hashes"):
+        check_inclusion(EMPTY_ROOT, 0, size=2, path=path, root=EMPTY_ROOT)
+    with pytest.raises(ProofRefused, match="64 hashes"):
+        check_consistency(1, 2, path=path, first_root=EMPTY_ROOT, second_root=EMPTY_ROOT)
+
+
 def test_an_inner_node_is_no_leaf() -> None:
     tree = MerkleTree(LEAVES[:4])
     inner = bytes.fromhex(A)
