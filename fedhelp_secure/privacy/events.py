@@ -116,7 +116,7 @@ class Limits(_Record):
     """The limits under which a debit was allowed; None where the site sets none."""
 
     epsilon: Limit
-    """Aggregate, under this charter: the charter's or the site's, whichever is stricter."""
+    """Aggregate, under this charter; a site whose own limit is lower refuses the charter."""
     epsilon_collusion: Limit | None
     lifetime_epsilon: Limit | None
     """Aggregate, over all charters of this ledger, at ``lifetime_delta``."""

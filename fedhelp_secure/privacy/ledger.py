@@ -19,7 +19,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -235,11 +234,9 @@ class Ledger:
         return event_of(charter, self._hospital)
 
     def _limits(self, charter: Charter) -> Limits:
-        candidates = [charter.privacy.epsilon]
-        if self._policy.epsilon is not None:
-            candidates.append(self._policy.epsilon)
         return Limits(
-            epsilon=min(candidates, key=Fraction),
+            # Not above the site's own limit: the policy refuses such a charter as a whole.
+            epsilon=charter.privacy.epsilon,
             epsilon_collusion=self._policy.epsilon_collusion,
             lifetime_epsilon=self._policy.lifetime_epsilon,
             lifetime_delta=self._policy.lifetime_delta,

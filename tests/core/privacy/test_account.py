@@ -42,13 +42,12 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [entry.record.model_dump(mode="json") for entry in ledger.account().entries]
 
 
-def signed(documents: list[dict[str, Any]], *, relink: bool = True) -> list[bytes]:
-    """The documents signed anew by the hospital itself, the chain mended if ``relink``."""
+def signed(documents: list[dict[str, Any]], *, first: int = 0) -> list[bytes]:
+    """The documents signed anew by the hospital itself, linked, numbered from ``first``."""
     envelopes: list[bytes] = []
-    for sequence, document in enumerate(documents):
-        if relink:
-            document["sequence"] = sequence
-            document["previous"] = digest(envelopes[-1]) if envelopes else None
+    for sequence, document in enumerate(documents, start=first):
+        document["sequence"] = sequence
+        document["previous"] = digest(envelopes[-1]) if envelopes else None
         envelopes.append(KEY.sign_document(KIND, document))
     return envelopes
 
@@ -174,6 +173,15 @@ def test_a_gap_or_a_replaced_entry_breaks_the_chain(
     replaced = signed(changed)[index]
     with pytest.raises(LedgerRefused, match="broken"):
         check([*envelopes[:index], replaced, *envelopes[index + 1 :]])
+
+
+def test_a_ledger_that_does_not_begin_at_its_beginning_is_found_out(
+    documents: list[dict[str, Any]],
+) -> None:
+    with pytest.raises(LedgerRefused, match="broken"):
+        check(signed(copy.deepcopy(documents), first=1))
+    with pytest.raises(LedgerRefused, match="broken"):
+        check(signed(copy.deepcopy(documents))[3:])
 
 
 def test_a_refused_entry_leaves_the_account_as_it_was(documents: list[dict[str, Any]]) -> None:

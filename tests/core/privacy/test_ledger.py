@@ -25,7 +25,7 @@ from fedhelp_secure.errors import FedHelpError, SignatureRefused
 from fedhelp_secure.policy import SitePolicy, SitePolicyRefuses
 from fedhelp_secure.privacy.account import check_chain, check_under_charter
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
-from fedhelp_secure.privacy.events import Outcome, Reservation, event_of, open_entry
+from fedhelp_secure.privacy.events import Limits, Outcome, Reservation, event_of, open_entry
 from fedhelp_secure.privacy.ledger import (
     AlreadyReserved,
     BudgetExhausted,
@@ -180,7 +180,12 @@ def test_a_collusion_limit_is_kept(tmp_path: Path) -> None:
     charter = KIT.charter()
     with pytest.raises(BudgetExhausted, match="collusion"):
         open_ledger(tmp_path, policy=SitePolicy(epsilon_collusion="2")).reserve(charter, 1)
-    open_ledger(tmp_path, policy=SitePolicy(epsilon_collusion="50")).reserve(charter, 1)
+    policy = SitePolicy(epsilon="4", epsilon_collusion="50", lifetime_epsilon="9")
+    record = open_ledger(tmp_path, policy=policy).reserve(charter, 1).record
+    assert isinstance(record, Reservation)
+    assert record.limits == Limits(
+        epsilon="3", epsilon_collusion="50", lifetime_epsilon="9", lifetime_delta="1e-6"
+    )
 
 
 def test_the_site_policy_is_checked_at_every_debit(tmp_path: Path) -> None:
