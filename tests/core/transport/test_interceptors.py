@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from dataclasses import dataclass, field
 
 import grpc
@@ -25,6 +26,7 @@ from fedhelp_secure.errors import (
     UnavailablePeer,
 )
 from fedhelp_secure.transport.catalogue import GENERIC_SENTENCE
+from fedhelp_secure.transport.certificates import own_tls_files, server_name
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.limits import MESSAGE_BYTES
@@ -34,6 +36,7 @@ from fedhelp_secure.wire.v1.enrolment_pb2 import GetTrustBundleRequest
 
 AGGREGATOR = Identity(FEDERATION, Role.AGGREGATOR, "aggregator")
 Call = Callable[[grpc.Channel], bytes]
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 # Each kind of handler, a role that may call it and one that may not.
 KINDS: list[tuple[Call, str, str]] = [
@@ -156,25 +159,63 @@ def test_what_is_unavailable_behind_a_server_may_be_tried_again(
         invoke(call_get_charter, "large-1")
 
 
-def test_messages_above_four_mebibytes_are_refused_both_ways(
+def _send_long(channel: grpc.Channel) -> bytes:
+    stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+    part = coordinator_pb2.ContributeRequest(ciphertext_chunk=bytes(MESSAGE_BYTES + 1))
+    return stub.Contribute(iter([part]), timeout=10).receipt.entry
+
+
+def test_a_message_of_four_mebibytes_passes(
     invoke: Callable[[Call, str], bytes], behaviour: Behaviour
 ) -> None:
     assert MESSAGE_BYTES == 4 * 1024 * 1024
     behaviour.act = lambda _: bytes(MESSAGE_BYTES - 100)
     assert len(invoke(call_get_charter, "large-1")) == MESSAGE_BYTES - 100
+
+
+def test_our_client_neither_sends_nor_takes_more(federation: Federation) -> None:
+    state, files = federation.state("large-1"), own_tls_files(federation.state("aggregator"))
+    # A server without our limits, which would send and take anything.
+    server = grpc.server(futures.ThreadPoolExecutor(2), options=UNLIMITED)
+    register(lambda _: bytes(MESSAGE_BYTES + 1))(server)
+    credentials = grpc.ssl_server_credentials(
+        [(files.key, files.certificate)], files.authorities, require_client_auth=True
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        with open_channel(state, f"127.0.0.1:{port}", expected=AGGREGATOR) as channel:
+            for call in (call_get_charter, _send_long):
+                with (
+                    pytest.raises(PeerRefused, match="RESOURCE_EXHAUSTED"),
+                    translated_errors("the aggregator"),
+                ):
+                    call(channel)
+    finally:
+        server.stop(None).wait()
+
+
+def test_our_server_neither_sends_nor_takes_more(
+    federation: Federation, served: RunningServer, behaviour: Behaviour
+) -> None:
     behaviour.act = lambda _: bytes(MESSAGE_BYTES + 1)
-    with pytest.raises(PeerRefused, match="RESOURCE_EXHAUSTED"):
-        invoke(call_get_charter, "large-1")
-    behaviour.calls.clear()
-
-    def send(channel: grpc.Channel) -> bytes:
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-        part = coordinator_pb2.ContributeRequest(ciphertext_chunk=bytes(MESSAGE_BYTES + 1))
-        return stub.Contribute(iter([part]), timeout=10).receipt.entry
-
-    with pytest.raises(PeerRefused, match="RESOURCE_EXHAUSTED"):
-        invoke(send, "large-1")
-    assert behaviour.calls == []
+    files = own_tls_files(federation.state("large-1"))
+    credentials = grpc.ssl_channel_credentials(files.authorities, files.key, files.certificate)
+    # A client without our limits, which would send and take anything.
+    options = [*UNLIMITED, ("grpc.ssl_target_name_override", server_name(AGGREGATOR))]
+    with grpc.secure_channel(served.address, credentials, options=options) as channel:
+        with (
+            pytest.raises(PeerRefused, match="RESOURCE_EXHAUSTED"),
+            translated_errors("the aggregator"),
+        ):
+            call_get_charter(channel)
+        behaviour.calls.clear()
+        behaviour.act = lambda _: b"taken"
+        with (
+            pytest.raises(PeerRefused, match="RESOURCE_EXHAUSTED"),
+            translated_errors("the aggregator"),
+        ):
+            _send_long(channel)
 
 
 def test_a_service_that_is_not_registered_is_unimplemented(

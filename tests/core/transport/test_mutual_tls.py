@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import socket
 import ssl
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import RunningServer, caller, start_server
 
 DAY = datetime.timedelta(days=1)
+SECOND = datetime.timedelta(seconds=1)
 AGGREGATOR = Identity(FEDERATION, Role.AGGREGATOR, "aggregator")
 HOSPITAL = Identity(FEDERATION, Role.HOSPITAL, "large-1")
 OTHER_CHANNEL = [("grpc.ssl_target_name_override", server_name(AGGREGATOR))]
@@ -184,6 +186,24 @@ def test_a_party_of_another_federation_is_refused_though_our_authority_signed_it
     with pytest.raises(PeerRefused, match="serves another federation") as refused:
         raw_call(served, files, federation.state("large-1").ca_path.read_bytes())
     assert refused.value.code == "access"
+
+
+def test_a_connection_does_not_outlive_its_certificate(
+    federation: Federation, served: RunningServer
+) -> None:
+    issuer, end = Issuer.of_registrar(federation.state("registrar")), utc_now() + 3 * SECOND
+    files = forge([uri(HOSPITAL.uri)], issuer=issuer, not_before=end - DAY, not_after=end)
+    authorities = federation.state("large-1").ca_path.read_bytes()
+    credentials = grpc.ssl_channel_credentials(authorities, files.key, files.certificate)
+    with grpc.secure_channel(served.address, credentials, options=OTHER_CHANNEL) as channel:
+        assert call_get_charter(channel) == HOSPITAL.uri.encode()
+        time.sleep((end + SECOND - utc_now()).total_seconds() + 0.1)
+        with (
+            pytest.raises(PeerRefused, match="has expired") as refused,
+            translated_errors("the aggregator"),
+        ):
+            call_get_charter(channel)
+    assert refused.value.code == "caller-not-authenticated"
 
 
 def test_a_plaintext_client_gets_nothing(served: RunningServer) -> None:

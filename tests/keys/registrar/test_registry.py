@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import fcntl
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Literal
 
@@ -146,14 +146,19 @@ def test_a_damaged_registry_is_named_and_not_overwritten(
     assert path.read_bytes() == data
 
 
-def test_processes_at_once_lose_no_member(registrar: StateDirectory, tmp_path: Path) -> None:
-    program = "from fedhelp_keys.registrar.commands import app; app()"
-    children = []
-    for number in range(4):
-        request, bundle = tmp_path / f"request-{number}", tmp_path / f"bundle-{number}"
-        request.write_bytes(make_request(_party(tmp_path, name=f"h{number}")))
-        arguments = ["enrol", request, "--state", registrar.root, "--group", "small"]
-        command = [sys.executable, "-c", program, *map(str, arguments), "--out", str(bundle)]
-        children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    assert [child.wait(60) for child in children] == [0] * 4
-    assert len(Registry(registrar).members()) == 4
+def test_writers_wait_for_one_another_and_lose_no_member(
+    registrar: StateDirectory, tmp_path: Path
+) -> None:
+    requests = [make_request(_party(tmp_path, name=f"h{number}")) for number in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        # As another process would hold it: flock is between open files.
+        with (registrar.role_directory() / "registry.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            running = [
+                pool.submit(enrol, registrar, request, group="small", now=utc_now())
+                for request in requests
+            ]
+            assert wait(running, timeout=0.5).done == set()
+        for future in running:
+            assert future.result(timeout=10)
+    assert len(Registry(registrar).members()) == 3
