@@ -138,20 +138,10 @@ class Driver:
         """Sum, ask both custodians, open; or fail with the code of what was definitely refused."""
         try:
             sum_digest = current.sum_digest or self._make_sum(current.number)
-            # Here: while it is being sent, an error would look like a broken call.
-            self._blobs.check(sum_digest)
             done = self._ask(
-                current.number,
-                "unmasker",
-                lambda: self._custodians.ask_unmasker(
-                    current.number, self._store.contributions(current.number)
-                ),
+                current.number, "unmasker", lambda: self._ask_unmasker(current.number)
             ) and self._ask(
-                current.number,
-                "decryptor",
-                lambda: self._custodians.ask_decryptor(
-                    current.number, self._blobs.read(sum_digest), sum_digest=sum_digest
-                ),
+                current.number, "decryptor", lambda: self._ask_decryptor(current.number, sum_digest)
             )
         except (PeerError, PolicyError) as error:
             if self._stopping.is_set():
@@ -193,6 +183,16 @@ class Driver:
         self._book.record_sum(number, sum_digest)
         return sum_digest
 
+    def _ask_unmasker(self, number: int) -> Answer:
+        return self._custodians.ask_unmasker(number, self._store.contributions(number))
+
+    def _ask_decryptor(self, number: int, sum_digest: str) -> Answer:
+        # Before the call: in the middle of it, damage would look like a broken connection.
+        self._blobs.check(sum_digest)
+        return self._custodians.ask_decryptor(
+            number, self._blobs.read(sum_digest), sum_digest=sum_digest
+        )
+
     def _ask(self, number: int, custodian: str, ask: Callable[[], Answer]) -> bool:
         """Get and keep ``custodian``'s answer; False if this process is to stop before that."""
         pause = FIRST_PAUSE_SECONDS
@@ -224,6 +224,6 @@ class Driver:
 
 def _waiting(custodian: str, error: FedHelpError) -> str:
     if isinstance(error, ConfigurationError):
-        # Our own certificate, most likely: watchers learn whose hand can mend it, and no more.
+        # Our own certificate or file: watchers learn whose hand can mend it, and no more.
         return f"waiting for the aggregator's operator (code {error.code})"
     return f"waiting for custodian {custodian}"

@@ -335,6 +335,30 @@ def test_a_damaged_ciphertext_stops_the_aggregator_rather_than_the_round(
         again.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
 
 
+def test_a_damaged_sum_is_not_sent_until_it_is_mended(
+    federation: Federation,
+    custodians: tuple[Custodian, Custodian],
+    addresses: CustodianAddresses,
+    tmp_path: Path,
+) -> None:
+    charter = charter_of(federation, "damaged-sum", rounds=ONE_ROUND)
+    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        party = running.party("large-1")
+        party.wait_for(wire.ROUND_STATE_OPEN)
+        custodians[0].stop()
+        running.contribute(*HOSPITALS)
+        party.wait_for_reason("waiting for custodian decryptor")
+        files = [file for file in (running.root / "aggregator/blobs").iterdir() if file.is_file()]
+        whole = {file: file.read_bytes() for file in files}
+        for file in files:
+            file.write_bytes(b"damaged")
+        custodians[0].start()
+        party.wait_for_reason("waiting for the aggregator's operator (code blob-damaged)")
+        for file, data in whole.items():
+            file.write_bytes(data)
+        party.wait_for(wire.ROUND_STATE_OPENED)
+
+
 def test_it_stops_at_once_while_it_is_watched_and_waiting(
     federation: Federation, tmp_path: Path
 ) -> None:

@@ -75,9 +75,6 @@ def framed_noise(charter: Charter) -> bytes:
 def _too_long(running: AggregatorServer, good: Contribution) -> Messages:
     yield from upload(running.charter, good)
     yield wire.ContributeRequest(ciphertext_chunk=b"x")
-    # The call has ended by now: these are never read.
-    for _ in range(100):
-        yield wire.ContributeRequest(ciphertext_chunk=bytes(1 << 20))
 
 
 def _truncated(running: AggregatorServer, good: Contribution) -> Messages:
@@ -222,6 +219,24 @@ def test_bad_input_is_refused_logged_and_changes_nothing(
     assert next(running.party("large-1").watch()).contributions == 0
     blobs = running.root / "aggregator" / "blobs"
     assert [file for file in blobs.rglob("*") if file.is_file()] == []
+
+
+def test_an_endless_upload_is_ended_early(running: AggregatorServer) -> None:
+    good = contribution_of(running.federation, running.charter, "large-1")
+    sent = 0
+
+    def endless() -> Messages:
+        nonlocal sent
+        yield from upload(running.charter, good)
+        while sent < 200:
+            sent += 1
+            yield wire.ContributeRequest(ciphertext_chunk=bytes(1 << 20))
+
+    with pytest.raises(PeerRefused) as refused:
+        running.party("large-1").send(endless())
+    assert refused.value.code == "contribution-wrong-length"
+    # What flow control had let through when the answer came, and no more.
+    assert sent < 50
 
 
 def test_the_log_names_the_refused_bytes(running: AggregatorServer) -> None:
