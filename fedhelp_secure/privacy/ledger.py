@@ -26,10 +26,11 @@ from typing import Literal
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import ConfigurationError, FedHelpError, PolicyError
 from fedhelp_secure.policy import SitePolicy
-from fedhelp_secure.privacy.account import Account, broken_limit, check_chain
+from fedhelp_secure.privacy.account import Account, broken_limit, check_chain, check_under_charter
 from fedhelp_secure.privacy.events import (
     KIND,
     LedgerEntry,
+    LedgerRefused,
     Limits,
     Outcome,
     PrivacyEvent,
@@ -39,7 +40,6 @@ from fedhelp_secure.privacy.events import (
     event_of,
     open_entry,
     rational_text,
-    spent_of,
 )
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
 from fedhelp_secure.signing import SigningKey
@@ -211,8 +211,10 @@ class Ledger:
 
     def spent(self, charter: Charter) -> Spent:
         """What this hospital's patients have spent under ``charter``: every reserved round."""
-        aggregate, collusion = self.account().rhos(charter.digest)
-        return spent_of(aggregate, collusion, charter.privacy.delta)
+        try:
+            return check_under_charter(self.account(), charter)
+        except LedgerRefused as error:
+            raise LedgerDamaged(_damaged(self._path)) from error
 
     def account(self) -> Account:
         """The whole ledger, its chain checked; raises LedgerDamaged."""
