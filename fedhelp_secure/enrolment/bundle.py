@@ -24,7 +24,7 @@ LIMIT_BYTES = 128 * 1024
 class BundleRefused(PeerError):
     """A bundle is for another request, or from another registrar than the one trusted here."""
 
-    code = "bundle"
+    code = "enrolment-bundle"
 
 
 class _Document(BaseModel):

@@ -189,9 +189,8 @@ def registrar_process(
     command += [str(federation.state("registrar").root), "--listen", "127.0.0.1:0"]
     process = subprocess.Popen([*command, "--ready-file", str(ready)])
     try:
-        for _ in range(300):
-            if ready.exists() or process.poll() is not None:
-                break
+        deadline = time.monotonic() + 60
+        while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         yield process, ready
     finally:
