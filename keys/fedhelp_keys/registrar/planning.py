@@ -40,7 +40,6 @@ def plan_charter(
     hospitals = [_hospital(registry, state.identity.federation, name) for name in plan.hospitals]
     privacy = _privacy(plan, {member.group for member in hospitals if member.group is not None})
     count, height, width = public_set.images.shape
-    decryptor, unmasker = _only(registry, Role.DECRYPTOR), _only(registry, Role.UNMASKER)
     document = {
         "federation": state.identity.federation,
         "name": plan.name,
@@ -68,14 +67,7 @@ def plan_charter(
         "cohort": plan.cohort.model_dump(),
         "rounds": plan.rounds.model_dump(),
         "foundation_model": plan.foundation_model.model_dump(),
-        "custodians": {
-            "epoch": FIRST_EPOCH,
-            "decryptor": {**_signed(decryptor), "context_digest": decryptor.context_digest},
-            "unmasker": {**_signed(unmasker), "sealing_key": unmasker.sealing_key},
-        },
-        "aggregator": _signed(_only(registry, Role.AGGREGATOR)),
-        "broker": _signed(_only(registry, Role.BROKER)),
-        "auditors": [_signed(member) for member in registry.with_role(Role.AUDITOR)],
+        **_other_parties(registry),
         "retention_days": plan.retention_days,
     }
     charter = parse_charter(document)
@@ -172,6 +164,20 @@ def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:
     if units < 1:
         raise PlanRefused("privacy.clip is under one grid unit; raise it, or fraction_bits.")
     return units
+
+
+def _other_parties(registry: Registry) -> dict[str, Any]:
+    decryptor, unmasker = _only(registry, Role.DECRYPTOR), _only(registry, Role.UNMASKER)
+    return {
+        "custodians": {
+            "epoch": FIRST_EPOCH,
+            "decryptor": {**_signed(decryptor), "context_digest": decryptor.context_digest},
+            "unmasker": {**_signed(unmasker), "sealing_key": unmasker.sealing_key},
+        },
+        "aggregator": _signed(_only(registry, Role.AGGREGATOR)),
+        "broker": _signed(_only(registry, Role.BROKER)),
+        "auditors": [_signed(member) for member in registry.with_role(Role.AUDITOR)],
+    }
 
 
 def _hospital(registry: Registry, federation: str, name: str) -> Member:
