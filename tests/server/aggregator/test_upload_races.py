@@ -6,7 +6,6 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,8 +25,6 @@ from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_server.aggregator.book import MAXIMUM_LOGGED_REJECTIONS
 from fedhelp_server.aggregator.custodians import CustodianAddresses
-
-Messages = Iterator[wire.ContributeRequest]
 
 
 def test_same_bytes_same_receipt_other_bytes_conflict(
