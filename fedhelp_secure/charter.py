@@ -306,6 +306,11 @@ class Charter(_Document):
         """Raises CharterRefused, saying which parameter to change, unless every bound holds."""
         self._check_cohort()
         self._check_keys()
+        if self.secure_sum.values != self.probe.dimension * len(self.classes):
+            raise CharterRefused(
+                "secure_sum.values must be probe.dimension times the number of classes; "
+                "make the charter with 'fedhelp keys charter'."
+            )
         if self.bound_of_sum() >= 1 << (self.secure_sum.ring_bits - 1):
             raise CharterRefused(
                 f"sums can reach {self.bound_of_sum()} grid units but the ring of "

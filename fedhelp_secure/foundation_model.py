@@ -49,7 +49,7 @@ Outcome = Literal["answered", "refused", "indeterminate", "not-called", "abandon
 class AnswerNotPinned(PolicyError):
     """An answer or its record is not about what the charter asks, or does not match the other."""
 
-    code = "foundation-model-answer"
+    code = "foundation-model-record"
 
 
 class _Document(BaseModel):

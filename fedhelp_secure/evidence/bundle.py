@@ -51,7 +51,7 @@ class NotAnAuditor(PolicyError):
 class OtherCharter(PolicyError):
     """The aggregator runs another charter than the one given."""
 
-    code = "other-charter"
+    code = "bundle-other-charter"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,11 @@ def _charter(data: st.DataObject, base: Charter) -> Charter:
     total = sum(weights[hospital["group"]] for hospital in hospitals)
     # total * (2**ring_bits - 1) has to stay below 2**37.
     ring_bits = data.draw(st.integers(14, 37 - (total - 1).bit_length()))
-    values = data.draw(st.sampled_from([1, 3, 8, 2048, 2049]))
-    document["secure_sum"] |= {"ring_bits": ring_bits, "values": values}
+    # Part of a slot row, a whole one, and one more than that.
+    dimension, classes = data.draw(st.sampled_from([(2, 2), (3, 3), (512, 4), (410, 5)]))
+    document["probe"]["dimension"] = dimension
+    document["classes"] = [f"class {number}" for number in range(classes)]
+    document["secure_sum"] |= {"ring_bits": ring_bits, "values": dimension * classes}
     minimum = data.draw(st.integers(2, len(hospitals)))
     document["cohort"] = {
         "minimum": minimum,
