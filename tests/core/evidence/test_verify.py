@@ -341,6 +341,12 @@ def test_links_and_devices_are_no_files(bundle: Path) -> None:
     assert failing_step(bundle, "plain file") == "index"
 
 
+def test_a_file_of_any_size_is_not_read(bundle: Path) -> None:
+    with (bundle / layout.REPORT_HTML).open("ab") as file:
+        file.truncate(layout.MAXIMUM_FILE_BYTES + 1)
+    assert failing_step(bundle, "plain file") == "index"
+
+
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     assert failing_step(tmp_path / "nowhere", "not a directory") == "index"
     assert failing_step(tmp_path, "no index.json") == "index"

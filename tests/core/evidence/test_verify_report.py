@@ -131,6 +131,14 @@ def test_a_report_may_say_worse_and_more(
     verify_bundle(rewritten(story, bundle, change))
 
 
+def test_a_key_may_not_be_written_twice(true_bundle: Path) -> None:
+    """Other readers take the first of two, Python the last."""
+    text = (true_bundle / layout.REPORT_JSON).read_bytes()
+    read_claims(text)
+    with pytest.raises(BundleRefused, match="distinct keys"):
+        read_claims(text.replace(b'"rounds": 2', b'"rounds": 9, "rounds": 2'))
+
+
 @pytest.mark.parametrize("number", ["1e-999999999", "0.0", "3e-6"])
 def test_a_tiny_epsilon_is_below_at_any_exponent(story: Story, bundle: Path, number: str) -> None:
     path = bundle / layout.REPORT_JSON

@@ -379,7 +379,7 @@ CASES: list[tuple[str, str, Callable[[Story], None]]] = [
     ("rounds", "more rounds", one_round_too_many),
     ("rounds", "never opened", contribution_to_no_round),
     ("rounds", "another sum", another_sum),
-    ("rounds", "digest", a_sum_without_digest),
+    ("rounds", "other fields", a_sum_without_digest),
     ("rounds", "not about round", statements_swapped_between_rounds),
     ("rounds", "not about round", decryptor_statements_swapped_between_rounds),
     ("rounds", "kind", statements_swapped_between_custodians),
