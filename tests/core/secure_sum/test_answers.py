@@ -187,6 +187,17 @@ def test_refuses_altered_bodies_and_keys(
             _open(federation, mixed)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_altered_bodies_show_without_any_private_key(
+    federation: Federation, pair: tuple[Answer, Answer], which: int
+) -> None:
+    check = (answers.open_decryptor_statement, answers.open_unmasker_statement)[which]
+    check(federation.charter, 1, pair[which])
+    altered = dataclasses.replace(pair[which], body=_flipped(pair[which].body, 5))
+    with pytest.raises(AnswerRefused):
+        check(federation.charter, 1, altered)
+
+
 def _resigned(federation: Federation, answer: Answer, changes: dict[str, Any]) -> Answer:
     document = peek_document("decryptor-statement", answer.statement) | changes
     key = federation.state("decryptor").signing_key()

@@ -213,6 +213,16 @@ def test_requests_of_another_form_are_refused(
         assert refusal.value.code == code
 
 
+def test_refuses_a_charter_of_another_federation(
+    federation: Federation, unmasker_server: RunningServer
+) -> None:
+    charter = federation.charter.model_copy(update={"federation": "elsewhere"})
+    envelope = sign_charter(charter, federation.governance_key)
+    with pytest.raises(PeerRefused) as refusal:
+        _unmask(federation, unmasker_server, _unmasking(envelope, {}))
+    assert refusal.value.code == "charter"
+
+
 @pytest.mark.parametrize("custodian", ["decryptor", "unmasker"])
 def test_refuses_a_charter_that_names_another_custodian(
     federation: Federation,
