@@ -98,7 +98,8 @@ ROOT = HEAD.body().split("\n")[2]
         signed(HEAD.body()) + "— name AAAA\n".encode(),
         signed(HEAD.body()) + "— name AAAA AAAA\n".encode(),
         signed(HEAD.body()) + "— witness AAAAAAA=\n".encode() * 64,
-        signed(HEAD.body()) + b"x" * 20_000,
+        # Well formed, but longer than any note of ours with its witnesses.
+        signed(HEAD.body()) + f"— witness {'A' * 400}\n".encode() * 50,
     ],
 )
 def test_a_malformed_checkpoint_is_refused(note: bytes) -> None:

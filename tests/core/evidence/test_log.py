@@ -189,6 +189,14 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
+def test_a_file_cut_under_an_open_log_is_noticed(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    with opened(tmp_path) as log:
+        os.truncate(tmp_path / "entries.log", 20)
+        with pytest.raises(LogFailed, match="shorter"):
+            log.entry(1)
+
+
 def test_a_closed_log_refuses_everything(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     log = opened(tmp_path)
