@@ -204,13 +204,21 @@ def test_requests_of_another_form_are_refused(
         ([first], "cohort"),
         ([first, first], "malformed"),
         ([first, member], "malformed"),
-        ([first, *[member] * 7], "malformed"),
         (list(_unmasking(stranger, {})), "signature"),
     ]
     for parts, code in unmaskings:
         with pytest.raises(PeerRefused) as refusal:
             _unmask(federation, unmasker_server, iter(parts))
         assert refusal.value.code == code
+
+
+def test_reads_no_more_contributions_than_there_are_hospitals(
+    federation: Federation, unmasker_server: RunningServer
+) -> None:
+    member = custodian_pb2.UnmaskSumRequest(contribution=custodian_pb2.SealedContribution())
+    first = next(_unmasking(federation.charter_envelope, {}))
+    with pytest.raises(PeerRefused, match="more contributions than the charter has hospitals"):
+        _unmask(federation, unmasker_server, iter([first, *[member] * 7]))
 
 
 def test_refuses_a_charter_of_another_federation(
