@@ -1,0 +1,339 @@
+"""Asymmetric dual distillation: the opened teacher into each hospital's own network.
+
+After FedHelp (arXiv:2412.19654): towards a small hospital in full strength (forward), towards a
+large one gently and only where the teacher is sure and does not contradict what the hospital knows
+(backward), so that a large hospital does not lose by helping. Nothing here leaves the hospital.
+
+Symbols: f, the own network; p(x) = softmax(f(x)); p_T the same at temperature T; D, own patients
+with labels y; P, the public proxy images; q(x), the teacher's soft label of a proxy image; u(x), the
+soft label that the opened public model gives to an own image, computed at home; e(x), the foundation
+model's embedding of a proxy image; h(x), the own network's features; CE, cross-entropy;
+KL(a || b) = sum a log(a / b).
+
+    L = w_own      mean over D of CE(y, p(x))                               own patients
+      + w_teacher  T^2 mean over P of a(x) KL(q_T(x) || p_T(x))             teacher on proxies
+      + w_public   mean over D of b(x, y) KL(u(x) || p(x))                  public model on own
+      + w_relation mean over pairs in P of (cos h h' - cos e e')^2          foundation model
+
+q_T is q^(1/T), normalised (Hinton, Vinyals, Dean 2015). cos is taken of features minus their batch
+mean (relational distillation: Park et al. 2019; similarity-preserving: Tung and Mori 2019).
+
+Gates: a = b = 1 towards small. Towards large a(x) = [max q(x) >= c] times the probability that the
+network gave to the teacher's class before distillation; b(x, y) = [argmax u(x) = y]. Afterwards a
+large hospital takes m of the new weights and keeps 1 - m of the old (Wortsman et al. 2022).
+
+Segmentation uses the first two terms, pixel by pixel, and adds the soft Dice loss to each: an own
+mask says more than the public model, and embeddings of whole images say nothing about pixels.
+
+Each term is switched off by its weight in `DistillationPlan`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.losses.dice import DiceLoss
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fedhelp_client.data.types import Dataset, Task
+from fedhelp_client.models import HospitalModel, Preset
+from fedhelp_client.progress import ProgressCallback
+from fedhelp_client.training import (
+    Optimiser,
+    OwnLoss,
+    TrainingPlan,
+    augment_with,
+    batches,
+    images_tensor,
+    own_loss,
+    predict,
+    targets_tensor,
+)
+from fedhelp_secure.errors import InternalError
+
+_SMALLEST = 1e-6
+
+
+class DistillationMisused(InternalError):
+    """Teacher, proxy images and embeddings do not fit one another."""
+
+    code = "distillation"
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationPlan:
+    """Weights of the terms (see the module's formula); 0 switches a term off."""
+
+    training: TrainingPlan
+    own: float = 1.0
+    teacher: float = 1.0
+    public: float = 1.0
+    relation: float = 1.0
+    temperature: float = 2.0
+    gated: bool = False
+    """Whether the gates a and b apply."""
+    confidence: float = 0.0
+    """c: probability that the teacher must give its class, if gated."""
+    keep: float = 1.0
+    """m: share of the new weights that is kept."""
+
+
+_PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
+    ("classification", "small"): DistillationPlan(
+        TrainingPlan(passes=3600, learning_rate=3e-3, label_smoothing=0.0)
+    ),
+    ("classification", "large"): DistillationPlan(
+        TrainingPlan(passes=700, learning_rate=3e-4),
+        teacher=0.5,
+        public=0.5,
+        relation=0.2,
+        gated=True,
+        confidence=0.5,
+        keep=0.7,
+    ),
+    ("segmentation", "small"): DistillationPlan(
+        TrainingPlan(passes=3600, learning_rate=3e-3), public=0.0, relation=0.0
+    ),
+    ("segmentation", "large"): DistillationPlan(
+        TrainingPlan(passes=1200, learning_rate=5e-4),
+        teacher=0.5,
+        public=0.0,
+        relation=0.0,
+        gated=True,
+        confidence=0.5,
+        keep=0.7,
+    ),
+}
+
+
+def distillation_plan(task: Task, group: Preset) -> DistillationPlan:
+    """The plan for hospitals of ``group``, chosen on public data."""
+    return _PLANS[task, group]
+
+
+def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation model's answer
+    model: HospitalModel,
+    own: Dataset,
+    *,
+    task: Task,
+    group: Preset,
+    proxy_images: NDArray[np.uint8],
+    teacher: NDArray[np.float32],
+    own_teacher: NDArray[np.floating] | None,
+    foundation_embeddings: NDArray[np.float32],
+    seed: int,
+    progress: ProgressCallback,
+    plan: DistillationPlan | None = None,
+) -> None:
+    """Distil ``teacher`` into ``model``, which was trained on ``own`` alone before.
+
+    ``proxy_images`` uint8 [N, H, W]; ``teacher`` [N, C], or [N, h, w, C] for segmentation;
+    ``own_teacher`` [n, C] or [n, 1, C], the public model on own images, or None (not used for
+    segmentation); ``foundation_embeddings`` [N, E]. ``progress`` is called after each epoch with
+    "distillation". Raises DataError without images or masks, DistillationMisused if shapes do not
+    fit; the model is then unchanged.
+    """
+    plan = plan or distillation_plan(task, group)
+    inputs = _Inputs(
+        own_images=images_tensor([example.image for example in own.examples], model.side),
+        own_targets=targets_tensor(own, task=task, side=model.side),
+        own_public=_public_labels(own_teacher, own, task),
+        proxy_images=images_tensor(list(proxy_images), model.side),
+        teacher=_teacher_tensor(teacher, len(proxy_images), own, side=model.side, task=task),
+        embeddings=_embeddings_tensor(foundation_embeddings, len(proxy_images)),
+    )
+    gates = _gates(model, inputs, plan)
+    loss_of = own_loss(own, task=task, label_smoothing=plan.training.label_smoothing)
+    before = copy.deepcopy(model.state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    order = _order(inputs, plan.training, generator)
+    optimiser = Optimiser(model, plan.training, steps=sum(map(len, order)))
+    model.train()
+    for epoch, pairs in enumerate(order, start=1):
+        for own_part, proxy_part in pairs:
+            step = _Step(inputs, gates, plan, own_part=own_part, proxy_part=proxy_part)
+            optimiser.step(step.loss(model, loss_of, generator))
+        progress("distillation", epoch, len(order))
+    _keep_share(model, before, plan.keep)
+    model.eval()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """Everything that a distillation sees, as tensors at the network's size."""
+
+    own_images: Tensor
+    own_targets: Tensor
+    """[n, C], or [n, C, S, S]."""
+    own_public: Tensor | None
+    """u, [n, C]."""
+    proxy_images: Tensor
+    teacher: Tensor
+    """q, [N, C], or [N, C, S, S]."""
+    embeddings: Tensor
+    """[N, E]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gates:
+    """How much each image, or pixel, counts."""
+
+    proxy: Tensor
+    """a, [N], or [N, S, S]."""
+    own: Tensor
+    """b, [n]."""
+
+
+def _gates(model: HospitalModel, inputs: _Inputs, plan: DistillationPlan) -> _Gates:
+    """The gates a and b, from the network as it was before distillation."""
+    own = torch.ones(len(inputs.own_images))
+    if not plan.gated:
+        return _Gates(proxy=torch.ones_like(inputs.teacher[:, 0]), own=own)
+    sure, chosen = inputs.teacher.max(dim=1)
+    believed = predict(model, inputs.proxy_images).softmax(dim=1)
+    agreement = believed.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    if inputs.own_public is not None:
+        own = (inputs.own_public.argmax(dim=1) == inputs.own_targets.argmax(dim=1)).float()
+    return _Gates(proxy=(sure >= plan.confidence).float() * agreement, own=own)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """One batch of own and one of proxy images, and the loss on them."""
+
+    inputs: _Inputs
+    gates: _Gates
+    plan: DistillationPlan
+    own_part: Tensor
+    proxy_part: Tensor
+
+    def loss(
+        self, model: HospitalModel, own_loss_of: OwnLoss, generator: torch.Generator
+    ) -> Tensor:
+        """L of the module's formula on this batch."""
+        inputs, plan = self.inputs, self.plan
+        own_shown, own_wanted = augment_with(
+            inputs.own_images[self.own_part], inputs.own_targets[self.own_part], generator
+        )
+        dense = inputs.teacher.ndim == 4
+        extra = self.gates.proxy[self.proxy_part]
+        maps = inputs.teacher[self.proxy_part]
+        if dense:
+            # Teacher and gate move with the image.
+            maps = torch.cat([maps, extra.unsqueeze(1)], dim=1)
+        proxy_shown, moved = augment_with(inputs.proxy_images[self.proxy_part], maps, generator)
+        wanted, gate = (moved[:, :-1], moved[:, -1]) if dense else (moved, extra)
+        # One forward pass, so that batch normalisation sees both scanners' worlds together.
+        features = model.features(torch.cat([own_shown, proxy_shown]))
+        logits = model.head(features)
+        own_logits, proxy_logits = logits[: len(own_shown)], logits[len(own_shown) :]
+        total: Tensor = plan.own * own_loss_of(own_logits, own_wanted)
+        total = total + plan.teacher * _teacher_loss(proxy_logits, wanted, gate, plan.temperature)
+        if inputs.own_public is not None and plan.public > 0:
+            public = inputs.own_public[self.own_part]
+            divergence = _divergence(own_logits, public, temperature=1.0)
+            total = total + plan.public * (self.gates.own[self.own_part] * divergence).mean()
+        if not dense and plan.relation > 0:
+            embeddings = inputs.embeddings[self.proxy_part]
+            total = total + plan.relation * _relation_loss(features[len(own_shown) :], embeddings)
+        return total
+
+
+def _teacher_loss(logits: Tensor, wanted: Tensor, gate: Tensor, temperature: float) -> Tensor:
+    """Gated KL to the teacher, times T squared; for maps also the soft Dice loss where gated."""
+    divergence = temperature**2 * (gate * _divergence(logits, wanted, temperature=temperature))
+    if logits.ndim == 2:
+        return divergence.mean()
+    overlap = DiceLoss(include_background=False, softmax=False, squared_pred=True)
+    open_pixels = gate.unsqueeze(1)
+    dice: Tensor = overlap(logits.softmax(dim=1) * open_pixels, wanted * open_pixels)
+    return divergence.mean() + gate.mean() * dice
+
+
+def _divergence(logits: Tensor, wanted: Tensor, *, temperature: float) -> Tensor:
+    """KL(wanted at the temperature || logits at the temperature), over the class axis."""
+    softened = (wanted.clamp(min=_SMALLEST).log() / temperature).log_softmax(dim=1)
+    given = (logits / temperature).log_softmax(dim=1)
+    return (softened.exp() * (softened - given)).sum(dim=1)
+
+
+def _relation_loss(features: Tensor, embeddings: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between all pairs of a batch."""
+    return functional.mse_loss(_cosines(features), _cosines(embeddings))
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    unit = functional.normalize(rows - rows.mean(dim=0, keepdim=True), dim=1)
+    return unit @ unit.T
+
+
+def _order(
+    inputs: _Inputs, training: TrainingPlan, generator: torch.Generator
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Batches of own and proxy indices for every epoch; an epoch shows each proxy image once."""
+    own, proxies = len(inputs.own_images), len(inputs.proxy_images)
+    epochs = max(1, math.ceil(training.passes / (2 * proxies)))
+    waiting: list[Tensor] = []
+    order = []
+    for _ in range(epochs):
+        pairs = []
+        for proxy_part in batches(proxies, training.batch, generator):
+            if not waiting:
+                waiting = batches(own, training.batch, generator)
+            pairs.append((waiting.pop(), proxy_part))
+        order.append(pairs)
+    return order
+
+
+def _keep_share(model: HospitalModel, before: dict[str, Tensor], share: float) -> None:
+    """Weights ``share`` of the way from ``before`` to what they are; counters stay as they are."""
+    if share == 1.0:
+        return
+    now = model.state_dict()
+    mixed = {
+        name: torch.lerp(before[name], value, share) if value.is_floating_point() else value
+        for name, value in now.items()
+    }
+    model.load_state_dict(mixed)
+
+
+def _public_labels(
+    own_teacher: NDArray[np.floating] | None, own: Dataset, task: Task
+) -> Tensor | None:
+    """u as [n, C], or None where the term does not apply."""
+    if own_teacher is None or task == "segmentation":
+        return None
+    labels = own_teacher[:, 0] if own_teacher.ndim == 3 else own_teacher
+    if labels.shape != (len(own.examples), len(own.classes)):
+        raise DistillationMisused("the public model's labels do not fit the own images.")
+    return torch.from_numpy(labels.astype(np.float32))
+
+
+def _teacher_tensor(
+    teacher: NDArray[np.float32], proxies: int, own: Dataset, *, side: int, task: Task
+) -> Tensor:
+    """q as [N, C], or at the network's size [N, C, S, S]."""
+    dimensions = 2 if task == "classification" else 4
+    shape = teacher.shape
+    if teacher.ndim != dimensions or shape[0] != proxies or shape[-1] != len(own.classes):
+        raise DistillationMisused("the teacher does not fit the proxy images and the classes.")
+    if not np.isfinite(teacher).all():
+        raise DistillationMisused("the teacher's labels are not finite.")
+    labels = torch.from_numpy(np.ascontiguousarray(teacher, dtype=np.float32))
+    if task == "classification":
+        return labels
+    return functional.interpolate(
+        labels.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", antialias=True
+    )
+
+
+def _embeddings_tensor(embeddings: NDArray[np.float32], proxies: int) -> Tensor:
+    if embeddings.ndim != 2 or len(embeddings) != proxies or not np.isfinite(embeddings).all():
+        raise DistillationMisused("the foundation model's answer does not fit the proxy images.")
+    return torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32))

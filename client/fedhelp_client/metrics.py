@@ -1,0 +1,56 @@
+"""How good a model is on labelled images: accuracy, balanced accuracy, Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.metrics.meandice import compute_dice
+from numpy.typing import NDArray
+
+from fedhelp_client.data.types import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a model reached on a labelled set. Stays with the operator who measured it."""
+
+    name: Literal["accuracy", "dice"]
+    value: float
+    """From 0 to 1; the higher the better."""
+    balanced: float
+    """Accuracy averaged over the classes that occur; for Dice the same as ``value``."""
+    images: int
+    """On how many images it was measured."""
+
+
+def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Metrics:
+    """Share of right answers; both [N]. Raises DataError if there is nothing to measure on."""
+    if labels.size == 0:
+        raise DataError("There is no image to measure on; give a folder with labelled images.")
+    right = predicted == labels
+    of_class = [float(right[labels == label].mean()) for label in np.unique(labels)]
+    return Metrics("accuracy", float(right.mean()), float(np.mean(of_class)), len(labels))
+
+
+def dice(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Metrics:
+    """Mean Dice of the lesion over images, from (predicted, true) masks of 0 and 1, each [H, W].
+
+    An image whose true mask is empty is left out, because Dice of an empty mask says nothing (as
+    MONAI's ``ignore_empty`` does). Raises DataError if no image is left.
+    """
+    values = [_dice(predicted, true) for predicted, true in pairs if true.any()]
+    if not values:
+        raise DataError("No image to measure on has a lesion; give a folder with masks.")
+    mean = float(np.mean(values))
+    return Metrics("dice", mean, mean, len(values))
+
+
+def _dice(predicted: NDArray[np.uint8], true: NDArray[np.uint8]) -> float:
+    first, second = (
+        torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (predicted, true)
+    )
+    return float(compute_dice(first, second, include_background=True)[0, 0])
