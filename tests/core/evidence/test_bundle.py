@@ -7,14 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from support.aggregator import AggregatorServer, charter_of, custodians_of
-from support.evidence import call_record, public_context, report_of
+from support.evidence import Story, call_record, public_context, report_of
 from support.federation import Federation, join
 from typer.testing import CliRunner
 
@@ -38,7 +39,22 @@ from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.secure_sum.contribution import make_contribution
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.wire.v1.coordinator_pb2 import ROUND_STATE_OPEN, ROUND_STATE_OPENED
+from fedhelp_secure.transport.server import start_server
+from fedhelp_secure.wire.v1 import evidence_pb2 as wire
+from fedhelp_secure.wire.v1.coordinator_pb2 import (
+    ROUND_STATE_OPEN,
+    ROUND_STATE_OPENED,
+    GetCharterRequest,
+    GetCharterResponse,
+)
+from fedhelp_secure.wire.v1.coordinator_pb2_grpc import (
+    CoordinatorServicer,
+    add_CoordinatorServicer_to_server,
+)
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import (
+    EvidenceServicer,
+    add_EvidenceServicer_to_server,
+)
 from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 
@@ -285,3 +301,109 @@ def test_a_running_round_is_no_evidence_yet(federation: Federation, tmp_path: Pa
     with pytest.raises(StepFailed, match="is missing") as caught:
         verify_bundle(tmp_path / "bundle")
     assert caught.value.title == "receipts"
+
+
+class LyingAggregator(EvidenceServicer, CoordinatorServicer):
+    """Serves a true story's log and objects, but for what a test changes."""
+
+    def __init__(self, story: Story, bundle: Path) -> None:
+        files = layout.read_files(bundle)
+        self.envelope = story.federation.charter_envelope
+        self.checkpoint = files[layout.CHECKPOINT]
+        self.listed = list(enumerate(layout.leaves(files)))
+        self.objects = list(layout.objects(files).values())
+
+    def GetCharter(  # noqa: N802
+        self, request: GetCharterRequest, context: grpc.ServicerContext
+    ) -> GetCharterResponse:
+        return GetCharterResponse(envelope=self.envelope)
+
+    def GetCheckpoint(  # noqa: N802
+        self, request: wire.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> wire.GetCheckpointResponse:
+        return wire.GetCheckpointResponse(checkpoint=self.checkpoint)
+
+    def ListEntries(  # noqa: N802
+        self, request: wire.ListEntriesRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListEntriesResponse]:
+        for index, entry in self.listed:
+            yield wire.ListEntriesResponse(index=index, entry=entry)
+
+    def ListObjects(  # noqa: N802
+        self, request: wire.ListObjectsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListObjectsResponse]:
+        for envelope in self.objects:
+            yield wire.ListObjectsResponse(kind="manifest", envelope=envelope)
+
+
+def entry_withheld(aggregator: LyingAggregator) -> None:
+    del aggregator.listed[3]
+
+
+def last_entry_withheld(aggregator: LyingAggregator) -> None:
+    del aggregator.listed[-1]
+
+
+def entry_altered(aggregator: LyingAggregator) -> None:
+    aggregator.listed[3] = (3, aggregator.listed[4][1])
+
+
+def entries_misnumbered(aggregator: LyingAggregator) -> None:
+    aggregator.listed = [(index + 1, entry) for index, entry in aggregator.listed]
+
+
+def object_withheld(aggregator: LyingAggregator) -> None:
+    del aggregator.objects[0]
+
+
+def checkpoint_by_another(aggregator: LyingAggregator) -> None:
+    aggregator.checkpoint = aggregator.checkpoint.replace(b"/log", b"/fog")
+
+
+def nothing(_: LyingAggregator) -> None:
+    """The truth, to show that the rest is about the lies."""
+
+
+@pytest.mark.parametrize(
+    ("lie", "refusal"),
+    [
+        (nothing, None),
+        (entry_withheld, "not those that its checkpoint signs"),
+        (last_entry_withheld, "not those that its checkpoint signs"),
+        (entry_altered, "not those that its checkpoint signs"),
+        (entries_misnumbered, "not those that its checkpoint signs"),
+        (object_withheld, "does not give every object"),
+        (checkpoint_by_another, "not signed by the log's key"),
+    ],
+)
+def test_a_lying_aggregator_is_caught_while_exporting(
+    true_story: Story,
+    true_bundle: Path,
+    tmp_path: Path,
+    lie: Callable[[LyingAggregator], None],
+    refusal: str | None,
+) -> None:
+    federation = true_story.federation
+    # Abstract for the type stubs only; what is not called need not be served.
+    aggregator = LyingAggregator(true_story, true_bundle)  # type: ignore[abstract]
+    lie(aggregator)
+
+    def register(server: grpc.Server) -> None:
+        add_EvidenceServicer_to_server(aggregator, server)
+        add_CoordinatorServicer_to_server(aggregator, server)
+
+    server = start_server(federation.state(Role.AGGREGATOR), "127.0.0.1:0", register=register)
+    charter = federation.charter_file()
+    ledgers, receipts = true_bundle / "ledgers", true_bundle / "receipts"
+    sources = Sources(server.address, charter, ledgers, receipts)
+    out = tmp_path / "bundle"
+    try:
+        if refusal is None:
+            export_bundle(federation.state(Role.AUDITOR), sources, out)
+            assert out.exists()
+        else:
+            with pytest.raises(PeerError, match=refusal):
+                export_bundle(federation.state(Role.AUDITOR), sources, out)
+            assert not out.exists()
+    finally:
+        server.stop(0)

@@ -54,6 +54,13 @@ def test_a_receipt_for_another_index_or_log_is_refused(receipt: Receipt) -> None
         check_receipt(receipt, log_key=SigningKey.generate().public, origin=ORIGIN)
 
 
+def test_a_receipt_has_one_byte_form(receipt: Receipt) -> None:
+    data = receipt.SerializeToString(deterministic=True)
+    for other in (data + b"\x98\x06\x01", data + data, b"\xff"):
+        with pytest.raises(MalformedMessage):
+            parse_receipt(other)
+
+
 def test_an_entry_has_one_byte_form() -> None:
     data = serialise_entry(entry(1))
     assert parse_entry(data) == entry(1)
