@@ -16,8 +16,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
 def canonical_json(document: Mapping[str, Any]) -> bytes:
-    """The RFC 8785 form of ``document``: equal documents give equal bytes on every machine."""
-    return rfc8785.dumps(dict(document))
+    """The RFC 8785 form of ``document``: equal documents give equal bytes on every machine.
+
+    Raises MalformedMessage for what has no such form: NaN, infinities, integers beyond 2**53.
+    """
+    try:
+        return rfc8785.dumps(dict(document))
+    except rfc8785.CanonicalizationError as error:
+        raise MalformedMessage(
+            "a document holds a number that JSON cannot carry exactly; its sender must mend it."
+        ) from error
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

@@ -32,6 +32,11 @@ Group = Literal["large", "small"]
 TAIL_SIGMAS = 12
 """The summed noise is taken to stay within this many of its standard deviations (p < 1e-32)."""
 
+CKKS_NOISE_UNITS = 33_600
+"""A slot of a fresh ciphertext is off by less than this many units of 2**-scale_bits / 8, at six
+standard deviations (estimated for degree 4096 and compared with 0.075 measured at scale 22 with
+weight 64); the noise of a weighted sum grows with the root of the sum of squared weights."""
+
 MINIMUM_SHARE_UNITS = 4
 """A noise share has at least this standard deviation, in grid units: sums of discrete Gaussians are
 then within 1e-60 of one discrete Gaussian (Kairouz, Liu, Steinke 2021, theorem 1)."""
@@ -324,6 +329,12 @@ class Charter(_Document):
                 f"bits does not fit the {self.secure_sum.capacity_bits} bits that CKKS carries "
                 "exactly; "
                 "lower ring_bits, scale_bits or the weights."
+            )
+        weights_squared = sum(self.weights.of(hospital.group) ** 2 for hospital in self.hospitals)
+        if CKKS_NOISE_UNITS**2 * weights_squared > 4**self.secure_sum.scale_bits:
+            raise CharterRefused(
+                f"the noise that CKKS itself adds could reach 1/8 of an integer at a scale of "
+                f"{self.secure_sum.scale_bits} bits; raise scale_bits or lower the weights."
             )
         self._check_privacy()
 

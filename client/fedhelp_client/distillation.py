@@ -5,9 +5,9 @@ large one gently and only where the teacher is sure and does not contradict what
 (backward), so that a large hospital does not lose by helping. Nothing here leaves the hospital.
 
 Symbols: f, the own network; p(x) = softmax(f(x)); p_T the same at temperature T; D, own patients
-with labels y; P, the public proxy images; q(x), the teacher's soft label of a proxy image; u(x), the
-soft label that the opened public model gives to an own image, computed at home; e(x), the foundation
-model's embedding of a proxy image; h(x), the own network's features; CE, cross-entropy;
+with labels y; P, the public proxy images; q(x), the teacher's soft label of a proxy image; u(x),
+the soft label that the opened public model gives to an own image, computed at home; e(x), the
+foundation model's embedding of a proxy image; h(x), the own network's features; CE, cross-entropy;
 KL(a || b) = sum a log(a / b).
 
     L = w_own      mean over D of CE(y, p(x))                               own patients
@@ -86,10 +86,10 @@ class DistillationPlan:
 
 _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
     ("classification", "small"): DistillationPlan(
-        TrainingPlan(passes=3600, learning_rate=3e-3, label_smoothing=0.0)
+        TrainingPlan(passes=6000, learning_rate=2e-3, label_smoothing=0.0)
     ),
     ("classification", "large"): DistillationPlan(
-        TrainingPlan(passes=700, learning_rate=3e-4),
+        TrainingPlan(passes=1500, learning_rate=3e-4),
         teacher=0.5,
         public=0.5,
         relation=0.2,

@@ -1,14 +1,14 @@
 """The hospitals' own networks: a large and a small preset for each task.
 
-Large hospitals train what MONAI offers for the task (DenseNet121; a residual UNet), small ones the
-same family with less than a tenth of the parameters. The networks of a federation need nothing in
+Large hospitals train a network of MONAI's (ResNet-10; a residual UNet), small ones one of the same
+family with less than a tenth of the parameters. The networks of a federation need nothing in
 common but the classes: only soft labels on public images pass between them.
 
 All take grey images [B, 1, side, side] with values from 0 to 1 and give logits: [B, C] for
 classification, [B, C, side, side] for segmentation. Batch statistics are free to depend on patients
 because no network leaves its hospital.
 
-Sources: Huang et al. 2017 (DenseNet); Ronneberger et al. 2015 and Kerfoot et al. 2019 (residual
+Sources: He et al. 2016 (ResNet); Ronneberger et al. 2015 and Kerfoot et al. 2019 (residual
 UNet); MONAI, Cardoso et al. 2022.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from monai.networks.nets.densenet import DenseNet
+from monai.networks.nets.resnet import ResNet
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
@@ -65,25 +65,23 @@ class HospitalModel(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class _DenseShape:
+class _ResidualShape:
     side: int
-    start: int
-    growth: int
-    blocks: tuple[int, ...]
-    bottleneck: int
+    widths: tuple[int, ...]
 
     def build(self, classes: int) -> HospitalModel:
-        network = DenseNet(
+        network = ResNet(
+            block="basic",
+            layers=[1] * len(self.widths),
+            block_inplanes=list(self.widths),
             spatial_dims=2,
-            in_channels=1,
-            out_channels=classes,
-            init_features=self.start,
-            growth_rate=self.growth,
-            block_config=self.blocks,
-            bn_size=self.bottleneck,
+            n_input_channels=1,
+            conv1_t_size=7,
+            conv1_t_stride=2,
+            num_classes=classes,
         )
-        head = network.class_layers.get_submodule("out")
-        network.class_layers.add_module("out", nn.Identity())
+        head = network.get_submodule("fc")
+        network.fc = nn.Identity()
         return HospitalModel(network, head, side=self.side)
 
 
@@ -111,9 +109,9 @@ class _Shape(Protocol):
 
 
 _SHAPES: dict[tuple[Task, Preset], _Shape] = {
-    # DenseNet121.
-    ("classification", "large"): _DenseShape(64, 64, 32, (6, 12, 24, 16), 4),
-    ("classification", "small"): _DenseShape(96, 24, 16, (3, 6, 6), 3),
+    # ResNet-10, and the same with a quarter of the channels.
+    ("classification", "large"): _ResidualShape(96, (64, 128, 256, 512)),
+    ("classification", "small"): _ResidualShape(96, (16, 32, 64, 128)),
     ("segmentation", "large"): _UNetShape(96, (16, 32, 64, 128, 256), 2),
     ("segmentation", "small"): _UNetShape(96, (8, 16, 32, 64), 1),
 }

@@ -52,7 +52,8 @@ def build_public_set(
     from fedhelp_secure.public_set import PublicSet, fit_projection
 
     proxies = resize_images(load_images(images))
-    embeddings = embed(load_backbone(), proxies, task)
+    # Nothing else runs yet when a public set is made: two cores may share the work.
+    embeddings = embed(load_backbone(threads=2), proxies, task)
     projection = fit_projection(embeddings, dimension)
     public_set = PublicSet(
         images=proxies, features=projection.apply(embeddings), projection=projection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from fedhelp_client.teacher import make_teacher
 from fedhelp_client.training import evaluate, train_alone
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.errors import FedHelpError, InternalError
 from fedhelp_secure.foundation_model import fetch_answer
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
@@ -90,6 +92,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     policy.check(charter)
     inputs = _read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
+    # Asked for at once: whoever asks first starts the one call, which takes as long as training.
+    guidance = _Guidance(state, charter, options.broker)
 
     model = build_model(group, task=charter.task, classes=len(charter.classes), seed=options.seed)
     train_alone(model, inputs.own, task=charter.task, seed=options.seed, progress=progress)
@@ -105,7 +109,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
     public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
 
-    embeddings = _foundation_embeddings(state, charter, options, progress)
+    progress("foundation model", 0, 1)
+    embeddings = guidance.embeddings()
     distil(
         model,
         inputs.own,
@@ -175,14 +180,32 @@ def _releaser(
     )
 
 
-def _foundation_embeddings(
-    state: StateDirectory, charter: Charter, options: NodeOptions, progress: ProgressCallback
-) -> NDArray[np.float32]:
-    progress("foundation model", 0, 1)
-    broker = Identity(charter.federation, Role.BROKER, charter.broker.name)
-    embeddings, _ = retried(lambda: fetch_answer(state, options.broker, charter, broker))
-    progress("foundation model", 1, 1)
-    return embeddings
+class _Guidance:
+    """The foundation model's answer about the proxy set, fetched while other work goes on."""
+
+    def __init__(self, state: StateDirectory, charter: Charter, address: str) -> None:
+        broker = Identity(charter.federation, Role.BROKER, charter.broker.name)
+        self._answer: NDArray[np.float32] | None = None
+        self._error: FedHelpError | None = None
+
+        def fetch() -> None:
+            try:
+                self._answer, _ = retried(lambda: fetch_answer(state, address, charter, broker))
+            except FedHelpError as error:
+                self._error = error
+
+        # A daemon: a node that fails for another reason must not wait for the broker.
+        self._thread = threading.Thread(target=fetch, name="guidance", daemon=True)
+        self._thread.start()
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """The embeddings [N, 768] once they are there; raises what fetching them raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._answer is None:
+            raise InternalError("fetching the foundation model's answer failed; see the log.")
+        return self._answer
 
 
 def _keep(model: torch.nn.Module, state: StateDirectory) -> None:
