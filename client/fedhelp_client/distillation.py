@@ -86,7 +86,7 @@ class DistillationPlan:
 
 _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
     ("classification", "small"): DistillationPlan(
-        TrainingPlan(passes=6000, learning_rate=2e-3, label_smoothing=0.0)
+        TrainingPlan(passes=6000, learning_rate=2e-3, label_smoothing=0.0), own=0.3
     ),
     ("classification", "large"): DistillationPlan(
         TrainingPlan(passes=1500, learning_rate=3e-4),

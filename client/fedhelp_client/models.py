@@ -81,7 +81,7 @@ class _ResidualShape:
             num_classes=classes,
         )
         head = network.get_submodule("fc")
-        network.fc = nn.Identity()
+        network.add_module("fc", nn.Identity())
         return HospitalModel(network, head, side=self.side)
 
 
