@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,13 @@ from fedhelp_secure.report.model import (
     Report,
 )
 from fedhelp_secure.state import StateDirectory, write_atomically
-from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.transport.client import open_channel, translated_errors
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.wire.v1.evidence_pb2 import ListEntriesRequest
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
+
+_RECORD_TRIES = 60
+_RECORD_PAUSE_SECONDS = 0.5
 
 
 class _NodeResult(BaseModel):
@@ -66,6 +73,7 @@ def conclude(
         ledgers=_collect(options, "ledgers"),
         receipts=_collect(options, "receipts"),
     )
+    _await_record_of_the_call(auditor, aggregator, sources.charter)
     export_bundle(auditor, sources, bundle)
     charter = open_charter(federation.charter.read_bytes(), auditor.governance_key())
     report = _report(options, charter, bundle, source=source, seconds=seconds)
@@ -77,6 +85,19 @@ def conclude(
     return DemoResult(**dict(report), evidence_verified=verified)
 
 
+def _await_record_of_the_call(auditor: StateDirectory, address: str, charter_file: Path) -> None:
+    """The broker submits its record in its own time; a bundle made before would lack it."""
+    charter = open_charter(charter_file.read_bytes(), auditor.governance_key())
+    expected = Identity(charter.federation, Role.AGGREGATOR, charter.aggregator.name)
+    with open_channel(auditor, address, expected=expected) as channel, translated_errors():
+        for _ in range(_RECORD_TRIES):
+            listed = EvidenceStub(channel).ListEntries(ListEntriesRequest(), timeout=30)
+            if any(parse_entry(item.entry).HasField("statement_submitted") for item in listed):
+                return
+            time.sleep(_RECORD_PAUSE_SECONDS)
+    raise ProcessFailed("the broker's record did not reach the log; see logs/broker.log.")
+
+
 def _collect(options: DemoOptions, kind: str) -> Path:
     """What the hospitals hand to the auditor, in one folder."""
     folder = options.out / "collected" / kind
@@ -86,7 +107,8 @@ def _collect(options: DemoOptions, kind: str) -> Path:
         if kind == "ledgers":
             shutil.copyfile(hospital / "ledger.jsonl", folder / f"{name}.jsonl")
         else:
-            for receipt in sorted((hospital / "receipts").iterdir()):
+            # A hospital that sat every round out has none.
+            for receipt in sorted((hospital / "receipts").glob("*.bin")):
                 shutil.copyfile(receipt, folder / receipt.name)
     return folder
 

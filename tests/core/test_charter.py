@@ -86,6 +86,8 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("noise beyond the ring", {"privacy": {"sigma_units": 1 << 28}}, "raise ring_bits"),
     ("ring beyond CKKS", {"secure_sum": {"ring_bits": 36}}, "does not fit the 37 bits"),
     ("scale too fine", {"secure_sum": {"scale_bits": 26}}, "lower ring_bits, scale_bits"),
+    ("values not the probe's", {"secure_sum": {"values": 13}}, r"secure_sum\.values"),
+    ("CKKS noise", {"secure_sum": {"scale_bits": 16}}, "CKKS itself"),
     ("weights too heavy", {"weights": {"large": 64, "small": 64}}, "or the weights"),
     ("grid too coarse", {"privacy": {"clip_units": 1}}, "raise fraction_bits"),
     ("too little noise", {"privacy": {"sigma_units": 7000}}, "raise sigma_units"),

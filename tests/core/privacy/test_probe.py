@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.charters import make_charter_kit
 
+from fedhelp_secure.charter import CharterRefused
 from fedhelp_secure.privacy.probe import (
     PatientExamples,
     PatientsRefused,
@@ -231,9 +232,11 @@ def test_a_model_that_does_not_fit_is_refused(model: NDArray[np.float64]) -> Non
 
 
 def test_a_charter_whose_values_do_not_fit_is_refused() -> None:
-    charter = KIT.charter(secure_sum={"values": 13})
+    with pytest.raises(CharterRefused, match=r"secure_sum\.values"):
+        KIT.charter(secure_sum={"values": 13})
+    unchecked = CHARTER.secure_sum.model_copy(update={"values": 13})
     with pytest.raises(ProbeMisused):
-        initial_model(charter)
+        initial_model(CHARTER.model_copy(update={"secure_sum": unchecked}))
 
 
 def test_patients_of_another_shape_are_refused() -> None:
