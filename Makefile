@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out/demo
+# For example: make bench BENCH='--data ../shared/data/busi --dataset busi --task segmentation'
+BENCH ?= --seeds 3
 
 .PHONY: dev demo test lint proto bench clean
 
@@ -34,7 +36,7 @@ proto: dev
 	git diff --exit-code -- fedhelp_secure/wire/v1
 
 bench: dev
-	$(BIN)/fedhelp bench --help
+	$(BIN)/python benchmarks/demo_seeds.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
