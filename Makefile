@@ -31,7 +31,8 @@ lint: dev
 	$(BIN)/mypy fedhelp_secure keys/fedhelp_keys server/fedhelp_server client/fedhelp_client tests benchmarks
 
 proto: dev
-	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=. --grpc_python_out=. \
+	$(BIN)/python -m grpc_tools.protoc --plugin=$(BIN)/protoc-gen-mypy \
+		--plugin=$(BIN)/protoc-gen-mypy_grpc --proto_path=proto --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/fedhelp_secure/wire/v1/*.proto
 	git diff --exit-code -- fedhelp_secure/wire/v1
 
