@@ -89,13 +89,7 @@ _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
         TrainingPlan(passes=6000, learning_rate=2e-3, label_smoothing=0.0), own=0.3
     ),
     ("classification", "large"): DistillationPlan(
-        TrainingPlan(passes=1500, learning_rate=3e-4),
-        teacher=0.5,
-        public=0.5,
-        relation=0.2,
-        gated=True,
-        confidence=0.5,
-        keep=0.7,
+        TrainingPlan(passes=1500, learning_rate=1e-3), relation=0.2, gated=True, confidence=0.5
     ),
     ("segmentation", "small"): DistillationPlan(
         TrainingPlan(passes=3600, learning_rate=3e-3), public=0.0, relation=0.0
