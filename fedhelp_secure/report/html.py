@@ -40,9 +40,9 @@ def _metric_plot(hospitals: tuple[HospitalResult, ...]) -> str:
     axes.bar_label(left, fmt="%.2f", fontsize=8)
     axes.bar_label(right, fmt="%.2f", fontsize=8)
     axes.set_xticks(list(positions), [hospital.name for hospital in hospitals])
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.2)
     axes.set_ylabel(f"{hospitals[0].metric} on the public test set")
-    axes.legend(loc="lower right", frameon=False, ncols=2)
+    axes.legend(loc="upper right", frameon=False, ncols=2)
     return _svg(figure)
 
 
