@@ -44,6 +44,7 @@ def demo(
     from rich.console import Console
 
     from fedhelp_secure.demo.run import run_demo
+    from fedhelp_secure.report.model import DemoResult
     from fedhelp_secure.state import write_atomically
 
     # A demo that is told to stop must still end what it started.
@@ -60,13 +61,16 @@ def demo(
         out=out.resolve(),
     )
     console = Console(highlight=False)
+
+    def publish(result: DemoResult) -> None:
+        if json is not None:
+            write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
+
     try:
-        result = run_demo(options, console, keep_running=keep_running)
+        result = run_demo(options, console, publish=publish, keep_running=keep_running)
     except KeyboardInterrupt:
         console.print("stopped; every process of the demo has ended.")
         raise typer.Exit(130) from None
-    if json is not None:
-        write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
     if not result.evidence_verified:
         raise typer.Exit(1)
 

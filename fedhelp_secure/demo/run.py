@@ -7,6 +7,7 @@ them in the order in which the parties' operators would.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +30,18 @@ class DemoRefused(ConfigurationError):
     code = "demo"
 
 
-def run_demo(options: DemoOptions, console: Console, *, keep_running: bool) -> DemoResult:
-    """Run the whole demo; raises a FedHelpError if a part fails. No process outlives the call."""
+def run_demo(
+    options: DemoOptions,
+    console: Console,
+    *,
+    publish: Callable[[DemoResult], None],
+    keep_running: bool,
+) -> DemoResult:
+    """Run the whole demo; raises a FedHelpError if a part fails. No process outlives the call.
+
+    ``publish`` gets the result as soon as there is one; with ``keep_running`` the servers then stay
+    until Ctrl-C.
+    """
     started = time.monotonic()
     _check(options)
     with ProcessGroup(options.out) as processes:
@@ -47,6 +58,7 @@ def run_demo(options: DemoOptions, console: Console, *, keep_running: bool) -> D
             seconds=lambda: time.monotonic() - started,
         )
         print_summary(console, result, options.out)
+        publish(result)
         if keep_running:
             demo.wait_for_interrupt()
     return result

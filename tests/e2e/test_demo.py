@@ -165,6 +165,31 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
     assert not _processes_naming(str(out))
 
 
+def test_kept_running_the_servers_stay_until_ctrl_c(tmp_path: Path) -> None:
+    out, result = tmp_path / "out", tmp_path / "result.json"
+    command = ["demo", "--dataset", "phantom", "--large", "1", "--small", "1", "--rounds", "1"]
+    command += ["--out", str(out), "--json", str(result), "--keep-running"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedhelp_secure", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 280
+        while not result.exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        assert len(_processes_naming(str(out / "parties"))) >= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=40) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not _processes_naming(str(out))
+
+
 def test_json_is_what_the_report_says(finished_demo: FinishedDemo) -> None:
     report = json.loads((finished_demo.out / "evidence" / "report" / "report.json").read_text())
     assert {**report, "evidence_verified": True} == finished_demo.result

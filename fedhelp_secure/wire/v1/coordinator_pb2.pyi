@@ -281,7 +281,7 @@ class AnswerHeader(_message.Message):
     SEALED_KEYS_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     """DSSE envelope over the custodian's statement (charter, round, what was summed, digest of the
-    body and of the sealed keys), signed by the custodian; at most 64 KiB.
+    body and of the sealed keys), signed by the custodian; at most 512 KiB.
     """
     @_builtins.property
     def sealed_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedKey]:
