@@ -19,8 +19,7 @@ q_T is q^(1/T), normalised (Hinton, Vinyals, Dean 2015). cos is taken of feature
 mean (relational distillation: Park et al. 2019; similarity-preserving: Tung and Mori 2019).
 
 Gates: a = b = 1 towards small. Towards large a(x) = [max q(x) >= c] times the probability that the
-network gave to the teacher's class before distillation; b(x, y) = [argmax u(x) = y]. Afterwards a
-large hospital takes m of the new weights and keeps 1 - m of the old (Wortsman et al. 2022).
+network gave to the teacher's class before distillation; b(x, y) = [argmax u(x) = y].
 
 Segmentation uses the first two terms, pixel by pixel, and adds the soft Dice loss to each: an own
 mask says more than the public model, and embeddings of whole images say nothing about pixels.
@@ -30,7 +29,6 @@ Each term is switched off by its weight in `DistillationPlan`.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -80,8 +78,6 @@ class DistillationPlan:
     """Whether the gates a and b apply."""
     confidence: float = 0.0
     """c: probability that the teacher must give its class, if gated."""
-    keep: float = 1.0
-    """m: share of the new weights that is kept."""
 
 
 _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
@@ -92,16 +88,18 @@ _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
         TrainingPlan(passes=1500, learning_rate=1e-3), relation=0.2, gated=True, confidence=0.5
     ),
     ("segmentation", "small"): DistillationPlan(
-        TrainingPlan(passes=3600, learning_rate=3e-3), public=0.0, relation=0.0
+        TrainingPlan(passes=3600, learning_rate=3e-3),
+        teacher=2.0,
+        public=0.0,
+        relation=0.0,
+        temperature=1.0,
     ),
     ("segmentation", "large"): DistillationPlan(
-        TrainingPlan(passes=1200, learning_rate=5e-4),
-        teacher=0.5,
+        TrainingPlan(passes=2400, learning_rate=1e-3),
         public=0.0,
         relation=0.0,
         gated=True,
         confidence=0.5,
-        keep=0.7,
     ),
 }
 
@@ -144,7 +142,6 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     )
     gates = _gates(model, inputs, plan)
     loss_of = own_loss(own, task=task, label_smoothing=plan.training.label_smoothing)
-    before = copy.deepcopy(model.state_dict())
     generator = torch.Generator().manual_seed(seed)
     order = _order(inputs, plan.training, generator)
     optimiser = Optimiser(model, plan.training, steps=sum(map(len, order)))
@@ -154,7 +151,6 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
             step = _Step(inputs, gates, plan, own_part=own_part, proxy_part=proxy_part)
             optimiser.step(step.loss(model, loss_of, generator))
         progress("distillation", epoch, len(order))
-    _keep_share(model, before, plan.keep)
     model.eval()
 
 
@@ -283,18 +279,6 @@ def _order(
             pairs.append((waiting.pop(), proxy_part))
         order.append(pairs)
     return order
-
-
-def _keep_share(model: HospitalModel, before: dict[str, Tensor], share: float) -> None:
-    """Weights ``share`` of the way from ``before`` to what they are; counters stay as they are."""
-    if share == 1.0:
-        return
-    now = model.state_dict()
-    mixed = {
-        name: torch.lerp(before[name], value, share) if value.is_floating_point() else value
-        for name, value in now.items()
-    }
-    model.load_state_dict(mixed)
 
 
 def _public_labels(

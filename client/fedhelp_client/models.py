@@ -112,8 +112,8 @@ _SHAPES: dict[tuple[Task, Preset], _Shape] = {
     # ResNet-10, and the same with a quarter of the channels.
     ("classification", "large"): _ResidualShape(96, (64, 128, 256, 512)),
     ("classification", "small"): _ResidualShape(96, (16, 32, 64, 128)),
-    ("segmentation", "large"): _UNetShape(96, (16, 32, 64, 128, 256), 2),
-    ("segmentation", "small"): _UNetShape(96, (8, 16, 32, 64), 1),
+    ("segmentation", "large"): _UNetShape(64, (16, 32, 64, 128, 256), 2),
+    ("segmentation", "small"): _UNetShape(64, (12, 24, 48, 96), 1),
 }
 
 
