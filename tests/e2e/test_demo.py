@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 import subprocess
@@ -11,27 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from e2e.conftest import FinishedDemo, fedhelp
-
-
-def _processes_naming(text: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and any(text in part for part in command):
-            found.append(process)
-    return found
+from e2e.conftest import DEMO_SECONDS, FinishedDemo, fedhelp, processes_naming
 
 
 def test_the_result_has_the_documented_fields(finished_demo: FinishedDemo) -> None:
     result = finished_demo.result
     assert result["task"] == "classification"
-    assert result["dataset"] == "phantom"
+    assert result["dataset"] == "folder"
     assert result["evidence_verified"] is True
     assert result["foundation_model_calls"] == 1
     assert result["rounds"] == 2
@@ -52,13 +38,14 @@ def test_the_result_has_the_documented_fields(finished_demo: FinishedDemo) -> No
 
 
 def test_the_screen_says_which_data_and_whether_it_verified(finished_demo: FinishedDemo) -> None:
-    assert "phantom" in finished_demo.screen.lower()
+    assert "data:" in finished_demo.screen.lower()
+    assert str(finished_demo.result["dataset_sentence"])[:30] in finished_demo.screen
     assert "evidence verified: yes" in finished_demo.screen
     assert "epsilon" in finished_demo.screen
 
 
 def test_no_process_is_left(finished_demo: FinishedDemo) -> None:
-    assert not _processes_naming(str(finished_demo.out))
+    assert not processes_naming(str(finished_demo.out))
 
 
 def test_secrets_and_state_are_for_their_owner_only(finished_demo: FinishedDemo) -> None:
@@ -127,7 +114,7 @@ def test_bad_options_are_refused_with_a_sentence(
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert not _processes_naming(str(tmp_path))
+    assert not processes_naming(str(tmp_path))
 
 
 def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
@@ -141,9 +128,12 @@ def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_no_process(
+    tmp_path: Path, few_images: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "out"
-    command = ["demo", "--dataset", "phantom", "--large", "1", "--small", "1", "--out", str(out)]
+    command = ["demo", "--dataset", "folder", "--data", str(few_images), "--out", str(out)]
+    command += ["--large", "1", "--small", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "fedhelp_secure", *command],
         stdout=subprocess.DEVNULL,
@@ -151,43 +141,22 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + DEMO_SECONDS
         while not (out / "ready" / "aggregator").exists():
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.1)
-        assert len(_processes_naming(str(out))) > 3
+        assert len(processes_naming(str(out))) > 3
         process.send_signal(number)
         assert process.wait(timeout=40) == 130
     finally:
         process.kill()
         process.wait()
-    assert not _processes_naming(str(out))
+    assert not processes_naming(str(out))
 
 
-def test_kept_running_the_servers_stay_until_ctrl_c(tmp_path: Path) -> None:
-    out, result = tmp_path / "out", tmp_path / "result.json"
-    command = ["demo", "--dataset", "phantom", "--large", "1", "--small", "1", "--rounds", "1"]
-    command += ["--out", str(out), "--json", str(result), "--keep-running"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedhelp_secure", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 280
-        while not result.exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.2)
-        assert len(_processes_naming(str(out / "parties"))) >= 4
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=40) == 0
-    finally:
-        process.kill()
-        process.wait()
-    assert not _processes_naming(str(out))
+def test_kept_running_the_servers_stay_until_ctrl_c(finished_demo: FinishedDemo) -> None:
+    assert finished_demo.kept_running >= 4
 
 
 def test_json_is_what_the_report_says(finished_demo: FinishedDemo) -> None:
