@@ -30,7 +30,7 @@ SPREAD = 0.3
 """a: share of a label that comes from neighbours."""
 
 GUIDE_RADIUS = 8
-"""Half the guided filter's window, pixels of a 224 x 224 image."""
+"""Half the guided filter's window, pixels: about half a patch of the backbone at 224 x 224."""
 
 GUIDE_SMOOTHNESS = 0.001
 """The guided filter's regulariser: grey variance (0 to 1) below which it only smooths."""

@@ -123,7 +123,7 @@ def test_a_term_with_weight_zero_has_no_influence(term: str, argument: str) -> N
         "foundation_embeddings": np.random.default_rng(2).normal(size=(8, 8)).astype(np.float32),
     }
     short = replace(QUICK, training=replace(QUICK.training, passes=32))
-    results: dict[float, list[torch.Tensor]] = {0.0: [], 1.0: []}
+    results: dict[float, list[torch.Tensor]] = {0.0: [], 0.5: [], 1.0: []}
     for weight, found in results.items():
         changed: dict[str, Any] = {term: weight}
         plan = replace(short, **changed)
@@ -133,6 +133,7 @@ def test_a_term_with_weight_zero_has_no_influence(term: str, argument: str) -> N
             found.append(_weights(model))
     assert torch.equal(*results[0.0])
     assert not torch.equal(*results[1.0])
+    assert not torch.equal(results[0.5][0], results[1.0][0])
 
 
 def test_the_public_models_labels_may_come_with_a_token_axis() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import zoom
 
 from fedhelp_client.teacher import TeacherMisused, make_teacher, refine_masks, smooth_teacher
 from fedhelp_secure.public_set import PublicSet, fit_projection
@@ -65,18 +66,25 @@ def _disc(side: int, row: float, column: float, radius: float) -> NDArray[np.boo
     return inside
 
 
-def test_refined_masks_follow_the_images_edges_better_than_interpolation() -> None:
+def test_refined_masks_follow_the_images_edges() -> None:
     side, grid = 224, 16
     lesion = _disc(side, 105, 120, 40)
     image = np.where(lesion, 60, 160).astype(np.uint8)
-    coarse = lesion.reshape(grid, 14, grid, 14).mean(axis=(1, 3)).reshape(grid * grid)
-    labels = np.stack([1 - coarse, coarse], axis=-1)[None]
-    blocks = np.repeat(np.repeat(coarse.reshape(grid, grid), 14, axis=0), 14, axis=1)
+    coarse = lesion.reshape(grid, 14, grid, 14).mean(axis=(1, 3))
+    noise = np.random.default_rng(1).normal(scale=0.08, size=coarse.shape)
+    unsure = 0.35 + 0.3 * coarse + noise
+    labels = np.stack([1 - unsure, unsure], axis=-1).reshape(1, grid * grid, 2)
     refined = refine_masks(image[None], labels)
     assert refined.shape == (1, side, side, 2)
     np.testing.assert_allclose(refined.sum(axis=-1), 1, atol=1e-5)
-    wrong = ((refined[0, ..., 1] > 0.5) != lesion).sum()
-    assert wrong < 0.5 * ((blocks > 0.5) != lesion).sum()
+    interpolated = zoom(unsure, 14, order=1, mode="nearest", grid_mode=True)
+    without_edges = refine_masks(np.full_like(image, 100)[None], labels)[0, ..., 1]
+    wrong, wrong_interpolated, wrong_without_edges = (
+        int(((mask > 0.5) != lesion).sum())
+        for mask in (refined[0, ..., 1], interpolated, without_edges)
+    )
+    assert wrong < 0.5 * wrong_interpolated
+    assert wrong < 0.5 * wrong_without_edges
 
 
 def test_token_labels_must_be_square_and_one_an_image() -> None:
