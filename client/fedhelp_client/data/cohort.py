@@ -20,8 +20,8 @@ from fedhelp_client.data.split import PatientRecord
 from fedhelp_client.data.style import apply_style, draw_style
 from fedhelp_client.data.types import Dataset, Example, Task
 
-PHANTOM_PATIENTS = 300
-"""Patients of the phantom by default: about 510 pictures."""
+PHANTOM_PATIENTS = 240
+"""Patients of the phantom by default: about 410 pictures."""
 
 
 class Cohort(Protocol):
