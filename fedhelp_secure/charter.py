@@ -8,8 +8,10 @@ one, so that nobody has to trust the maker's arithmetic.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from math import isqrt
 from typing import Annotated, Any, Literal
@@ -20,6 +22,11 @@ from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import FedHelpError, PolicyError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
 from fedhelp_secure.sealing import SealingKey
+from fedhelp_secure.secure_sum.authenticator import (
+    LARGEST_RING_BITS,
+    SEALED_KEY_BYTES,
+    check_values,
+)
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
 from fedhelp_secure.transport.identity import check_label
 
@@ -32,10 +39,22 @@ Group = Literal["large", "small"]
 TAIL_SIGMAS = 12
 """The summed noise is taken to stay within this many of its standard deviations (p < 1e-32)."""
 
-CKKS_NOISE_UNITS = 33_600
-"""A slot of a fresh ciphertext is off by less than this many units of 2**-scale_bits / 8, at six
-standard deviations (estimated for degree 4096 and compared with 0.075 measured at scale 22 with
-weight 64); the noise of a weighted sum grows with the root of the sum of squared weights."""
+CKKS_NOISE_UNITS = 20_400
+"""A decrypted number of a fresh ciphertext is off by more than this many units of 2**-scale_bits
+with a probability of 2**-60; the noise of a weighted sum grows with the root of the sum of squared
+weights.
+
+Switching from the key modulus rounds every coefficient (variance 1/12) and multiplies the rounding
+by the ternary secret, so the error of one number has a standard deviation of
+sqrt(4096 / 2 * 2 / 3 * 4096 / 12) = 683 units (measured: 686). The secret's own transform makes it
+normal with an exponential variance, which is a Laplace distribution of scale 683 / sqrt(2):
+42 scales leave exp(-42) < 2**-60."""
+
+LARGEST_NOISE_SHIFT = 2
+"""CKKS noise may take up at most 2**-LARGEST_NOISE_SHIFT of the distance between integers: what a
+decryptor tolerates (`fedhelp_secure.secure_sum.ckks.LARGEST_DISTANCE`)."""
+
+MAXIMUM_UNMASKERS = 8
 
 MINIMUM_SHARE_UNITS = 4
 """A noise share has at least this standard deviation, in grid units: sums of discrete Gaussians are
@@ -71,6 +90,9 @@ class Hospital(_Document):
     group: Group
     signing_key: str
     sealing_key: str
+    authenticator_key: str
+    """The federation's authenticator key, sealed to this hospital: base64 of 1,168 bytes. See
+    `fedhelp_secure.secure_sum.authenticator`."""
 
     def verifying_key(self) -> VerifyingKey:
         """The key that signs this hospital's manifests and ledger."""
@@ -79,6 +101,19 @@ class Hospital(_Document):
     def recipient_key(self) -> SealingKey:
         """The key to which answers for this hospital are sealed."""
         return SealingKey.from_base64(self.sealing_key)
+
+    def sealed_authenticator_key(self) -> bytes:
+        """The bytes that this hospital's private sealing key opens; raises CharterRefused."""
+        try:
+            sealed = base64.b64decode(self.authenticator_key, validate=True)
+        except ValueError:
+            sealed = b""
+        if len(sealed) != SEALED_KEY_BYTES:
+            raise CharterRefused(
+                f"a hospital's authenticator_key must be base64 of {SEALED_KEY_BYTES} bytes; make "
+                "the charter with 'fedhelp keys charter'."
+            )
+        return sealed
 
 
 class SignedParty(_Document):
@@ -100,7 +135,7 @@ class Decryptor(SignedParty):
 
 
 class Unmasker(SignedParty):
-    """Custodian B."""
+    """A custodian B: one of those among whom the masks are divided."""
 
     sealing_key: str
 
@@ -114,7 +149,16 @@ class Custodians(_Document):
 
     epoch: int = Field(ge=1)
     decryptor: Decryptor
-    unmasker: Unmasker
+    unmaskers: tuple[Unmasker, ...] = Field(min_length=1, max_length=MAXIMUM_UNMASKERS)
+    """In ascending order of name. All of them must answer, so the aggregator, the decryptor and
+    all unmaskers but one together still lack a mask."""
+
+    def unmasker(self, name: str) -> Unmasker:
+        """The unmasker called ``name``; raises CharterRefused if there is none."""
+        for unmasker in self.unmaskers:
+            if unmasker.name == name:
+                return unmasker
+        raise CharterRefused("this unmasker is not in the charter; ask the registrar for another.")
 
 
 class Weights(_Document):
@@ -129,20 +173,54 @@ class Weights(_Document):
 
 
 class SecureSum(_Document):
-    """Ring and CKKS parameters (DESIGN section 5)."""
+    """Ring, lanes and CKKS parameters: `fedhelp_secure.secure_sum.plan` chooses them."""
 
     values: int = Field(ge=1, le=1 << 26)
     """Integers in one release."""
-    ring_bits: int = Field(ge=8, le=48)
+    check_values: int = Field(ge=2, le=62)
+    """Integers that the authenticator adds to them."""
+    ring_bits: int = Field(ge=8, le=LARGEST_RING_BITS)
+    """Bits of one value's lane: sums stay within them."""
+    lanes: int = Field(ge=1, le=7)
+    """Values in one element of the ring modulo 2**packed_bits."""
     fraction_bits: int = Field(ge=4, le=24)
     """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
     coefficient_modulus_bits: tuple[Literal[60], Literal[49]] = (60, 49)
-    scale_bits: int = Field(ge=16, le=30)
+    scale_bits: int = Field(ge=14, le=40)
+
+    @property
+    def packed_bits(self) -> int:
+        """Bits of one element."""
+        return self.ring_bits * self.lanes
+
+    @property
+    def elements(self) -> int:
+        """Elements in one release, the last one filled up with zeros."""
+        return -(-(self.values + self.check_values) // self.lanes)
+
+    @property
+    def frames(self) -> int:
+        """Frames in one ciphertext, of ``polynomial_degree`` elements each; the last is padded."""
+        return -(-self.elements // self.polynomial_degree)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame: two polynomials of 64-bit residues."""
+        return 2 * 8 * self.polynomial_degree
+
+    @property
+    def ciphertext_bytes(self) -> int:
+        """Bytes of one whole ciphertext."""
+        return self.frames * self.frame_bytes
 
     @property
     def capacity_bits(self) -> int:
-        """Integers below 2**capacity_bits survive encryption and addition exactly."""
+        """Weighted sums of signed elements may span up to 2**capacity_bits.
+
+        Both parts of a slot then stay below 2**(capacity_bits - 1), its modulus below
+        2**(capacity_bits - 0.5), and scaled coefficients below half the 60-bit prime.
+        """
         return self.coefficient_modulus_bits[0] - 1 - self.scale_bits
 
 
@@ -154,7 +232,8 @@ class Privacy(_Document):
     delta: str = Field(pattern=r"^1e-[0-9]{1,2}$")
     unit: Literal["patient"] = "patient"
     adjacency: Literal["add-remove-one"] = "add-remove-one"
-    mechanism: Literal["probe"] = "probe"
+    mechanism: Literal["probe", "rehearsal"] = "probe"
+    """``rehearsal`` releases invented numbers only: no node releases patients under it."""
     clip_units: int = Field(ge=1)
     """L2 bound of one patient's vector, in grid units."""
     sigma_units: int = Field(ge=1)
@@ -240,11 +319,14 @@ class Charter(_Document):
         keys += [party.signing_key for party in self.signed_parties()]
         if len(set(keys)) != len(keys):
             raise ValueError("two parties share a signing key; every party needs its own")
+        unmaskers = [unmasker.name for unmasker in self.custodians.unmaskers]
+        if unmaskers != sorted(set(unmaskers)):
+            raise ValueError("unmaskers must be in ascending order of name, each named once")
         return self
 
     def signed_parties(self) -> tuple[SignedParty, ...]:
         """Every party but the hospitals."""
-        custodians = (self.custodians.decryptor, self.custodians.unmasker)
+        custodians = (self.custodians.decryptor, *self.custodians.unmaskers)
         return (*custodians, self.aggregator, self.broker, *self.auditors)
 
     def document(self) -> dict[str, Any]:
@@ -281,11 +363,11 @@ class Charter(_Document):
 
     def share_units(self, group: Group) -> int:
         """Scale of one hospital's discrete Gaussian share: sigma / (w sqrt(t)), rounded up."""
-        weight = self.weights.of(group)
-        squared = Fraction(self.privacy.sigma_units**2, weight**2 * self.cohort.honest)
-        ceiling = -(-squared.numerator // squared.denominator)
-        root = isqrt(ceiling)
-        return root if root * root == ceiling else root + 1
+        return share_units(
+            sigma_units=self.privacy.sigma_units,
+            weight=self.weights.of(group),
+            honest=self.cohort.honest,
+        )
 
     def round_rho(self, group: Group) -> Fraction:
         """zCDP loss of one patient of ``group`` in one round, outsiders' view (aggregate)."""
@@ -300,43 +382,54 @@ class Charter(_Document):
 
     def bound_of_sum(self) -> int:
         """Largest magnitude that any entry of an honest weighted sum can have, in grid units."""
-        noise_squared = sum(
-            (self.weights.of(hospital.group) * self.share_units(hospital.group)) ** 2
-            for hospital in self.hospitals
+        return bound_of_sum(
+            [
+                (self.weights.of(hospital.group), self.share_units(hospital.group))
+                for hospital in self.hospitals
+            ],
+            largest_release=self.privacy.maximum_patients * self.privacy.clip_units,
         )
-        signal = self.total_weight * self.privacy.maximum_patients * self.privacy.clip_units
-        return signal + TAIL_SIGMAS * (isqrt(noise_squared) + 1)
 
     def check_bounds(self) -> None:
         """Raises CharterRefused, saying which parameter to change, unless every bound holds."""
         self._check_cohort()
         self._check_keys()
-        if self.secure_sum.values != self.probe.dimension * len(self.classes):
-            raise CharterRefused(
-                "secure_sum.values must be probe.dimension times the number of classes; "
-                "make the charter with 'fedhelp keys charter'."
-            )
+        self._check_values()
         if self.bound_of_sum() >= 1 << (self.secure_sum.ring_bits - 1):
             raise CharterRefused(
                 f"sums can reach {self.bound_of_sum()} grid units but the ring of "
                 f"{self.secure_sum.ring_bits} bits holds less; raise ring_bits, or lower "
                 "maximum_patients, the weights or fraction_bits."
             )
-        largest = self.total_weight * ((1 << self.secure_sum.ring_bits) - 1)
-        if largest >= 1 << self.secure_sum.capacity_bits:
+        if self.total_weight << self.secure_sum.packed_bits > 1 << self.secure_sum.capacity_bits:
             raise CharterRefused(
-                f"a total weight of {self.total_weight} in a ring of {self.secure_sum.ring_bits} "
-                f"bits does not fit the {self.secure_sum.capacity_bits} bits that CKKS carries "
-                "exactly; "
-                "lower ring_bits, scale_bits or the weights."
+                f"a total weight of {self.total_weight} over elements of "
+                f"{self.secure_sum.packed_bits} bits does not fit the "
+                f"{self.secure_sum.capacity_bits} bits that CKKS carries exactly; lower lanes, "
+                "ring_bits, scale_bits or the weights."
             )
         weights_squared = sum(self.weights.of(hospital.group) ** 2 for hospital in self.hospitals)
-        if CKKS_NOISE_UNITS**2 * weights_squared > 4**self.secure_sum.scale_bits:
+        if not noise_fits(weights_squared, self.secure_sum.scale_bits):
             raise CharterRefused(
-                f"the noise that CKKS itself adds could reach 1/8 of an integer at a scale of "
+                f"the noise that CKKS itself adds could reach 1/4 of an integer at a scale of "
                 f"{self.secure_sum.scale_bits} bits; raise scale_bits or lower the weights."
             )
         self._check_privacy()
+
+    def _check_values(self) -> None:
+        probe_values = self.probe.dimension * len(self.classes)
+        if self.privacy.mechanism == "probe" and self.secure_sum.values != probe_values:
+            raise CharterRefused(
+                "secure_sum.values must be probe.dimension times the number of classes; "
+                "make the charter with 'fedhelp keys charter'."
+            )
+        if self.secure_sum.check_values != check_values(
+            self.secure_sum.ring_bits, self.total_weight
+        ):
+            raise CharterRefused(
+                "secure_sum.check_values is not what the authenticator's tags take in this ring; "
+                "make the charter with 'fedhelp keys charter'."
+            )
 
     def _check_cohort(self) -> None:
         groups = [hospital.group for hospital in self.hospitals]
@@ -354,9 +447,11 @@ class Charter(_Document):
             check_label(hospital.name, "a hospital's name")
             hospital.verifying_key()
             hospital.recipient_key()
+            hospital.sealed_authenticator_key()
         for party in self.signed_parties():
             party.verifying_key()
-        self.custodians.unmasker.recipient_key()
+        for unmasker in self.custodians.unmaskers:
+            unmasker.recipient_key()
 
     def _check_privacy(self) -> None:
         for hospital in self.hospitals:
@@ -373,6 +468,30 @@ class Charter(_Document):
                     f"{self.rounds.count} rounds cost a {group} hospital's patients more than "
                     f"epsilon {self.privacy.epsilon}; raise sigma_units or run fewer rounds."
                 )
+
+
+def share_units(*, sigma_units: int, weight: int, honest: int) -> int:
+    """Scale of one discrete Gaussian share: sigma / (w sqrt(t)), rounded up."""
+    squared = Fraction(sigma_units**2, weight**2 * honest)
+    ceiling = -(-squared.numerator // squared.denominator)
+    root = isqrt(ceiling)
+    return root if root * root == ceiling else root + 1
+
+
+def bound_of_sum(weights_and_shares: Sequence[tuple[int, int]], *, largest_release: int) -> int:
+    """Largest magnitude of an entry of a weighted sum, in grid units.
+
+    ``largest_release`` bounds a release before noise; a share's scale goes with each weight.
+    """
+    noise_squared = sum((weight * share) ** 2 for weight, share in weights_and_shares)
+    signal = sum(weight for weight, _ in weights_and_shares) * largest_release
+    return signal + TAIL_SIGMAS * (isqrt(noise_squared) + 1)
+
+
+def noise_fits(weights_squared: int, scale_bits: int) -> bool:
+    """Whether CKKS noise stays within a quarter of an integer; the sum is over all hospitals."""
+    noise_squared = CKKS_NOISE_UNITS**2 * weights_squared
+    return noise_squared <= 1 << 2 * (scale_bits - LARGEST_NOISE_SHIFT)
 
 
 def parse_charter(document: dict[str, Any]) -> Charter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.wire.v1 import coordinator_pb2
@@ -18,8 +20,8 @@ def header_of(answer: Answer) -> coordinator_pb2.AnswerHeader:
     )
 
 
-def answer_of(header: coordinator_pb2.AnswerHeader, body: bytes) -> Answer:
-    """The answer in ``header`` and ``body``, nothing of it checked but that recipients differ."""
+def answer_of(header: coordinator_pb2.AnswerHeader, body: Path) -> Answer:
+    """The answer in ``header`` and the file ``body``; only that recipients differ is checked."""
     sealed_keys = {key.recipient: key.sealed for key in header.sealed_keys}
     if len(sealed_keys) != len(header.sealed_keys):
         raise MalformedMessage("an answer names a recipient twice; fetch it again.")

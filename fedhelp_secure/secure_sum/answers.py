@@ -1,58 +1,36 @@
 """What the custodians send back, through the aggregator: sums sealed to the charter's hospitals.
 
 An answer is a signed statement, one sealed content key for each hospital, and a body under that
-key. The body is encrypted in segments with AES-256-GCM, the nonce being the segment's number and a
-flag on the last one (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizar 2015), so
-that segments can be neither dropped, repeated nor reordered. The content key is fresh for every
-answer.
+key (`fedhelp_secure.secure_sum.bodies`). The content key is fresh for every answer.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedhelp_secure.canonical import canonical_json, digest
-from fedhelp_secure.charter import Charter, Digest, Label, SecureSum
-from fedhelp_secure.errors import MalformedMessage, PeerError
-from fedhelp_secure.sealing import UnsealingKey
+from fedhelp_secure.charter import Charter, Digest, Label
+from fedhelp_secure.errors import MalformedMessage
+from fedhelp_secure.secure_sum import domains
+from fedhelp_secure.secure_sum.bodies import KEY_BYTES, AnswerRefused, write_body
 from fedhelp_secure.secure_sum.cohort import check_cohort
 from fedhelp_secure.secure_sum.contribution import Manifest, check_round
-from fedhelp_secure.secure_sum.ring import centre, pack, subtract, unpack, word_bytes
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
 
 DECRYPTOR_KIND = "decryptor-statement"
 UNMASKER_KIND = "unmasker-statement"
 
-SEGMENT_BYTES = 64 * 1024
-"""Plaintext bytes of a body segment; the last one may be shorter."""
-
-_TAG_BYTES = 16
-_BODY_DOMAIN = "fedhelp-secure/v1/answer-body"
-_KEY_DOMAIN = "fedhelp-secure/v1/answer-key"
-
 _Statement = TypeVar("_Statement", "DecryptorStatement", "UnmaskerStatement")
-
-
-class AnswerRefused(PeerError):
-    """A custodian's answer is for something else, incomplete or altered."""
-
-    code = "answer"
-
-
-class SumRefused(PeerError):
-    """An opened sum is larger than honest contributions can make it."""
-
-    code = "sum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +41,8 @@ class Answer:
     """DSSE envelope."""
     sealed_keys: Mapping[str, bytes]
     """The content key, sealed to each hospital of the charter, by name."""
-    body: bytes
+    body: Path
+    """The file with the encrypted elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +73,18 @@ class UnmaskedContribution:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskerStatement:
-    """What custodian B signs."""
+    """What a custodian B signs."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     version: Literal[1]
     charter: Digest
     round: int
+    unmasker: Label
     contributions: tuple[UnmaskedContribution, ...]
     """In ascending order of hospital name."""
     body_digest: Digest
     sealed_keys_digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedSum:
-    """The weighted sum of one round's releases."""
-
-    values: NDArray[np.int64]
-    """Grid units, [values]."""
-    hospitals: tuple[str, ...]
-    """Whose releases are in it, in ascending order."""
 
 
 _DECRYPTOR_STATEMENT = TypeAdapter(DecryptorStatement)
@@ -122,80 +92,102 @@ _UNMASKER_STATEMENT = TypeAdapter(UnmaskerStatement)
 
 
 @dataclass(frozen=True, slots=True)
-class _Purpose:
+class AnswerPurpose:
     """What binds a body and its keys to one custodian, charter and round."""
 
     kind: str
+    custodian: str
     charter: str
     round_number: int
 
-    def body_data(self) -> bytes:
-        return canonical_json(self._document(_BODY_DOMAIN))
+    def associated_data(self) -> bytes:
+        """For the AEAD of the body."""
+        return canonical_json(self._document(domains.ANSWER_BODY))
 
     def key_info(self, recipient: str, body_digest: str) -> bytes:
+        """The HPKE ``info`` under which ``recipient``'s copy of the content key is sealed."""
         binding = {"recipient": recipient, "body_digest": body_digest}
-        return canonical_json(self._document(_KEY_DOMAIN) | binding)
+        return canonical_json(self._document(domains.ANSWER_KEY) | binding)
 
     def _document(self, domain: str) -> dict[str, Any]:
         return {
             "domain": domain,
             "kind": self.kind,
+            "custodian": self.custodian,
             "charter": self.charter,
             "round": self.round_number,
         }
+
+
+def decryptor_purpose(charter: Charter, round_number: int) -> AnswerPurpose:
+    """Of the decryptor's answer."""
+    name = charter.custodians.decryptor.name
+    return AnswerPurpose(DECRYPTOR_KIND, name, charter.digest, round_number)
+
+
+def unmasker_purpose(charter: Charter, round_number: int, unmasker: str) -> AnswerPurpose:
+    """Of the answer of the unmasker called ``unmasker``."""
+    return AnswerPurpose(UNMASKER_KIND, unmasker, charter.digest, round_number)
 
 
 def seal_decryptor_answer(
     charter: Charter,
     round_number: int,
     *,
-    masked_sum: NDArray[np.uint64],
+    masked_sum: Iterable[NDArray[np.uint64]],
     sum_digest: str,
     signing_key: SigningKey,
+    out: Path,
 ) -> Answer:
-    """Custodian A's answer: ``masked_sum`` (uint64 [values]) sealed to every hospital."""
-    purpose = _Purpose(DECRYPTOR_KIND, charter.digest, round_number)
-    body, sealed_keys = _seal(charter, masked_sum, purpose)
+    """Custodian A's answer: the frames of ``masked_sum`` sealed to every hospital.
+
+    The body goes to the new file ``out``; whatever iterating ``masked_sum`` raises comes through.
+    """
+    purpose = decryptor_purpose(charter, round_number)
+    body_digest, sealed_keys = _seal(charter, masked_sum, purpose, out)
     statement = DecryptorStatement(
         version=1,
         charter=purpose.charter,
         round=round_number,
         sum_digest=sum_digest,
-        body_digest=digest(body),
+        body_digest=body_digest,
         sealed_keys_digest=sealed_keys_digest(sealed_keys),
     )
-    envelope = signing_key.sign_document(DECRYPTOR_KIND, asdict(statement))
-    return Answer(envelope, sealed_keys, body)
+    return Answer(signing_key.sign_document(DECRYPTOR_KIND, asdict(statement)), sealed_keys, out)
 
 
 def seal_unmasker_answer(
     charter: Charter,
     round_number: int,
     *,
-    mask_sum: NDArray[np.uint64],
+    unmasker: str,
+    mask_sum: Iterable[NDArray[np.uint64]],
     manifests: Sequence[tuple[bytes, Manifest]],
     signing_key: SigningKey,
+    out: Path,
 ) -> Answer:
-    """Custodian B's answer: ``mask_sum`` (uint64 [values]) sealed to every hospital.
+    """A custodian B's answer: the frames of ``mask_sum`` sealed to every hospital.
 
-    ``manifests`` are the envelopes and contents of the set, in ascending order of hospital.
+    ``manifests`` are the envelopes and contents of the set, in ascending order of hospital. The
+    body goes to the new file ``out``.
     """
-    purpose = _Purpose(UNMASKER_KIND, charter.digest, round_number)
-    body, sealed_keys = _seal(charter, mask_sum, purpose)
+    purpose = unmasker_purpose(charter, round_number, unmasker)
+    body_digest, sealed_keys = _seal(charter, mask_sum, purpose, out)
     statement = UnmaskerStatement(
         version=1,
         charter=purpose.charter,
         round=round_number,
+        unmasker=unmasker,
         contributions=tuple(
             UnmaskedContribution(manifest.hospital, digest(envelope), manifest.ciphertext_digest)
             for envelope, manifest in manifests
         ),
-        body_digest=digest(body),
+        body_digest=body_digest,
         sealed_keys_digest=sealed_keys_digest(sealed_keys),
     )
     document = asdict(statement)
     document["contributions"] = list(document["contributions"])
-    return Answer(signing_key.sign_document(UNMASKER_KIND, document), sealed_keys, body)
+    return Answer(signing_key.sign_document(UNMASKER_KIND, document), sealed_keys, out)
 
 
 def open_decryptor_statement(
@@ -213,55 +205,22 @@ def open_decryptor_statement(
 
 
 def open_unmasker_statement(
-    charter: Charter, round_number: int, answer: Answer
+    charter: Charter, round_number: int, answer: Answer, *, unmasker: str
 ) -> UnmaskerStatement:
-    """Custodian B's statement, likewise; its cohort is checked too (CohortTooSmall)."""
-    key = charter.custodians.unmasker.verifying_key()
+    """The statement of the unmasker called ``unmasker``, likewise; its cohort is checked too.
+
+    Raises CohortTooSmall besides.
+    """
+    key = charter.custodians.unmasker(unmasker).verifying_key()
     statement = _parse(_UNMASKER_STATEMENT, UNMASKER_KIND, answer.statement, key)
+    if statement.unmasker != unmasker:
+        raise AnswerRefused("an answer names another unmasker than signed it; report it.")
     _check_statement(charter, round_number, answer, statement)
     hospitals = [member.hospital for member in statement.contributions]
     if hospitals != sorted(hospitals):
         raise AnswerRefused("an answer's hospitals are out of order; report it to the custodian.")
     check_cohort(charter, hospitals)
     return statement
-
-
-def open_sum(
-    charter: Charter,
-    round_number: int,
-    *,
-    recipient: str,
-    unsealing_key: UnsealingKey,
-    decryptor_answer: Answer,
-    unmasker_answer: Answer,
-) -> OpenedSum:
-    """The exact weighted sum: both answers checked, opened, subtracted and centred.
-
-    Raises what the two statements' checks raise, SealRefused if ``recipient``'s key does not open
-    them, AnswerRefused for an altered body, and SumRefused if any entry is larger than
-    ``charter.bound_of_sum()``: the two custodians were then shown different sets.
-    """
-    charter_digest = charter.digest
-    decryptor = open_decryptor_statement(charter, round_number, decryptor_answer)
-    unmasker = open_unmasker_statement(charter, round_number, unmasker_answer)
-    opened = []
-    for kind, answer, body_digest in (
-        (DECRYPTOR_KIND, decryptor_answer, decryptor.body_digest),
-        (UNMASKER_KIND, unmasker_answer, unmasker.body_digest),
-    ):
-        purpose = _Purpose(kind, charter_digest, round_number)
-        info = purpose.key_info(recipient, body_digest)
-        key = unsealing_key.open(_sealed_key_of(answer, recipient), info)
-        opened.append(_decrypt_body(charter.secure_sum, answer.body, key, purpose))
-    masked_sum, mask_sum = opened
-    ring_bits = charter.secure_sum.ring_bits
-    values = centre(subtract(masked_sum, mask_sum, ring_bits), ring_bits)
-    if (np.abs(values) > charter.bound_of_sum()).any():
-        raise SumRefused(
-            "an opened sum is larger than honest releases can make it; do not use it, and ask an "
-            "auditor to compare what the two custodians were sent."
-        )
-    return OpenedSum(values, tuple(member.hospital for member in unmasker.contributions))
 
 
 def sealed_keys_digest(sealed_keys: Mapping[str, bytes]) -> str:
@@ -272,75 +231,24 @@ def sealed_keys_digest(sealed_keys: Mapping[str, bytes]) -> str:
     return digest(canonical_json(document))
 
 
-def body_bytes(secure_sum: SecureSum) -> int:
-    """Length of every body under these parameters."""
-    plain = secure_sum.values * word_bytes(secure_sum.ring_bits)
-    return plain + _TAG_BYTES * -(-plain // SEGMENT_BYTES)
-
-
 def _seal(
-    charter: Charter, elements: NDArray[np.uint64], purpose: _Purpose
-) -> tuple[bytes, dict[str, bytes]]:
-    if elements.shape != (charter.secure_sum.values,):
-        raise AnswerRefused("an answer must have as many integers as the charter's releases.")
-    key = secrets.token_bytes(32)
-    plain = pack(elements, charter.secure_sum.ring_bits)
-    body = _encrypt_body(plain, key, purpose)
-    body_digest = digest(body)
+    charter: Charter, frames: Iterable[NDArray[np.uint64]], purpose: AnswerPurpose, out: Path
+) -> tuple[str, dict[str, bytes]]:
+    key = secrets.token_bytes(KEY_BYTES)
+    body_digest = write_body(
+        frames,
+        out,
+        secure_sum=charter.secure_sum,
+        key=key,
+        associated_data=purpose.associated_data(),
+    )
     sealed = {
         hospital.name: hospital.recipient_key().seal(
             key, purpose.key_info(hospital.name, body_digest)
         )
         for hospital in charter.hospitals
     }
-    return body, sealed
-
-
-def _encrypt_body(plain: bytes, key: bytes, purpose: _Purpose) -> bytes:
-    cipher = AESGCM(key)
-    data = purpose.body_data()
-    starts = range(0, len(plain), SEGMENT_BYTES)
-    return b"".join(
-        cipher.encrypt(
-            _nonce(number, last=number == len(starts) - 1),
-            plain[start : start + SEGMENT_BYTES],
-            data,
-        )
-        for number, start in enumerate(starts)
-    )
-
-
-def _decrypt_body(
-    secure_sum: SecureSum, body: bytes, key: bytes, purpose: _Purpose
-) -> NDArray[np.uint64]:
-    if len(body) != body_bytes(secure_sum) or len(key) != 32:
-        raise AnswerRefused("an answer is not complete; fetch it again.")
-    cipher = AESGCM(key)
-    data = purpose.body_data()
-    starts = range(0, len(body), SEGMENT_BYTES + _TAG_BYTES)
-    try:
-        plain = b"".join(
-            cipher.decrypt(
-                _nonce(number, last=number == len(starts) - 1),
-                body[start : start + SEGMENT_BYTES + _TAG_BYTES],
-                data,
-            )
-            for number, start in enumerate(starts)
-        )
-    except InvalidTag as error:
-        raise AnswerRefused("an answer's body was altered; fetch it again.") from error
-    return unpack(plain, secure_sum.ring_bits, values=secure_sum.values)
-
-
-def _nonce(number: int, *, last: bool) -> bytes:
-    return number.to_bytes(11, "big") + bytes([last])
-
-
-def _sealed_key_of(answer: Answer, recipient: str) -> bytes:
-    try:
-        return answer.sealed_keys[recipient]
-    except KeyError as error:
-        raise AnswerRefused("an answer holds no key for this hospital; fetch it again.") from error
+    return body_digest, sealed
 
 
 def _check_statement(
@@ -356,7 +264,9 @@ def _check_statement(
         raise AnswerRefused("an answer is not sealed to the charter's hospitals; fetch it again.")
     if sealed_keys_digest(answer.sealed_keys) != statement.sealed_keys_digest:
         raise AnswerRefused("an answer's sealed keys were altered; fetch it again.")
-    if digest(answer.body) != statement.body_digest:
+    with answer.body.open("rb") as body:
+        body_digest = "sha256:" + hashlib.file_digest(body, "sha256").hexdigest()
+    if body_digest != statement.body_digest:
         raise AnswerRefused("an answer's body was altered; fetch it again.")
 
 

@@ -1,48 +1,39 @@
-"""CKKS as an exact integer codec: encrypt ring vectors, add them with weights, decrypt integers.
+"""CKKS as an exact integer codec: encrypt frames of ring elements, decrypt frames of integers.
 
-TenSEAL (SEAL underneath), degree 4096, modulus [60, 49], depth 0. Only additions happen under
-encryption, so no Galois or relinearisation keys exist. Integers stay exact while they remain below
+SEAL, degree 4096, modulus [60, 49] (128 bits of security by the homomorphic encryption standard),
+depth 0. Only additions happen under encryption (`fedhelp_secure.secure_sum.residues`), so no Galois
+or relinearisation keys exist. A frame carries ``polynomial_degree`` integers, one in the real and
+one in the imaginary part of each slot. Integers stay exact while their sum stays below
 ``2**capacity_bits`` (checked by the charter); rounding to them also removes the low bits that carry
 information on the key (Li and Micciancio 2021, "On the Security of Homomorphic Encryption on
 Approximate Numbers").
 
-Parsing foreign ciphertexts can crash the process even after `check_framing`, as far as anybody
-knows: call `PublicContext.weighted_sum` and `SecretContext.decrypt` in a process that may die.
+SEAL's parser meets foreign bytes in `SecretContext.decrypt_frame` alone, and there with a header of
+our own and residues in range; call it in a process that may die all the same.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Sequence
-
 import numpy as np
 import tenseal
 from numpy.typing import NDArray
+from tenseal import sealapi
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.errors import PeerError
-from fedhelp_secure.secure_sum.framing import (
-    CiphertextRefused,
-    check_framing,
-    frames,
-    slots,
-    split_frames,
-)
-from fedhelp_secure.secure_sum.ring import OutsideRing, check_elements, reduce
-from fedhelp_secure.secure_sum.tenseal_context import new_context, parameters_id, serialise
+from fedhelp_secure.secure_sum import seal
+from fedhelp_secure.secure_sum.residues import CiphertextRefused, check_chunk
+from fedhelp_secure.secure_sum.ring import OutsideRing, centre, check_elements, reduce
 
 DEGREE = 4096
 MODULUS_BITS = (60, 49)
-SCALE_BITS = 22
+KEY_SCALE_BITS = 20
+"""Keys do not depend on the scale; a context file carries one all the same."""
 
-LARGEST_DISTANCE = 1 / 8
-"""A decrypted slot may be so far from an integer; forty ciphertexts added at scale 2**22 came to
-0.006."""
-
-_TENSEAL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError)
-"""What TenSEAL and its bindings raise on bytes that they do not accept."""
+LARGEST_DISTANCE = 1 / 4
+"""A decrypted number may be so far from an integer; the charter's scale keeps honest sums within
+it but for a chance of 2**-60 (`fedhelp_secure.charter.CKKS_NOISE_UNITS`)."""
 
 
 class ContextRefused(PeerError):
@@ -57,14 +48,14 @@ class NotAnInteger(PeerError):
     code = "not-an-integer"
 
 
-def generate_keys(scale_bits: int = SCALE_BITS) -> tuple[bytes, bytes]:
+def generate_keys() -> tuple[bytes, bytes]:
     """A new key pair: the secret context (about 187 KB) and the public one (about 125 KB)."""
-    context = new_context(DEGREE, MODULUS_BITS, scale_bits)
-    return serialise(context, secret=True), serialise(context, secret=False)
+    context = seal.new_context(DEGREE, MODULUS_BITS, KEY_SCALE_BITS)
+    return seal.serialise(context, secret=True), seal.serialise(context, secret=False)
 
 
 class PublicContext:
-    """The decryptor's public key. Make sure of ``digest`` before use: see `check_pinned`."""
+    """The decryptor's public key. Make sure of ``digest`` before use. For one thread."""
 
     def __init__(self, public: bytes, secure_sum: SecureSum) -> None:
         """Raises ContextRefused for other parameters than ``secure_sum``'s, or extra keys."""
@@ -79,56 +70,38 @@ class PublicContext:
             raise ContextRefused("the public context holds no public key; fetch it again.")
         if self._context.has_galois_keys() or self._context.has_relin_keys():
             raise ContextRefused("the public context holds keys that no sum needs; fetch it again.")
+        seal_context = self._context.data.seal_context()
+        self._encoder = sealapi.CKKSEncoder(seal_context)
+        self._encryptor = sealapi.Encryptor(seal_context, self._context.public_key().data)
+        self._scratch = seal.Scratch()
+        self._prefix = _prefix(secure_sum)
         self.digest = digest(public)
 
-    def encrypt(self, elements: NDArray[np.uint64]) -> bytes:
-        """The ciphertext of ``elements`` (uint64 [values], in the ring), of constant length.
+    def encrypt_frame(self, elements: NDArray[np.uint64]) -> bytes:
+        """The residues of a ciphertext of ``elements``: uint64, at most a frame, in the ring.
 
         Raises OutsideRing for any other shape or range.
         """
-        check_elements(elements, self._secure_sum.ring_bits)
-        if elements.shape != (self._secure_sum.values,):
-            raise OutsideRing(f"a release must have {self._secure_sum.values} integers.")
-        width = slots(self._secure_sum)
-        padded = np.zeros(frames(self._secure_sum) * width, dtype=np.float64)
-        padded[: elements.size] = elements
-        ciphertext = b"".join(
-            tenseal.ckks_vector(self._context, padded[start : start + width].tolist()).serialize()
-            for start in range(0, padded.size, width)
-        )
-        check_framing(ciphertext, self._secure_sum)
-        return ciphertext
-
-    def weighted_sum(self, parts: Sequence[tuple[int, bytes]]) -> bytes:
-        """The ciphertext of the sum of weight times plaintext over ``parts``.
-
-        Weights are whole numbers from 1; multiplying is repeated doubling, so no level is used.
-        Raises CiphertextRefused for an empty sum or for a part that is not a ciphertext.
-        """
-        if not parts or any(weight < 1 for weight, _ in parts):
-            raise CiphertextRefused("a sum needs contributions, each with a weight of at least 1.")
-        split = [(weight, split_frames(part, self._secure_sum)) for weight, part in parts]
-        total = b"".join(
-            self._sum_frame([(weight, part[index]) for weight, part in split])
-            for index in range(frames(self._secure_sum))
-        )
-        check_framing(total, self._secure_sum)
-        return total
-
-    def _sum_frame(self, parts: Sequence[tuple[int, bytes]]) -> bytes:
-        try:
-            vectors = (
-                _multiple(tenseal.ckks_vector_from(self._context, frame), weight)
-                for weight, frame in parts
-            )
-            serialised: bytes = functools.reduce(operator.add, vectors).serialize()
-        except _TENSEAL_ERRORS as error:
-            raise _not_parsed() from error
-        return serialised
+        check_elements(elements, self._secure_sum.packed_bits)
+        degree = self._secure_sum.polynomial_degree
+        if not 0 < elements.size <= degree:
+            raise OutsideRing(f"a frame holds 1 to {degree} elements.")
+        padded = np.zeros(degree, dtype=np.float64)
+        padded[: elements.size] = centre(elements, self._secure_sum.packed_bits)
+        halves = padded.reshape(2, -1)
+        plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
+        scale = 2.0**self._secure_sum.scale_bits
+        self._encoder.encode((halves[0] + 1j * halves[1]).tolist(), scale, plaintext)
+        self._encryptor.encrypt(plaintext, ciphertext)
+        saved = self._scratch.saved(ciphertext)
+        frame = saved[len(self._prefix) :]
+        if len(frame) != self._secure_sum.frame_bytes or not saved.startswith(self._prefix):
+            raise seal.unknown_form()
+        return frame
 
 
 class SecretContext:
-    """The decryptor's secret key. Its repr shows nothing of it."""
+    """The decryptor's secret key. Its repr shows nothing of it. For one thread."""
 
     def __init__(self, secret: bytes, secure_sum: SecureSum) -> None:
         """Raises ContextRefused for other parameters than ``secure_sum``'s, or no secret key."""
@@ -136,18 +109,32 @@ class SecretContext:
         self._context = _load(secret, secure_sum)
         if not self._context.has_secret_key():
             raise ContextRefused("the secret context holds no secret key; prepare this state anew.")
+        self._seal_context = self._context.data.seal_context()
+        self._encoder = sealapi.CKKSEncoder(self._seal_context)
+        self._decryptor = sealapi.Decryptor(self._seal_context, self._context.secret_key().data)
+        self._scratch = seal.Scratch()
+        self._prefix = _prefix(secure_sum)
 
     def __repr__(self) -> str:
         return "SecretContext(...)"
 
-    def decrypt(self, ciphertext: bytes) -> NDArray[np.uint64]:
-        """The integers in ``ciphertext`` modulo ``2**ring_bits``: uint64 [values].
+    def decrypt_frame(self, frame: bytes) -> NDArray[np.uint64]:
+        """The integers in ``frame`` modulo ``2**packed_bits``: uint64 [polynomial_degree].
 
-        Raises CiphertextRefused if it cannot be parsed, and NotAnInteger if any slot, padding
-        included, is further than 1/8 from an integer.
+        Raises CiphertextRefused if it is not one frame of residues, and NotAnInteger if any number,
+        padding included, is further than 1/4 from an integer.
         """
-        parts = split_frames(ciphertext, self._secure_sum)
-        reals = np.concatenate([self._decrypt_frame(frame) for frame in parts])
+        if len(frame) != self._secure_sum.frame_bytes:
+            raise _not_parsed()
+        check_chunk(frame, self._secure_sum)
+        plaintext = sealapi.Plaintext()
+        try:
+            ciphertext = self._scratch.loaded(self._prefix + frame, self._seal_context)
+            self._decryptor.decrypt(ciphertext, plaintext)
+            slots = np.array(self._encoder.decode_complex(plaintext))
+        except seal.ERRORS as error:
+            raise _not_parsed() from error
+        reals = np.concatenate([slots.real, slots.imag])
         nearest = np.rint(reals)
         # Written so that a NaN is refused too.
         if not (np.abs(reals - nearest) <= LARGEST_DISTANCE).all():
@@ -155,34 +142,21 @@ class SecretContext:
                 "a decrypted sum is not made of integers; find the contribution that was not "
                 "encrypted under this charter and run the round without it."
             )
-        integers = nearest[: self._secure_sum.values].astype(np.int64)
         # Two's complement: the low bits of a negative integer are its residue too.
-        return reduce(integers.astype(np.uint64), self._secure_sum.ring_bits)
-
-    def _decrypt_frame(self, frame: bytes) -> NDArray[np.float64]:
-        try:
-            slots_of_frame = tenseal.ckks_vector_from(self._context, frame).decrypt()
-        except _TENSEAL_ERRORS as error:
-            raise _not_parsed() from error
-        reals = np.array(slots_of_frame, dtype=np.float64)
-        if reals.shape != (slots(self._secure_sum),):
-            raise _not_parsed()
-        return reals
+        return reduce(nearest.astype(np.int64).astype(np.uint64), self._secure_sum.packed_bits)
 
 
 def _load(data: bytes, secure_sum: SecureSum) -> tenseal.Context:
     try:
         context = tenseal.context_from(data, n_threads=1)
         scale = context.global_scale
-        found = parameters_id(context)
-    except _TENSEAL_ERRORS as error:
+        found = seal.parameters_id(context)
+    except seal.ERRORS as error:
         raise ContextRefused("a CKKS context cannot be read; fetch it again.") from error
-    wanted = new_context(
-        secure_sum.polynomial_degree,
-        tuple(secure_sum.coefficient_modulus_bits),
-        secure_sum.scale_bits,
+    wanted = seal.new_context(
+        secure_sum.polynomial_degree, tuple(secure_sum.coefficient_modulus_bits), KEY_SCALE_BITS
     )
-    if found != parameters_id(wanted) or scale != wanted.global_scale:
+    if found != seal.parameters_id(wanted) or scale != wanted.global_scale:
         raise ContextRefused(
             "a CKKS context has other parameters than the charter; use the decryptor that the "
             "charter names."
@@ -190,17 +164,12 @@ def _load(data: bytes, secure_sum: SecureSum) -> tenseal.Context:
     return context
 
 
-def _multiple(vector: tenseal.CKKSVector, weight: int) -> tenseal.CKKSVector:
-    """``weight`` times ``vector``, by doubling and adding."""
-    result: tenseal.CKKSVector | None = None
-    power = vector
-    while True:
-        if weight & 1:
-            result = power if result is None else result + power
-        weight >>= 1
-        if not weight:
-            return result
-        power = power + power
+def _prefix(secure_sum: SecureSum) -> bytes:
+    return seal.saved_prefix(
+        secure_sum.polynomial_degree,
+        tuple(secure_sum.coefficient_modulus_bits),
+        secure_sum.scale_bits,
+    )
 
 
 def _not_parsed() -> CiphertextRefused:

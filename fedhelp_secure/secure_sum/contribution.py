@@ -1,11 +1,14 @@
-"""What a hospital sends for one round: a signed manifest, a sealed mask seed and a ciphertext.
+"""What a hospital sends for one round: a signed manifest, sealed mask seeds and a ciphertext.
 
-DESIGN section 5, steps 1 to 5, and every check of them that needs no CKKS parser.
+DESIGN section 5, steps 1 to 5, and every check of them that needs no homomorphic encryption.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,11 +18,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from fedhelp_secure.canonical import canonical_json, check_digest_form, digest
 from fedhelp_secure.charter import Charter, Digest, Group, Label
 from fedhelp_secure.errors import MalformedMessage, PeerError
-from fedhelp_secure.sealing import SEALED_OVERHEAD
+from fedhelp_secure.sealing import SEALED_OVERHEAD, UnsealingKey
+from fedhelp_secure.secure_sum.authenticator import Authenticator, RoundPurpose, key_info
 from fedhelp_secure.secure_sum.ckks import ContextRefused, PublicContext
-from fedhelp_secure.secure_sum.framing import check_framing, ciphertext_bytes
-from fedhelp_secure.secure_sum.masks import SEED_BYTES, draw_seed, expand_mask, seed_info
-from fedhelp_secure.secure_sum.ring import add, to_ring
+from fedhelp_secure.secure_sum.masks import SEED_BYTES, MaskPurpose, MaskStream, draw_seed
+from fedhelp_secure.secure_sum.packing import pack_lanes
+from fedhelp_secure.secure_sum.ring import OutsideRing, add
 from fedhelp_secure.signing import SigningKey, open_document, peek_document
 
 KIND = "manifest"
@@ -51,30 +55,79 @@ class Manifest:
     hospital: Label
     group: Group
     elements: int
-    """Integers in the release."""
+    """Elements of the ring in the release."""
     ciphertext_digest: Digest
     ciphertext_bytes: int
-    seed_digest: Digest
-    """Of the sealed seed's bytes."""
+    seed_digests: tuple[Digest, ...]
+    """Of each unmasker's sealed seed, in the charter's order."""
     ledger_entry_digest: Digest
     """Of the ledger entry that was debited before anything was encrypted."""
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values: what is signed."""
-        return asdict(self)
+        return asdict(self) | {"seed_digests": list(self.seed_digests)}
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """The three parts of an upload."""
+    """The parts of an upload."""
 
     manifest: bytes
     """DSSE envelope."""
-    sealed_seed: bytes
-    ciphertext: bytes
+    sealed_seeds: tuple[bytes, ...]
+    """One for each unmasker, in the charter's order."""
+    ciphertext: Path
+    """The file with the residues, ``ciphertext_bytes`` long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionKeys:
+    """The keys with which a hospital contributes. Its repr shows nothing of them."""
+
+    signing_key: SigningKey
+    unsealing_key: UnsealingKey
+    context: PublicContext
 
 
 _MANIFEST = TypeAdapter(Manifest)
+
+
+def authenticator_of(
+    charter: Charter, round_number: int, *, hospital: str, unsealing_key: UnsealingKey
+) -> Authenticator:
+    """One round's authenticator, its key opened from the charter with ``hospital``'s key.
+
+    Raises CharterRefused, or SealRefused if the key was sealed to another hospital or charter.
+    """
+    info = key_info(
+        federation=charter.federation,
+        charter_name=charter.name,
+        created=charter.created,
+        hospital=hospital,
+    )
+    sealed = charter.hospital(hospital).sealed_authenticator_key()
+    purpose = RoundPurpose(
+        charter_digest=charter.digest,
+        round_number=round_number,
+        values=charter.secure_sum.values,
+        ring_bits=charter.secure_sum.ring_bits,
+        total_weight=charter.total_weight,
+    )
+    return Authenticator(unsealing_key.open(sealed, info), purpose)
+
+
+def mask_purpose(
+    charter: Charter, round_number: int, *, hospital: str, unmasker: str
+) -> MaskPurpose:
+    """What the mask stream of ``hospital`` for ``unmasker`` is bound to."""
+    return MaskPurpose(
+        charter_digest=charter.digest,
+        round_number=round_number,
+        hospital=hospital,
+        unmasker=unmasker,
+        elements=charter.secure_sum.elements,
+        packed_bits=charter.secure_sum.packed_bits,
+    )
 
 
 def make_contribution(
@@ -84,53 +137,98 @@ def make_contribution(
     hospital: str,
     release: NDArray[np.int64],
     ledger_entry_digest: str,
-    signing_key: SigningKey,
-    context: PublicContext,
+    keys: ContributionKeys,
+    out: Path,
 ) -> Contribution:
-    """Mask, encrypt, seal and sign ``release`` (already noised; int64 [values]).
+    """Authenticate, mask, encrypt, seal and sign ``release`` (already noised; int64 [values]).
 
-    Store the result: a retry must send the same bytes. Raises ContextRefused unless ``context`` is
-    the one that the charter pins, OutsideRing if the release does not fit, RoundRefused for a round
-    outside the charter, and SignatureRefused for another key than the hospital's.
+    The ciphertext goes to the new file ``out``, frame by frame. Store the result: a retry must send
+    the same bytes. Raises ContextRefused unless the context is the one that the charter pins,
+    OutsideRing if the release does not fit, RoundRefused for a round outside the charter, and
+    SignatureRefused for another key than the hospital's.
     """
-    _check_context(charter, context)
+    _check_context(charter, keys.context)
     check_round(charter, round_number)
-    ring_bits = charter.secure_sum.ring_bits
-    charter_digest = charter.digest
-    seed = draw_seed()
-    mask = expand_mask(
-        seed,
-        charter_digest=charter_digest,
-        round_number=round_number,
-        hospital=hospital,
-        values=charter.secure_sum.values,
-        ring_bits=ring_bits,
+    unmaskers = charter.custodians.unmaskers
+    purposes = [
+        mask_purpose(charter, round_number, hospital=hospital, unmasker=unmasker.name)
+        for unmasker in unmaskers
+    ]
+    seeds = [draw_seed() for _ in unmaskers]
+    tagged = _tagged(charter, round_number, hospital, release, keys.unsealing_key)
+    masks = [MaskStream(seed, purpose) for seed, purpose in zip(seeds, purposes, strict=True)]
+    ciphertext_digest = _encrypt(charter, tagged, masks, keys.context, out)
+    sealed_seeds = tuple(
+        unmasker.recipient_key().seal(seed, purpose.seed_info(ciphertext_digest))
+        for unmasker, seed, purpose in zip(unmaskers, seeds, purposes, strict=True)
     )
-    ciphertext = context.encrypt(add(to_ring(release, ring_bits), mask, ring_bits))
-    ciphertext_digest = digest(ciphertext)
-    info = seed_info(
-        charter_digest=charter_digest,
-        round_number=round_number,
-        hospital=hospital,
-        ciphertext_digest=ciphertext_digest,
-    )
-    sealed_seed = charter.custodians.unmasker.recipient_key().seal(seed, info)
     manifest = Manifest(
         version=1,
-        charter=charter_digest,
+        charter=charter.digest,
         round=round_number,
         hospital=hospital,
         group=charter.hospital(hospital).group,
-        elements=charter.secure_sum.values,
+        elements=charter.secure_sum.elements,
         ciphertext_digest=ciphertext_digest,
-        ciphertext_bytes=len(ciphertext),
-        seed_digest=digest(sealed_seed),
+        ciphertext_bytes=charter.secure_sum.ciphertext_bytes,
+        seed_digests=tuple(digest(sealed) for sealed in sealed_seeds),
         ledger_entry_digest=check_digest_form(ledger_entry_digest),
     )
-    envelope = signing_key.sign_document(KIND, manifest.document())
+    envelope = keys.signing_key.sign_document(KIND, manifest.document())
     # Our own reading of it: another hospital's key or name would only be noticed after the upload.
     open_manifest(charter, envelope)
-    return Contribution(envelope, sealed_seed, ciphertext)
+    return Contribution(envelope, sealed_seeds, out)
+
+
+def _tagged(
+    charter: Charter,
+    round_number: int,
+    hospital: str,
+    release: NDArray[np.int64],
+    unsealing_key: UnsealingKey,
+) -> NDArray[np.int64]:
+    """The release with its authenticator's check values."""
+    secure_sum = charter.secure_sum
+    if release.shape != (secure_sum.values,) or release.dtype != np.int64:
+        raise OutsideRing(f"a release must have {secure_sum.values} integers.")
+    authenticator = authenticator_of(
+        charter, round_number, hospital=hospital, unsealing_key=unsealing_key
+    )
+    product = authenticator.product()
+    for start in range(0, release.size, _window(charter)):
+        product.update(release[start : start + _window(charter)])
+    return np.concatenate([release, authenticator.tag_values(product, hospital)])
+
+
+def _encrypt(
+    charter: Charter,
+    values: NDArray[np.int64],
+    masks: list[MaskStream],
+    context: PublicContext,
+    out: Path,
+) -> str:
+    """Pack, mask and encrypt ``values`` into the file ``out``; returns the file's digest."""
+    hashed = hashlib.sha256()
+    with out.open("xb") as file:
+        for elements in _frames(charter, values):
+            for mask in masks:
+                elements = add(elements, mask.take(elements.size), charter.secure_sum.packed_bits)
+            frame = context.encrypt_frame(elements)
+            hashed.update(frame)
+            file.write(frame)
+    return "sha256:" + hashed.hexdigest()
+
+
+def _frames(charter: Charter, values: NDArray[np.int64]) -> Iterator[NDArray[np.uint64]]:
+    secure_sum = charter.secure_sum
+    for start in range(0, values.size, _window(charter)):
+        window = values[start : start + _window(charter)]
+        yield pack_lanes(window, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
+
+
+def _window(charter: Charter) -> int:
+    """Values in one frame."""
+    return charter.secure_sum.polynomial_degree * charter.secure_sum.lanes
 
 
 def open_manifest(charter: Charter, envelope: bytes) -> Manifest:
@@ -154,44 +252,29 @@ def open_manifest(charter: Charter, envelope: bytes) -> Manifest:
     check_round(charter, manifest.round)
     if manifest.group != hospital.group:
         raise ManifestRefused("a manifest claims another group than the charter gives.")
-    if manifest.elements != charter.secure_sum.values:
-        raise ManifestRefused("a manifest is for another number of integers than the charter's.")
-    if manifest.ciphertext_bytes != ciphertext_bytes(charter.secure_sum):
+    if manifest.elements != charter.secure_sum.elements:
+        raise ManifestRefused("a manifest is for another number of elements than the charter's.")
+    if manifest.ciphertext_bytes != charter.secure_sum.ciphertext_bytes:
         raise ManifestRefused("a manifest is for another ciphertext length than the charter gives.")
+    if len(manifest.seed_digests) != len(charter.custodians.unmaskers):
+        raise ManifestRefused("a manifest has another number of seeds than the charter unmaskers.")
     return manifest
 
 
-def check_contribution(
-    charter: Charter,
-    contribution: Contribution,
-    *,
-    expected_hospital: str,
-    expected_round: int,
-) -> Manifest:
-    """Everything an aggregator can check about an upload without parsing its ciphertext.
-
-    ``expected_hospital`` is the caller's authenticated name. Raises what `open_manifest` raises,
-    ManifestRefused if another hospital or round is meant or a digest differs, and CiphertextRefused
-    for a wrong framing.
-    """
-    manifest = open_manifest(charter, contribution.manifest)
-    if manifest.hospital != expected_hospital:
-        raise ManifestRefused("a manifest is another hospital's; send your own.")
-    if manifest.round != expected_round:
-        raise ManifestRefused("a manifest is for another round; send it in its own round.")
-    check_sealed_seed(manifest, contribution.sealed_seed)
-    check_framing(contribution.ciphertext, charter.secure_sum)
-    if digest(contribution.ciphertext) != manifest.ciphertext_digest:
-        raise ManifestRefused("a ciphertext is not the one that its manifest names; send it again.")
-    return manifest
-
-
-def check_sealed_seed(manifest: Manifest, sealed_seed: bytes) -> None:
-    """Raises ManifestRefused unless ``sealed_seed`` is the one that ``manifest`` names."""
-    if len(sealed_seed) != SEALED_SEED_BYTES or digest(sealed_seed) != manifest.seed_digest:
+def check_sealed_seed(manifest: Manifest, index: int, sealed_seed: bytes) -> None:
+    """Raises ManifestRefused unless ``sealed_seed`` is that of unmasker ``index`` (from 0)."""
+    if len(sealed_seed) != SEALED_SEED_BYTES or digest(sealed_seed) != manifest.seed_digests[index]:
         raise ManifestRefused(
             "a sealed seed is not the one that its manifest names; send it again."
         )
+
+
+def check_sealed_seeds(manifest: Manifest, sealed_seeds: tuple[bytes, ...]) -> None:
+    """Raises ManifestRefused unless ``sealed_seeds`` are all and only those of ``manifest``."""
+    if len(sealed_seeds) != len(manifest.seed_digests):
+        raise ManifestRefused("an upload must have one sealed seed for each unmasker; send all.")
+    for index, sealed_seed in enumerate(sealed_seeds):
+        check_sealed_seed(manifest, index, sealed_seed)
 
 
 def check_round(charter: Charter, round_number: int) -> None:

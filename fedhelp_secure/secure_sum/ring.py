@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fedhelp_secure.errors import InternalError, MalformedMessage
 
 _LARGEST_RING_BITS = 62
+_NATIVE_WIDTHS = frozenset({1, 2, 4, 8})
+"""Word lengths that the processor has."""
 
 
 class OutsideRing(InternalError):
@@ -21,9 +23,9 @@ class OutsideRing(InternalError):
 
 
 def word_bytes(ring_bits: int) -> int:
-    """Bytes of one element in a byte string: 4 up to 32 bits, else 8."""
+    """Bytes of one element in a byte string: as few as hold it."""
     _check_bits(ring_bits)
-    return 4 if ring_bits <= 32 else 8
+    return -(-ring_bits // 8)
 
 
 def to_ring(integers: NDArray[np.int64], ring_bits: int) -> NDArray[np.uint64]:
@@ -37,7 +39,7 @@ def to_ring(integers: NDArray[np.int64], ring_bits: int) -> NDArray[np.uint64]:
         raise OutsideRing(
             f"an integer does not fit the ring of {ring_bits} bits; use a charter with more bits."
         )
-    return integers.astype(np.uint64) & _low_bits(ring_bits)
+    return integers.astype(np.uint64) & low_bits(ring_bits)
 
 
 def centre(elements: NDArray[np.uint64], ring_bits: int) -> NDArray[np.int64]:
@@ -50,7 +52,7 @@ def centre(elements: NDArray[np.uint64], ring_bits: int) -> NDArray[np.int64]:
 def add(left: NDArray[np.uint64], right: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
     """``left + right`` in the ring; equal shapes."""
     _check_pair(left, right, ring_bits)
-    return (left + right) & _low_bits(ring_bits)
+    return (left + right) & low_bits(ring_bits)
 
 
 def subtract(
@@ -58,7 +60,7 @@ def subtract(
 ) -> NDArray[np.uint64]:
     """``left - right`` in the ring; equal shapes."""
     _check_pair(left, right, ring_bits)
-    return (left - right) & _low_bits(ring_bits)
+    return (left - right) & low_bits(ring_bits)
 
 
 def scale(elements: NDArray[np.uint64], weight: int, ring_bits: int) -> NDArray[np.uint64]:
@@ -66,34 +68,37 @@ def scale(elements: NDArray[np.uint64], weight: int, ring_bits: int) -> NDArray[
     check_elements(elements, ring_bits)
     if not 0 <= weight < 1 << 32:
         raise OutsideRing("a weight must be a whole number from 0 below 2**32.")
-    return (elements * np.uint64(weight)) & _low_bits(ring_bits)
+    return (elements * np.uint64(weight)) & low_bits(ring_bits)
 
 
 def pack(elements: NDArray[np.uint64], ring_bits: int) -> bytes:
     """Little-endian words of `word_bytes` each."""
     check_elements(elements, ring_bits)
-    return elements.astype(_word_type(ring_bits)).tobytes()
+    width = word_bytes(ring_bits)
+    if width in _NATIVE_WIDTHS:
+        return elements.astype(f"<u{width}").tobytes()
+    return elements.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
 
 
 def unpack(data: bytes, ring_bits: int, *, values: int) -> NDArray[np.uint64]:
     """The ``values`` elements that `pack` wrote; raises MalformedMessage for anything else."""
     if len(data) != values * word_bytes(ring_bits):
         raise MalformedMessage("packed integers have the wrong length; ask the sender again.")
-    elements = np.frombuffer(data, dtype=_word_type(ring_bits)).astype(np.uint64)
-    if (elements > _low_bits(ring_bits)).any():
+    elements = _words(data, ring_bits)
+    if (elements > low_bits(ring_bits)).any():
         raise MalformedMessage("a packed integer is outside the ring; ask the sender again.")
     return elements
 
 
 def from_words(data: bytes, ring_bits: int) -> NDArray[np.uint64]:
     """Little-endian words of `word_bytes` each, the high bits dropped: bytes to ring elements."""
-    return reduce(np.frombuffer(data, dtype=_word_type(ring_bits)).astype(np.uint64), ring_bits)
+    return reduce(_words(data, ring_bits), ring_bits)
 
 
 def reduce(integers: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
     """``integers`` modulo ``2**ring_bits``."""
     _check_bits(ring_bits)
-    return integers & _low_bits(ring_bits)
+    return integers & low_bits(ring_bits)
 
 
 def check_elements(elements: NDArray[np.uint64], ring_bits: int) -> None:
@@ -101,7 +106,7 @@ def check_elements(elements: NDArray[np.uint64], ring_bits: int) -> None:
     _check_bits(ring_bits)
     if elements.dtype != np.uint64 or elements.ndim != 1:
         raise OutsideRing("ring elements must be a vector of unsigned 64-bit integers.")
-    if (elements > _low_bits(ring_bits)).any():
+    if (elements > low_bits(ring_bits)).any():
         raise OutsideRing(f"an element does not lie in the ring of {ring_bits} bits.")
 
 
@@ -117,9 +122,16 @@ def _check_bits(ring_bits: int) -> None:
         raise OutsideRing(f"ring_bits must lie between 1 and {_LARGEST_RING_BITS}.")
 
 
-def _low_bits(ring_bits: int) -> np.uint64:
+def low_bits(ring_bits: int) -> np.uint64:
+    """The mask of the low ``ring_bits`` bits, which is also the largest element."""
+    _check_bits(ring_bits)
     return np.uint64((1 << ring_bits) - 1)
 
 
-def _word_type(ring_bits: int) -> str:
-    return f"<u{word_bytes(ring_bits)}"
+def _words(data: bytes, ring_bits: int) -> NDArray[np.uint64]:
+    width = word_bytes(ring_bits)
+    if width in _NATIVE_WIDTHS:
+        return np.frombuffer(data, dtype=f"<u{width}").astype(np.uint64)
+    widened = np.zeros((len(data) // width, 8), dtype=np.uint8)
+    widened[:, :width] = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
+    return widened.view("<u8").reshape(-1).astype(np.uint64)

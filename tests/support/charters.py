@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, parse_charter
+from fedhelp_secure.charter import Charter, bound_of_sum, parse_charter, share_units
 from fedhelp_secure.privacy.accountant import sigma_for_budget
-from fedhelp_secure.sealing import UnsealingKey
+from fedhelp_secure.sealing import SealingKey, UnsealingKey
+from fedhelp_secure.secure_sum.authenticator import seal_new_key
+from fedhelp_secure.secure_sum.plan import plan_secure_sum
 from fedhelp_secure.signing import SigningKey
 
 PARTIES = ("aggregator", "auditor", "broker", "decryptor", "unmasker")
@@ -25,19 +27,10 @@ class CharterKit:
     keys: Mapping[str, SigningKey]
 
     def document(self, **overrides: object) -> dict[str, Any]:
-        """The document with ``overrides`` merged in; sigma follows the budget unless given."""
+        """The document with ``overrides`` merged in, completed by `complete`."""
         document = copy.deepcopy(dict(self.template))
-        _merge(document, overrides)
-        privacy = document["privacy"]
-        if "sigma_units" not in privacy:
-            weights = {document["weights"][hospital["group"]] for hospital in document["hospitals"]}
-            privacy["sigma_units"] = sigma_for_budget(
-                epsilon=privacy["epsilon"],
-                delta=privacy["delta"],
-                sensitivity=privacy["clip_units"] * max(weights),
-                rounds=document["rounds"]["count"],
-            )
-        return document
+        merge(document, overrides)
+        return complete(document)
 
     def charter(self, **overrides: object) -> Charter:
         """The charter with ``overrides``; raises CharterRefused as `parse_charter` does."""
@@ -71,7 +64,7 @@ def make_charter_kit() -> CharterKit:
             for name in HOSPITALS
         ],
         "weights": {"large": 2, "small": 1},
-        "secure_sum": {"values": 12, "ring_bits": 32, "fraction_bits": 12, "scale_bits": 22},
+        "secure_sum": {"values": 12, "fraction_bits": 12},
         "privacy": {"epsilon": "3", "delta": "1e-6", "clip_units": 3276, "maximum_patients": 500},
         "probe": {"dimension": 4, "ridge": "0.1", "step": "1.0", "nominal_patients": 50},
         "cohort": {"minimum": 5, "colluders": 1, "minimum_large": 1, "minimum_small": 1},
@@ -84,7 +77,7 @@ def make_charter_kit() -> CharterKit:
         "custodians": {
             "epoch": 1,
             "decryptor": {**party("decryptor"), "context_digest": digest(b"context")},
-            "unmasker": {**party("unmasker"), "sealing_key": sealing},
+            "unmaskers": [{**party("unmasker"), "sealing_key": sealing}],
         },
         "aggregator": party("aggregator"),
         "broker": party("broker"),
@@ -94,9 +87,59 @@ def make_charter_kit() -> CharterKit:
     return CharterKit(template, keys)
 
 
-def _merge(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` with what follows from the rest, where it is not given.
+
+    sigma from the budget, ring and lanes and scale from the bounds, and a new authenticator key
+    sealed to every hospital (always: it is bound to the charter's name).
+    """
+    weights = [document["weights"][hospital["group"]] for hospital in document["hospitals"]]
+    privacy, secure_sum = document["privacy"], document["secure_sum"]
+    if "sigma_units" not in privacy:
+        privacy["sigma_units"] = sigma_for_budget(
+            epsilon=privacy["epsilon"],
+            delta=privacy["delta"],
+            sensitivity=privacy["clip_units"] * max(weights),
+            rounds=document["rounds"]["count"],
+        )
+    honest = max(1, document["cohort"]["minimum"] - document["cohort"]["colluders"])
+    bound = bound_of_sum(
+        [
+            (
+                weight,
+                share_units(sigma_units=privacy["sigma_units"], weight=weight, honest=honest),
+            )
+            for weight in weights
+        ],
+        largest_release=privacy["maximum_patients"] * privacy["clip_units"],
+    )
+    planned = plan_secure_sum(
+        values=secure_sum["values"],
+        fraction_bits=secure_sum["fraction_bits"],
+        bound_of_sum=bound,
+        weights=weights,
+    )
+    document["secure_sum"] = planned.model_dump(mode="json") | secure_sum
+    keys = seal_new_key(
+        {
+            hospital["name"]: SealingKey.from_base64(hospital["sealing_key"])
+            for hospital in document["hospitals"]
+        },
+        federation=document["federation"],
+        charter_name=document["name"],
+        created=document["created"],
+    )
+    document["hospitals"] = [
+        hospital | {"authenticator_key": keys[hospital["name"]]}
+        for hospital in document["hospitals"]
+    ]
+    return document
+
+
+def merge(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Put ``overrides`` into ``document``; mappings are merged."""
     for name, value in overrides.items():
         if isinstance(value, Mapping) and isinstance(document.get(name), dict):
-            _merge(document[name], value)
+            merge(document[name], value)
         else:
             document[name] = value

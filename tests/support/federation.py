@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.charters import complete, merge
+
 from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_keys.registrar.registry import enrol
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, Group, parse_charter, sign_charter
 from fedhelp_secure.enrolment.bundle import install_bundle
 from fedhelp_secure.enrolment.request import make_request
-from fedhelp_secure.privacy.accountant import sigma_for_budget
 from fedhelp_secure.secure_sum.ckks import generate_keys
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -40,7 +41,7 @@ class Federation:
     governance_key: SigningKey
 
     def state(self, party: str | Role) -> StateDirectory:
-        """The state of a hospital by name (``large-1``, ``small-3``), of any other by its role."""
+        """The state of a hospital or a further unmasker by name, of any other party by its role."""
         return self.states[party.value if isinstance(party, Role) else party]
 
     def charter_file(self) -> Path:
@@ -51,10 +52,11 @@ class Federation:
 
 
 def make_federation(
-    root: Path, *, large: int = 2, small: int = 4, **charter_overrides: object
+    root: Path, *, large: int = 2, small: int = 4, unmaskers: int = 1, **charter_overrides: object
 ) -> Federation:
     """A federation in ``root`` with ``large`` and ``small`` hospitals and a tiny valid charter.
 
+    The first unmasker is called ``unmasker``, the others ``unmasker-2`` and so on.
     ``charter_overrides`` replace entries of the charter's document; mappings are merged, for
     example ``rounds={"count": 1}``. ``privacy.sigma_units`` follows from the rest unless given.
     """
@@ -63,6 +65,9 @@ def make_federation(
     states = {"registrar": registrar}
     for role in SINGLE_ROLES:
         states[role.value] = _join(registrar, root, Identity(FEDERATION, role, role.value), None)
+    for number in range(2, unmaskers + 1):
+        identity = Identity(FEDERATION, Role.UNMASKER, f"unmasker-{number}")
+        states[identity.name] = _join(registrar, root, identity, None)
     sizes: dict[Group, int] = {"large": large, "small": small}
     for group, size in sizes.items():
         for number in range(1, size + 1):
@@ -70,9 +75,8 @@ def make_federation(
             states[identity.name] = _join(registrar, root, identity, group)
     hospitals = sorted(name for name in states if name.startswith(("large-", "small-")))
     document = _document(states, hospitals)
-    _merge(document, charter_overrides)
-    _set_sigma(document)
-    charter = parse_charter(document)
+    merge(document, charter_overrides)
+    charter = parse_charter(complete(document))
     governance_key = registrar.signing_key()
     return Federation(root, states, charter, sign_charter(charter, governance_key), governance_key)
 
@@ -122,7 +126,7 @@ def _document(states: Mapping[str, StateDirectory], hospitals: list[str]) -> dic
             for name in hospitals
         ],
         "weights": {"large": 2, "small": 1},
-        "secure_sum": {"values": 8, "ring_bits": 32, "fraction_bits": 12, "scale_bits": 22},
+        "secure_sum": {"values": 8, "fraction_bits": 12},
         "privacy": {
             "epsilon": "8",
             "delta": "1e-6",
@@ -145,37 +149,17 @@ def _document(states: Mapping[str, StateDirectory], hospitals: list[str]) -> dic
         "custodians": {
             "epoch": 1,
             "decryptor": {**_signed(decryptor), "context_digest": digest(context)},
-            "unmasker": {
-                **_signed(states["unmasker"]),
-                "sealing_key": _sealing_key(states["unmasker"]),
-            },
+            "unmaskers": [
+                {**_signed(state), "sealing_key": _sealing_key(state)}
+                for name, state in sorted(states.items())
+                if name.startswith("unmasker")
+            ],
         },
         "aggregator": _signed(states["aggregator"]),
         "broker": _signed(states["broker"]),
         "auditors": [_signed(states["auditor"])],
         "retention_days": 365,
     }
-
-
-def _set_sigma(document: dict[str, Any]) -> None:
-    groups = {hospital["group"] for hospital in document["hospitals"]}
-    weight = max(document["weights"][group] for group in groups)
-    privacy = document["privacy"]
-    if "sigma_units" not in privacy:
-        privacy["sigma_units"] = sigma_for_budget(
-            epsilon=privacy["epsilon"],
-            delta=privacy["delta"],
-            sensitivity=weight * privacy["clip_units"],
-            rounds=document["rounds"]["count"],
-        )
-
-
-def _merge(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(document.get(key), dict):
-            _merge(document[key], value)
-        else:
-            document[key] = value
 
 
 def _signed(state: StateDirectory) -> dict[str, str]:

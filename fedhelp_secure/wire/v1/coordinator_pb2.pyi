@@ -36,7 +36,7 @@ class _RoundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundState
     ROUND_STATE_CLOSED: _RoundState.ValueType  # 3
     """The set of contributions is fixed; the custodians are being asked."""
     ROUND_STATE_OPENED: _RoundState.ValueType  # 4
-    """Both custodians have answered; the recipients may fetch."""
+    """All custodians have answered; the recipients may fetch."""
     ROUND_STATE_FAILED: _RoundState.ValueType  # 5
     """Ended without a sum; `reason` says why."""
 
@@ -50,7 +50,7 @@ ROUND_STATE_OPEN: RoundState.ValueType  # 2
 ROUND_STATE_CLOSED: RoundState.ValueType  # 3
 """The set of contributions is fixed; the custodians are being asked."""
 ROUND_STATE_OPENED: RoundState.ValueType  # 4
-"""Both custodians have answered; the recipients may fetch."""
+"""All custodians have answered; the recipients may fetch."""
 ROUND_STATE_FAILED: RoundState.ValueType  # 5
 """Ended without a sum; `reason` says why."""
 Global___RoundState: _TypeAlias = RoundState  # noqa: Y015
@@ -148,26 +148,30 @@ class ContributionHeader(_message.Message):
     CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
-    SEALED_SEED_FIELD_NUMBER: _builtins.int
+    SEALED_SEEDS_FIELD_NUMBER: _builtins.int
     charter_digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits."""
     round: _builtins.int
     """1 to the charter's round count."""
     manifest: _builtins.bytes
     """DSSE envelope (JSON, UTF-8) over the manifest, signed by the hospital; at most 16 KiB."""
-    sealed_seed: _builtins.bytes
-    """HPKE-sealed mask seed: 1,168 bytes with MLKEM768-X25519."""
+    @_builtins.property
+    def sealed_seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """One HPKE-sealed mask seed for each unmasker, in the charter's order; 1,168 bytes each with
+        MLKEM768-X25519; at most 8.
+        """
+
     def __init__(
         self,
         *,
         charter_digest: _builtins.str = ...,
         round: _builtins.int = ...,
         manifest: _builtins.bytes = ...,
-        sealed_seed: _builtins.bytes = ...,
+        sealed_seeds: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "manifest", b"manifest", "round", b"round", "sealed_seed", b"sealed_seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "manifest", b"manifest", "round", b"round", "sealed_seeds", b"sealed_seeds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,7 +184,7 @@ class ContributeRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_CHUNK_FIELD_NUMBER: _builtins.int
     ciphertext_chunk: _builtins.bytes
-    """Next part of the ciphertext; 1 byte to 1 MiB."""
+    """Next part of the ciphertext: one or more whole frames of 65,536 bytes; at most 1 MiB."""
     @_builtins.property
     def header(self) -> Global___ContributionHeader:
         """First message of the stream, exactly once."""

@@ -88,8 +88,8 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchTeacher(self, request, context):
-        """Both custodians' sealed answers for one opened round: a header for each, then its chunks.
-        Role: hospital.
+        """All custodians' sealed answers for one opened round, the decryptor's first, then the
+        unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

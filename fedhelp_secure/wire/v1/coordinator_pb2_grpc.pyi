@@ -44,8 +44,8 @@ class CoordinatorStub:
     Sending the same bytes again returns the same receipt. Role: hospital.
     """
     FetchTeacher: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.FetchTeacherRequest, _coordinator_pb2.FetchTeacherResponse]
-    """Both custodians' sealed answers for one opened round: a header for each, then its chunks.
-    Role: hospital.
+    """All custodians' sealed answers for one opened round, the decryptor's first, then the
+    unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetReceiptRequest, _coordinator_pb2.GetReceiptResponse]
     """The receipt of the caller's own contribution to one round. Role: hospital."""
@@ -64,8 +64,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     Sending the same bytes again returns the same receipt. Role: hospital.
     """
     FetchTeacher: _aio.UnaryStreamMultiCallable[_coordinator_pb2.FetchTeacherRequest, _coordinator_pb2.FetchTeacherResponse]  # type: ignore[assignment]
-    """Both custodians' sealed answers for one opened round: a header for each, then its chunks.
-    Role: hospital.
+    """All custodians' sealed answers for one opened round, the decryptor's first, then the
+    unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetReceiptRequest, _coordinator_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """The receipt of the caller's own contribution to one round. Role: hospital."""
@@ -105,8 +105,8 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.FetchTeacherRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.FetchTeacherResponse], _abc.AsyncIterator[_coordinator_pb2.FetchTeacherResponse]]:
-        """Both custodians' sealed answers for one opened round: a header for each, then its chunks.
-        Role: hospital.
+        """All custodians' sealed answers for one opened round, the decryptor's first, then the
+        unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
         """
 
     @_abc_1.abstractmethod

@@ -225,14 +225,17 @@ class RoundSummed(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     SUM_DIGEST_FIELD_NUMBER: _builtins.int
     DECRYPTOR_STATEMENT_DIGEST_FIELD_NUMBER: _builtins.int
-    UNMASKER_STATEMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    UNMASKER_STATEMENT_DIGESTS_FIELD_NUMBER: _builtins.int
     charter_digest: _builtins.str
     round: _builtins.int
     sum_digest: _builtins.str
     """Digest of the ciphertext sum that went to the decryptor."""
     decryptor_statement_digest: _builtins.str
-    """Digests of the statement envelopes of both custodians."""
-    unmasker_statement_digest: _builtins.str
+    """Digest of the decryptor's statement envelope."""
+    @_builtins.property
+    def unmasker_statement_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the unmaskers' statement envelopes, in the charter's order; at most 8."""
+
     def __init__(
         self,
         *,
@@ -240,11 +243,11 @@ class RoundSummed(_message.Message):
         round: _builtins.int = ...,
         sum_digest: _builtins.str = ...,
         decryptor_statement_digest: _builtins.str = ...,
-        unmasker_statement_digest: _builtins.str = ...,
+        unmasker_statement_digests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "decryptor_statement_digest", b"decryptor_statement_digest", "round", b"round", "sum_digest", b"sum_digest", "unmasker_statement_digest", b"unmasker_statement_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "decryptor_statement_digest", b"decryptor_statement_digest", "round", b"round", "sum_digest", b"sum_digest", "unmasker_statement_digests", b"unmasker_statement_digests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

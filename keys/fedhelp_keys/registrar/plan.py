@@ -38,11 +38,9 @@ class PrivacyPlan(_Document):
 
 
 class SecureSumPlan(_Document):
-    """The ring and the scale; the number of values follows from probe and classes."""
+    """The grid; ring, lanes and scale follow from cohort, weights and noise."""
 
-    ring_bits: int
-    fraction_bits: int
-    scale_bits: int
+    fraction_bits: int = Field(ge=4, le=24)
 
 
 class CharterPlan(_Document):

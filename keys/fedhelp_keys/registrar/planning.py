@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from fedhelp_keys.registrar.plan import CharterPlan, PlanRefused, PrivacyPlan
 from fedhelp_keys.registrar.registry import Member, Registry
-from fedhelp_secure.charter import Charter, Group, parse_charter
+from fedhelp_secure.charter import (
+    MAXIMUM_UNMASKERS,
+    Charter,
+    Group,
+    SecureSum,
+    bound_of_sum,
+    parse_charter,
+    share_units,
+)
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, sigma_for_budget
 from fedhelp_secure.public_set import PublicSet, proxy_digest
+from fedhelp_secure.sealing import SealingKey
+from fedhelp_secure.secure_sum.authenticator import seal_new_key
+from fedhelp_secure.secure_sum.plan import plan_secure_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -40,10 +52,13 @@ def plan_charter(
     hospitals = [_hospital(registry, state.identity.federation, name) for name in plan.hospitals]
     privacy = _privacy(plan, {member.group for member in hospitals if member.group is not None})
     count, height, width = public_set.images.shape
-    document = {
+    names = {
         "federation": state.identity.federation,
         "name": plan.name,
         "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    document = {
+        **names,
         "task": plan.task,
         "classes": list(plan.classes),
         "proxy": {
@@ -53,15 +68,9 @@ def plan_charter(
             "width": width,
             "public_set_digest": public_set.digest,
         },
-        "hospitals": [
-            {**_signed(member), "group": member.group, "sealing_key": member.sealing_key}
-            for member in sorted(hospitals, key=lambda member: member.name)
-        ],
+        "hospitals": _hospitals(hospitals, names),
         "weights": plan.weights.model_dump(),
-        "secure_sum": {
-            "values": plan.probe.dimension * len(plan.classes),
-            **plan.secure_sum.model_dump(),
-        },
+        "secure_sum": _secure_sum(plan, hospitals, privacy).model_dump(mode="json"),
         "privacy": privacy,
         "probe": plan.probe.model_dump(),
         "cohort": plan.cohort.model_dump(),
@@ -79,7 +88,8 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
     """The bounds of DESIGN section 5 and 6 as computed for ``charter``, one line each."""
     secure_sum, privacy, cohort = charter.secure_sum, charter.privacy, charter.cohort
     unit = Fraction(1, 1 << secure_sum.fraction_bits)
-    largest = charter.total_weight * ((1 << secure_sum.ring_bits) - 1)
+    largest = charter.total_weight << secure_sum.packed_bits
+    bytes_a_value = secure_sum.ciphertext_bytes / secure_sum.values
     lines = [
         Explained(
             "values in a release",
@@ -92,9 +102,32 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
             f"below {1 << (secure_sum.ring_bits - 1):,} (ring of {secure_sum.ring_bits} bits)",
         ),
         Explained(
-            "largest masked sum",
-            f"{largest.bit_length()} bits",
-            f"at most the {secure_sum.capacity_bits} bits that CKKS carries exactly",
+            "check values",
+            f"{secure_sum.check_values}",
+            "two tags modulo 2^31 - 1: an altered sum passes with less than 2^-59",
+        ),
+        Explained(
+            "lanes in an element",
+            f"{secure_sum.lanes}",
+            f"{secure_sum.lanes} x {secure_sum.ring_bits} bits and a total weight of "
+            f"{charter.total_weight}: {(largest - 1).bit_length()} bits, at most the "
+            f"{secure_sum.capacity_bits} bits that CKKS carries exactly",
+        ),
+        Explained(
+            "scale",
+            f"2^{secure_sum.scale_bits}",
+            "the least that keeps CKKS noise within a quarter of an integer",
+        ),
+        Explained(
+            "ciphertext",
+            f"{secure_sum.ciphertext_bytes:,} bytes",
+            f"{secure_sum.frames} frames of {secure_sum.polynomial_degree:,} elements, "
+            f"{bytes_a_value:.1f} bytes a value",
+        ),
+        Explained(
+            "unmaskers",
+            f"{len(charter.custodians.unmaskers)}",
+            "each holds a part of every mask; all must answer",
         ),
         Explained(
             "clip of one patient",
@@ -131,7 +164,7 @@ def _explain_group(charter: Charter, group: Group) -> list[Explained]:
         Explained(
             f"epsilon (collusion), {group}",
             f"{float(collusion):.6f}",
-            "if aggregator and both custodians collude",
+            "if aggregator and all custodians collude",
         ),
     ]
 
@@ -158,6 +191,51 @@ def _privacy(plan: CharterPlan, groups: set[Group]) -> dict[str, Any]:
     }
 
 
+def _hospitals(members: Sequence[Member], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The hospitals' entries, in order of name, with a new authenticator key sealed to each."""
+    keys = seal_new_key(
+        {member.name: SealingKey.from_base64(member.sealing_key) for member in members},
+        federation=names["federation"],
+        charter_name=names["name"],
+        created=names["created"],
+    )
+    return [
+        {
+            **_signed(member),
+            "group": member.group,
+            "sealing_key": member.sealing_key,
+            "authenticator_key": keys[member.name],
+        }
+        for member in sorted(members, key=lambda member: member.name)
+    ]
+
+
+def _secure_sum(
+    plan: CharterPlan, hospitals: Sequence[Member], privacy: Mapping[str, Any]
+) -> SecureSum:
+    if plan.cohort.honest < 1:
+        raise PlanRefused("cohort.minimum must be above cohort.colluders (t = m - c >= 1).")
+    weights = [plan.weights.of(member.group) for member in hospitals if member.group is not None]
+    bound = bound_of_sum(
+        [
+            (
+                weight,
+                share_units(
+                    sigma_units=privacy["sigma_units"], weight=weight, honest=plan.cohort.honest
+                ),
+            )
+            for weight in weights
+        ],
+        largest_release=privacy["maximum_patients"] * privacy["clip_units"],
+    )
+    return plan_secure_sum(
+        values=plan.probe.dimension * len(plan.classes),
+        fraction_bits=plan.secure_sum.fraction_bits,
+        bound_of_sum=bound,
+        weights=weights,
+    )
+
+
 def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:
     # Rounded down: the clip that people decided is never exceeded.
     units = int(Fraction(privacy.clip) * 2 ** max(0, fraction_bits))
@@ -167,12 +245,19 @@ def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:
 
 
 def _other_parties(registry: Registry) -> dict[str, Any]:
-    decryptor, unmasker = _only(registry, Role.DECRYPTOR), _only(registry, Role.UNMASKER)
+    decryptor = _only(registry, Role.DECRYPTOR)
+    unmaskers = sorted(registry.with_role(Role.UNMASKER), key=lambda member: member.name)
+    if not 1 <= len(unmaskers) <= MAXIMUM_UNMASKERS:
+        raise PlanRefused(
+            f"{len(unmaskers)} unmaskers are enrolled; a charter needs 1 to {MAXIMUM_UNMASKERS}."
+        )
     return {
         "custodians": {
             "epoch": FIRST_EPOCH,
             "decryptor": {**_signed(decryptor), "context_digest": decryptor.context_digest},
-            "unmasker": {**_signed(unmasker), "sealing_key": unmasker.sealing_key},
+            "unmaskers": [
+                {**_signed(unmasker), "sealing_key": unmasker.sealing_key} for unmasker in unmaskers
+            ],
         },
         "aggregator": _signed(_only(registry, Role.AGGREGATOR)),
         "broker": _signed(_only(registry, Role.BROKER)),

@@ -1,0 +1,73 @@
+"""Several release values in one ring element.
+
+A value x_j of ``ring_bits`` b occupies lane j, and an element is X = sum of x_j * 2**(b j) modulo
+2**(b k) for k lanes. Addition of elements adds the lanes: a carry out of one lane is part of the
+exact integer, and reading the lanes from the lowest up, each as the centred remainder, takes it
+back. Masks are drawn over whole elements, so the headroom that a sum of k-lane elements needs under
+CKKS is paid once an element (log2 of the total weight), not once a lane.
+
+Value i of a release is lane ``i % k`` of element ``i // k``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_secure.errors import InternalError
+from fedhelp_secure.secure_sum.ring import centre, low_bits, to_ring
+
+
+class WrongLaneCount(InternalError):
+    """Values do not fill whole elements, or elements do not give so many values."""
+
+    code = "lanes"
+
+
+def pack_lanes(values: NDArray[np.int64], *, ring_bits: int, lanes: int) -> NDArray[np.uint64]:
+    """Elements of ``ring_bits * lanes`` bits: uint64 [ceil(len(values) / lanes)].
+
+    The last element is filled up with zeros. Raises OutsideRing if a value does not fit its lane.
+    """
+    elements = -(-values.size // lanes)
+    residues = to_ring(values, ring_bits)
+    if residues.size != elements * lanes:
+        residues = np.concatenate(
+            [residues, np.zeros(elements * lanes - residues.size, dtype=np.uint64)]
+        )
+    if lanes == 1:
+        return residues
+    # Each lane's signed integer, shifted: residues differ from it by a multiple of 2**ring_bits,
+    # which in a higher lane would be a carry, so the sign is extended first.
+    signed = _sign_extended(residues, ring_bits).reshape(elements, lanes)
+    packed = signed[:, 0].copy()
+    for lane in range(1, lanes):
+        packed += signed[:, lane] << np.uint64(ring_bits * lane)
+    return packed & low_bits(ring_bits * lanes)
+
+
+def unpack_lanes(
+    elements: NDArray[np.uint64], *, ring_bits: int, lanes: int, values: int
+) -> NDArray[np.int64]:
+    """The first ``values`` values in ``elements``, each in [-2**(b-1), 2**(b-1)): int64 [values].
+
+    Raises WrongLaneCount unless ``values`` fill exactly these elements.
+    """
+    if -(-values // lanes) != elements.size:
+        raise WrongLaneCount("so many values do not fill these elements.")
+    if lanes == 1:
+        return centre(elements, ring_bits)
+    rest = elements.copy()
+    unpacked = np.empty((elements.size, lanes), dtype=np.int64)
+    for lane in range(lanes):
+        value = centre(rest & low_bits(ring_bits), ring_bits)
+        unpacked[:, lane] = value
+        bits_left = ring_bits * (lanes - lane)
+        rest = ((rest - value.astype(np.uint64)) & low_bits(bits_left)) >> np.uint64(ring_bits)
+    return unpacked.reshape(-1)[:values]
+
+
+def _sign_extended(residues: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
+    half = np.uint64(1 << (ring_bits - 1))
+    # Two's complement, modulo 2**64: (r xor half) - half extends the sign bit.
+    return (residues ^ half) - half
