@@ -39,16 +39,16 @@ Group = Literal["large", "small"]
 TAIL_SIGMAS = 12
 """The summed noise is taken to stay within this many of its standard deviations (p < 1e-32)."""
 
-CKKS_NOISE_UNITS = 20_400
+CKKS_NOISE_UNITS = 250_000
 """A decrypted number of a fresh ciphertext is off by more than this many units of 2**-scale_bits
-with a probability of 2**-60; the noise of a weighted sum grows with the root of the sum of squared
-weights.
+with a probability below 2**-60; the noise of a weighted sum grows at most with the root of the sum
+of squared weights.
 
-Switching from the key modulus rounds every coefficient (variance 1/12) and multiplies the rounding
-by the ternary secret, so the error of one number has a standard deviation of
-sqrt(4096 / 2 * 2 / 3 * 4096 / 12) = 683 units (measured: 686). The secret's own transform makes it
-normal with an exponential variance, which is a Laplace distribution of scale 683 / sqrt(2):
-42 scales leave exp(-42) < 2**-60."""
+The error is e u + e_1 s + e_0 with ternary u and s and errors of standard deviation 3.24 (SEAL's
+centred binomial), so one number's has sqrt(4096 / 2 * 3.24**2 * (1 + 2 * 4096 * 2 / 3)) = 10,840
+units (measured: 10,810). Each product of two transforms of random polynomials has a Laplace
+distribution, of scale b = 10,840 / sqrt(2) / sqrt(2) = 5,420; the sum of two is beyond t with
+probability (1 + t / 2b) exp(-t / b), which is below 2**-60 for t = 46 b."""
 
 LARGEST_NOISE_SHIFT = 2
 """CKKS noise may take up at most 2**-LARGEST_NOISE_SHIFT of the distance between integers: what a
@@ -186,7 +186,7 @@ class SecureSum(_Document):
     fraction_bits: int = Field(ge=4, le=24)
     """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
-    coefficient_modulus_bits: tuple[Literal[60], Literal[49]] = (60, 49)
+    coefficient_modulus_bits: tuple[Literal[60]] = (60,)
     scale_bits: int = Field(ge=14, le=40)
 
     @property

@@ -53,6 +53,8 @@ LARGEST_RING_BITS = 30
 """A change of a value by a multiple of the prime would go unnoticed; so none fits the ring."""
 
 _PAD_BYTES = 16
+_EXACT_TERMS = 1 << 16
+"""So many products of 30-bit values and 16-bit halves of coefficients add up exactly in int64."""
 _ZERO_NONCE = bytes(16)
 
 
@@ -227,11 +229,12 @@ class InnerProducts:
     def update(self, values: NDArray[np.int64]) -> None:
         """Go on with ``values``, of a magnitude below 2**30."""
         stream = self._encryptor.update(bytes(4 * TAGS * values.size))
-        words = np.frombuffer(stream, dtype="<u4").reshape(-1, TAGS) & np.uint32(PRIME)
-        residues = (values % PRIME).astype(np.uint64)
-        for tag in range(TAGS):
-            # Below 2**62; one folding leaves less than 2**32, and 2**32 of those fit 64 bits.
-            products = residues * words[:, tag]
-            folded = (products & np.uint64(PRIME)) + (products >> np.uint64(TAG_BITS))
-            self._sums[tag] += int(folded.sum(dtype=np.uint64))
+        words = np.frombuffer(stream, dtype="<u4").reshape(-1, TAGS)
+        low = (words & np.uint32(0xFFFF)).astype(np.int64)
+        high = ((words & np.uint32(PRIME)) >> np.uint32(16)).astype(np.int64)
+        for start in range(0, values.size, _EXACT_TERMS):
+            part = slice(start, start + _EXACT_TERMS)
+            lows, highs = values[part] @ low[part], values[part] @ high[part]
+            for tag in range(TAGS):
+                self._sums[tag] += int(lows[tag]) + (int(highs[tag]) << 16)
         self.values += values.size

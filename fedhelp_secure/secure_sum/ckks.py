@@ -1,6 +1,6 @@
 """CKKS as an exact integer codec: encrypt frames of ring elements, decrypt frames of integers.
 
-SEAL, degree 4096, modulus [60, 49] (128 bits of security by the homomorphic encryption standard),
+SEAL, degree 4096, one 60-bit prime (192 bits of security by the homomorphic encryption standard),
 depth 0. Only additions happen under encryption (`fedhelp_secure.secure_sum.residues`), so no Galois
 or relinearisation keys exist. A frame carries ``polynomial_degree`` integers, one in the real and
 one in the imaginary part of each slot. Integers stay exact while their sum stays below
@@ -14,8 +14,9 @@ our own and residues in range; call it in a process that may die all the same.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
-import tenseal
 from numpy.typing import NDArray
 from tenseal import sealapi
 
@@ -27,9 +28,9 @@ from fedhelp_secure.secure_sum.residues import CiphertextRefused, check_chunk
 from fedhelp_secure.secure_sum.ring import OutsideRing, centre, check_elements, reduce
 
 DEGREE = 4096
-MODULUS_BITS = (60, 49)
-KEY_SCALE_BITS = 20
-"""Keys do not depend on the scale; a context file carries one all the same."""
+MODULUS_BITS = (60,)
+
+_Key = TypeVar("_Key", sealapi.PublicKey, sealapi.SecretKey)
 
 LARGEST_DISTANCE = 1 / 4
 """A decrypted number may be so far from an integer; the charter's scale keeps honest sums within
@@ -37,7 +38,7 @@ it but for a chance of 2**-60 (`fedhelp_secure.charter.CKKS_NOISE_UNITS`)."""
 
 
 class ContextRefused(PeerError):
-    """A CKKS context has other parameters than the charter, or keys that it must not hold."""
+    """A key has other parameters than the charter, or cannot be read."""
 
     code = "context"
 
@@ -49,31 +50,26 @@ class NotAnInteger(PeerError):
 
 
 def generate_keys() -> tuple[bytes, bytes]:
-    """A new key pair: the secret context (about 187 KB) and the public one (about 125 KB)."""
-    context = seal.new_context(DEGREE, MODULUS_BITS, KEY_SCALE_BITS)
-    return seal.serialise(context, secret=True), seal.serialise(context, secret=False)
+    """A new key pair, as SEAL saves them: the secret key (33 KB) and the public one (66 KB)."""
+    context = seal.seal_context(DEGREE, MODULUS_BITS)
+    generator = sealapi.KeyGenerator(context)
+    public = sealapi.PublicKey()
+    generator.create_public_key(public)
+    scratch = seal.Scratch()
+    return scratch.saved(generator.secret_key()), scratch.saved(public)
 
 
 class PublicContext:
     """The decryptor's public key. Make sure of ``digest`` before use. For one thread."""
 
     def __init__(self, public: bytes, secure_sum: SecureSum) -> None:
-        """Raises ContextRefused for other parameters than ``secure_sum``'s, or extra keys."""
+        """Raises ContextRefused unless ``public`` is a public key of these parameters."""
         self._secure_sum = secure_sum
-        self._context = _load(public, secure_sum)
-        if self._context.has_secret_key():
-            raise ContextRefused(
-                "the public context holds a secret key; delete it and ask the decryptor for new "
-                "keys."
-            )
-        if not self._context.has_public_key():
-            raise ContextRefused("the public context holds no public key; fetch it again.")
-        if self._context.has_galois_keys() or self._context.has_relin_keys():
-            raise ContextRefused("the public context holds keys that no sum needs; fetch it again.")
-        seal_context = self._context.data.seal_context()
-        self._encoder = sealapi.CKKSEncoder(seal_context)
-        self._encryptor = sealapi.Encryptor(seal_context, self._context.public_key().data)
         self._scratch = seal.Scratch()
+        context = _context(secure_sum)
+        key = _loaded(self._scratch, sealapi.PublicKey(), public, context)
+        self._encoder = sealapi.CKKSEncoder(context)
+        self._encryptor = sealapi.Encryptor(context, key)
         self._prefix = _prefix(secure_sum)
         self.digest = digest(public)
 
@@ -104,15 +100,13 @@ class SecretContext:
     """The decryptor's secret key. Its repr shows nothing of it. For one thread."""
 
     def __init__(self, secret: bytes, secure_sum: SecureSum) -> None:
-        """Raises ContextRefused for other parameters than ``secure_sum``'s, or no secret key."""
+        """Raises ContextRefused unless ``secret`` is a secret key of these parameters."""
         self._secure_sum = secure_sum
-        self._context = _load(secret, secure_sum)
-        if not self._context.has_secret_key():
-            raise ContextRefused("the secret context holds no secret key; prepare this state anew.")
-        self._seal_context = self._context.data.seal_context()
-        self._encoder = sealapi.CKKSEncoder(self._seal_context)
-        self._decryptor = sealapi.Decryptor(self._seal_context, self._context.secret_key().data)
         self._scratch = seal.Scratch()
+        self._context = _context(secure_sum)
+        key = _loaded(self._scratch, sealapi.SecretKey(), secret, self._context)
+        self._encoder = sealapi.CKKSEncoder(self._context)
+        self._decryptor = sealapi.Decryptor(self._context, key)
         self._prefix = _prefix(secure_sum)
 
     def __repr__(self) -> str:
@@ -129,7 +123,9 @@ class SecretContext:
         check_chunk(frame, self._secure_sum)
         plaintext = sealapi.Plaintext()
         try:
-            ciphertext = self._scratch.loaded(self._prefix + frame, self._seal_context)
+            ciphertext = self._scratch.load(
+                sealapi.Ciphertext(), self._prefix + frame, self._context
+            )
             self._decryptor.decrypt(ciphertext, plaintext)
             slots = np.array(self._encoder.decode_complex(plaintext))
         except seal.ERRORS as error:
@@ -146,22 +142,10 @@ class SecretContext:
         return reduce(nearest.astype(np.int64).astype(np.uint64), self._secure_sum.packed_bits)
 
 
-def _load(data: bytes, secure_sum: SecureSum) -> tenseal.Context:
-    try:
-        context = tenseal.context_from(data, n_threads=1)
-        scale = context.global_scale
-        found = seal.parameters_id(context)
-    except seal.ERRORS as error:
-        raise ContextRefused("a CKKS context cannot be read; fetch it again.") from error
-    wanted = seal.new_context(
-        secure_sum.polynomial_degree, tuple(secure_sum.coefficient_modulus_bits), KEY_SCALE_BITS
+def _context(secure_sum: SecureSum) -> sealapi.SEALContext:
+    return seal.seal_context(
+        secure_sum.polynomial_degree, tuple(secure_sum.coefficient_modulus_bits)
     )
-    if found != seal.parameters_id(wanted) or scale != wanted.global_scale:
-        raise ContextRefused(
-            "a CKKS context has other parameters than the charter; use the decryptor that the "
-            "charter names."
-        )
-    return context
 
 
 def _prefix(secure_sum: SecureSum) -> bytes:
@@ -170,6 +154,16 @@ def _prefix(secure_sum: SecureSum) -> bytes:
         tuple(secure_sum.coefficient_modulus_bits),
         secure_sum.scale_bits,
     )
+
+
+def _loaded(scratch: seal.Scratch, key: _Key, data: bytes, context: sealapi.SEALContext) -> _Key:
+    try:
+        return scratch.load(key, data, context)
+    except seal.ERRORS as error:
+        raise ContextRefused(
+            "a CKKS key cannot be read, or has other parameters than the charter; use the "
+            "decryptor that the charter names."
+        ) from error
 
 
 def _not_parsed() -> CiphertextRefused:

@@ -31,18 +31,15 @@ def pack_lanes(values: NDArray[np.int64], *, ring_bits: int, lanes: int) -> NDAr
     """
     elements = -(-values.size // lanes)
     residues = to_ring(values, ring_bits)
-    if residues.size != elements * lanes:
-        residues = np.concatenate(
-            [residues, np.zeros(elements * lanes - residues.size, dtype=np.uint64)]
-        )
     if lanes == 1:
         return residues
-    # Each lane's signed integer, shifted: residues differ from it by a multiple of 2**ring_bits,
-    # which in a higher lane would be a carry, so the sign is extended first.
-    signed = _sign_extended(residues, ring_bits).reshape(elements, lanes)
-    packed = signed[:, 0].copy()
+    # As signed integers: a residue differs by a multiple of 2**ring_bits, which the next lane would
+    # take for a carry.
+    filled = np.zeros((elements, lanes), dtype=np.uint64)
+    filled.reshape(-1)[: values.size] = values.view(np.uint64)
+    packed = filled[:, 0]
     for lane in range(1, lanes):
-        packed += signed[:, lane] << np.uint64(ring_bits * lane)
+        packed = packed + (filled[:, lane] << np.uint64(ring_bits * lane))
     return packed & low_bits(ring_bits * lanes)
 
 
@@ -65,9 +62,3 @@ def unpack_lanes(
         bits_left = ring_bits * (lanes - lane)
         rest = ((rest - value.astype(np.uint64)) & low_bits(bits_left)) >> np.uint64(ring_bits)
     return unpacked.reshape(-1)[:values]
-
-
-def _sign_extended(residues: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
-    half = np.uint64(1 << (ring_bits - 1))
-    # Two's complement, modulo 2**64: (r xor half) - half extends the sign bit.
-    return (residues ^ half) - half

@@ -1,12 +1,12 @@
 """Ciphertexts as they travel: residues modulo one prime, and nothing else.
 
 A CKKS ciphertext under the charter's parameters is two polynomials of ``polynomial_degree``
-coefficients modulo one 60-bit prime q (the second prime of the charter only switches keys), kept as
-their number-theoretic transforms. So a frame is ``2 * polynomial_degree`` little-endian 64-bit
-words, each below q: there are no headers that could be hostile, and a check of length and range is
-the whole check. Adding ciphertexts is adding residues (the definition of homomorphic addition in
-Cheon, Kim, Kim and Song 2017, section 3.4), which needs no homomorphic-encryption library and no
-parser at all: tests compare every sum with SEAL's own.
+coefficients modulo one 60-bit prime q, kept as their number-theoretic transforms. So a frame is
+``2 * polynomial_degree`` little-endian 64-bit words, each below q: there are no headers that could
+be hostile, and a check of length and range is the whole check. Adding ciphertexts is adding
+residues (the definition of homomorphic addition in Cheon, Kim, Kim and Song 2017, section 3.4),
+which needs no homomorphic-encryption library and no parser at all: tests compare every sum with
+SEAL's own.
 
 A ciphertext is the concatenation of the frames of a vector, each for as many elements as a frame
 holds: see `fedhelp_secure.charter.SecureSum`.

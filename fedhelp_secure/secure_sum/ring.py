@@ -35,7 +35,9 @@ def to_ring(integers: NDArray[np.int64], ring_bits: int) -> NDArray[np.uint64]:
     """
     _check_bits(ring_bits)
     half = 1 << (ring_bits - 1)
-    if integers.dtype != np.int64 or ((integers < -half) | (integers >= half)).any():
+    if integers.dtype != np.int64 or (
+        integers.size and not -half <= integers.min() <= integers.max() < half
+    ):
         raise OutsideRing(
             f"an integer does not fit the ring of {ring_bits} bits; use a charter with more bits."
         )
@@ -45,8 +47,9 @@ def to_ring(integers: NDArray[np.int64], ring_bits: int) -> NDArray[np.uint64]:
 def centre(elements: NDArray[np.uint64], ring_bits: int) -> NDArray[np.int64]:
     """The representative of each element in [-2**(ring_bits-1), 2**(ring_bits-1))."""
     check_elements(elements, ring_bits)
-    signed = elements.astype(np.int64)
-    return np.where(signed >= 1 << (ring_bits - 1), signed - (1 << ring_bits), signed)
+    half = np.uint64(1 << (ring_bits - 1))
+    # Two's complement: flipping the sign bit and taking its value away extends it.
+    return ((elements ^ half) - half).view(np.int64)
 
 
 def add(left: NDArray[np.uint64], right: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
@@ -106,7 +109,7 @@ def check_elements(elements: NDArray[np.uint64], ring_bits: int) -> None:
     _check_bits(ring_bits)
     if elements.dtype != np.uint64 or elements.ndim != 1:
         raise OutsideRing("ring elements must be a vector of unsigned 64-bit integers.")
-    if (elements > low_bits(ring_bits)).any():
+    if elements.size and elements.max() > low_bits(ring_bits):
         raise OutsideRing(f"an element does not lie in the ring of {ring_bits} bits.")
 
 

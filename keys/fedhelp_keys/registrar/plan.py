@@ -31,6 +31,8 @@ class PrivacyPlan(_Document):
 
     epsilon: str = Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")
     """Limit on epsilon (aggregate) over all rounds."""
+    mechanism: Literal["probe", "rehearsal"] = "probe"
+    """``rehearsal``: invented numbers only, to try a federation before any patient is in it."""
     delta: str = Field(pattern=r"^1e-[0-9]{1,2}$")
     clip: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     """L2 bound of one patient's vector, as a real."""
@@ -41,6 +43,8 @@ class SecureSumPlan(_Document):
     """The grid; ring, lanes and scale follow from cohort, weights and noise."""
 
     fraction_bits: int = Field(ge=4, le=24)
+    values: int | None = None
+    """Integers in a release, for a rehearsal only; otherwise probe and classes give it."""
 
 
 class CharterPlan(_Document):

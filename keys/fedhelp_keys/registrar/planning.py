@@ -183,6 +183,7 @@ def _privacy(plan: CharterPlan, groups: set[Group]) -> dict[str, Any]:
         rounds=plan.rounds.count,
     )
     return {
+        "mechanism": plan.privacy.mechanism,
         "epsilon": plan.privacy.epsilon,
         "delta": plan.privacy.delta,
         "clip_units": clip_units,
@@ -229,11 +230,22 @@ def _secure_sum(
         largest_release=privacy["maximum_patients"] * privacy["clip_units"],
     )
     return plan_secure_sum(
-        values=plan.probe.dimension * len(plan.classes),
+        values=_values(plan),
         fraction_bits=plan.secure_sum.fraction_bits,
         bound_of_sum=bound,
         weights=weights,
     )
+
+
+def _values(plan: CharterPlan) -> int:
+    of_probe = plan.probe.dimension * len(plan.classes)
+    if plan.privacy.mechanism == "rehearsal":
+        return plan.secure_sum.values or of_probe
+    if plan.secure_sum.values is not None:
+        raise PlanRefused(
+            "secure_sum.values is for rehearsals; leave it out, or set privacy.mechanism."
+        )
+    return of_probe
 
 
 def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:

@@ -1,0 +1,122 @@
+"""``fedhelp bench``: the costs that users will quote, measured on their machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="Measure what the secure sum costs on this machine.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure on invented numbers; nothing of a federation's state is touched."""
+
+
+@app.command("secure-sum")
+def secure_sum(
+    *,
+    values: Annotated[int, typer.Option(min=1, max=1 << 26, help="Integers in a release.")] = 10**6,
+    hospitals: Annotated[int, typer.Option(min=2, max=256, help="Contributing hospitals.")] = 8,
+    unmaskers: Annotated[int, typer.Option(min=1, max=8, help="Unmaskers.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, max=50, help="Repeats of everything.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Bytes, microseconds and memory of the secure sum beside plaintext and NVFlare's defaults.
+
+    Runs real processes over mutual TLS on 127.0.0.1: custodians, aggregator and hospitals.
+    """
+    from rich.console import Console
+
+    from fedhelp_secure.bench.run import SecureSumBench, run_secure_sum_bench
+
+    plan = SecureSumBench(values=values, hospitals=hospitals, unmaskers=unmaskers, repeats=repeats)
+    document = run_secure_sum_bench(plan, json)
+    Console(width=110).print(_table(document))
+
+
+@app.command("baseline-server", hidden=True)
+def baseline_server(
+    *,
+    state: Annotated[Path, typer.Option()],
+    scheme: Annotated[str, typer.Option()],
+    secret: Annotated[Path, typer.Option()],
+    hospitals: Annotated[int, typer.Option()],
+    ready_file: Annotated[Path, typer.Option()],
+) -> None:
+    """Serve a compared scheme's rounds until SIGTERM (for ``secure-sum``)."""
+    from fedhelp_secure.bench.baseline import serve_baseline
+
+    serve_baseline(state, scheme, secret=secret, hospitals=hospitals, ready_file=ready_file)
+
+
+@app.command("baseline-hospital", hidden=True)
+def baseline_hospital(
+    *,
+    state: Annotated[Path, typer.Option()],
+    scheme: Annotated[str, typer.Option()],
+    secret: Annotated[Path, typer.Option()],
+    address: Annotated[str, typer.Option()],
+    values: Annotated[int, typer.Option()],
+    rounds: Annotated[int, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+) -> None:
+    """Take part in a compared scheme's rounds (for ``secure-sum``)."""
+    from fedhelp_secure.bench.baseline import run_hospital
+    from fedhelp_secure.state import StateDirectory
+
+    run_hospital(
+        StateDirectory.open(state),
+        scheme,
+        address=address,
+        values=values,
+        rounds=rounds,
+        secret=secret,
+        out=out,
+    )
+
+
+_ROWS = (
+    ("bytes a value, all legs", "bytes_per_value", "{:.1f}"),
+    ("bytes a value, upload", "upload_bytes_per_value", "{:.1f}"),
+    ("encrypt, us a value", "encrypt_us_per_value", "{:.3f}"),
+    ("aggregate, us a value and hospital", "aggregate_us_per_value", "{:.4f}"),
+    ("open, us a value", "open_us_per_value", "{:.3f}"),
+    ("whole round, s", "round_seconds", "{:.2f}"),
+)
+
+
+def _table(document: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{document['values']:,} values, {document['hospitals']} hospitals, "
+        f"{document['repeats']} repeats: median (least to largest)"
+    )
+    table.add_column("")
+    columns = {"secure sum": document} | {
+        name.replace("_", " "): document[name] for name in ("plaintext", "nvflare_default")
+    }
+    for name in columns:
+        table.add_column(name, justify="right")
+    for title, key, form in _ROWS:
+        table.add_row(title, *(_figure(column, key, form) for column in columns.values()))
+    for process in ("aggregator", "hospital"):
+        peaks = [f"{column['peak_rss_mb'][process]:.0f}" for column in columns.values()]
+        table.add_row(f"peak memory, {process}, MiB", *peaks)
+    for name, ratio in document["ratio_to"].items():
+        table.add_row(
+            f"ratio to {name.replace('_', ' ')}",
+            ", ".join(f"{what} {spread['median']:.3f}" for what, spread in ratio.items()),
+        )
+    return table
+
+
+def _figure(column: dict[str, Any], key: str, form: str) -> str:
+    least, largest = column["spread"][key]
+    return f"{form.format(column[key])} ({form.format(least)} to {form.format(largest)})"
