@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,12 @@ from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.demo.federation import DemoFederation
 from fedhelp_secure.demo.processes import ProcessGroup, Running
 from fedhelp_secure.errors import InternalError
+from fedhelp_secure.secure_sum.bodies import body_bytes
+from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
 from fedhelp_secure.state import StateDirectory, write_atomically
+
+_MANIFEST_BYTES = 1500
+"""About; a manifest of one unmasker has 1.2 KB in its envelope."""
 
 _LISTEN = ("--listen", "127.0.0.1:0")
 
@@ -181,19 +185,12 @@ class SecureSumBench:
 
 def _between_servers(charter: Charter) -> int:
     """Bytes of one round between aggregator and custodians: sum, seeds and manifests, answers."""
-    from fedhelp_secure.secure_sum.bodies import body_bytes
-    from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
-
     unmaskers = len(charter.custodians.unmaskers)
     answers = (1 + unmaskers) * (
         body_bytes(charter.secure_sum) + len(charter.hospitals) * SEALED_SEED_BYTES
     )
     seeds = unmaskers * len(charter.hospitals) * (SEALED_SEED_BYTES + _MANIFEST_BYTES)
     return charter.secure_sum.ciphertext_bytes + seeds + answers
-
-
-_MANIFEST_BYTES = 1500
-"""About; a manifest of one unmasker has 1.2 KB in its envelope."""
 
 
 def _parties(federation: DemoFederation) -> Parties:
@@ -204,7 +201,9 @@ def _parties(federation: DemoFederation) -> Parties:
 
 
 def _read(path: Path) -> list[HospitalRound]:
-    return [HospitalRound(**json.loads(line)) for line in path.read_text().splitlines()]
+    names = [each.name for each in fields(HospitalRound)]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [HospitalRound(**{name: line[name] for name in names}) for line in lines]
 
 
 def _end(running: Running) -> None:
@@ -219,6 +218,3 @@ def run_secure_sum_bench(bench: SecureSumBench, out: Path | None) -> dict[str, A
     if out is not None:
         write_atomically(out, (json.dumps(document, indent=2) + "\n").encode(), mode=0o644)
     return document
-
-
-__all__: Sequence[str] = ("SecureSumBench", "run_secure_sum_bench")

@@ -102,8 +102,9 @@ class NvflareDefault:
     def decode(self, total: bytes, values: int) -> NDArray[np.int64]:
         """Decrypted and rounded; NVFlare itself does not round."""
         _, data = _split(total)
-        slots = tenseal.ckks_vector_from(self._context, data).decrypt()
-        return np.rint(np.array(slots[:values])).astype(np.int64)
+        slots: list[float] = tenseal.ckks_vector_from(self._context, data).decrypt()
+        rounded: NDArray[np.int64] = np.rint(np.array(slots[:values])).astype(np.int64)
+        return rounded
 
 
 BASELINES: dict[str, Callable[[bytes | None], Scheme]] = {
