@@ -25,6 +25,9 @@ def secure_sum(
     hospitals: Annotated[int, typer.Option(min=2, max=256, help="Contributing hospitals.")] = 8,
     unmaskers: Annotated[int, typer.Option(min=1, max=8, help="Unmaskers.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Repeats of everything.")] = 3,
+    rounds_only: Annotated[
+        bool, typer.Option("--rounds-only", help="No components, no comparison: for long vectors.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Bytes, microseconds and memory of the secure sum beside plaintext and NVFlare's defaults.
@@ -35,7 +38,13 @@ def secure_sum(
 
     from fedhelp_secure.bench.run import SecureSumBench, run_secure_sum_bench
 
-    plan = SecureSumBench(values=values, hospitals=hospitals, unmaskers=unmaskers, repeats=repeats)
+    plan = SecureSumBench(
+        values=values,
+        hospitals=hospitals,
+        unmaskers=unmaskers,
+        repeats=repeats,
+        rounds_only=rounds_only,
+    )
     document = run_secure_sum_bench(plan, json)
     Console(width=110).print(_table(document))
 
@@ -100,15 +109,16 @@ def _table(document: dict[str, Any]) -> Table:
     )
     table.add_column("")
     columns = {"secure sum": document} | {
-        name.replace("_", " "): document[name] for name in ("plaintext", "nvflare_default")
+        name.replace("_", " "): document[name] for name in document["ratio_to"]
     }
     for name in columns:
         table.add_column(name, justify="right")
-    for title, key, form in _ROWS:
+    for title, key, form in (row for row in _ROWS if row[1] in document):
         table.add_row(title, *(_figure(column, key, form) for column in columns.values()))
-    for process in ("aggregator", "hospital"):
-        peaks = [f"{column['peak_rss_mb'][process]:.0f}" for column in columns.values()]
-        table.add_row(f"peak memory, {process}, MiB", *peaks)
+    for process in document["peak_rss_mb"]:
+        peaks = [column["peak_rss_mb"].get(process) for column in columns.values()]
+        figures = ("" if peak is None else f"{peak:.0f}" for peak in peaks)
+        table.add_row(f"peak memory, {process}, MiB", *figures)
     for name, ratio in document["ratio_to"].items():
         table.add_row(
             f"ratio to {name.replace('_', ' ')}",

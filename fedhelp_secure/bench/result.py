@@ -9,8 +9,6 @@ from typing import Any
 
 from fedhelp_secure.bench.components import ComponentCost
 
-TIMES = ("encrypt_us_per_value", "aggregate_us_per_value", "open_us_per_value", "round_seconds")
-
 
 @dataclass(frozen=True, slots=True)
 class RoundCost:
@@ -34,7 +32,9 @@ class Measured:
 
     def document(self, *, values: int, hospitals: int) -> dict[str, Any]:
         """As the JSON has it: medians, and least and largest under ``spread``."""
-        series = self._series(values, hospitals)
+        series = {
+            name: figures for name, figures in self._series(values, hospitals).items() if figures
+        }
         return {
             **{name: round(statistics.median(figures), 6) for name, figures in series.items()},
             "spread": {

@@ -46,6 +46,8 @@ class SecureSumBench:
     hospitals: int
     unmaskers: int
     repeats: int
+    rounds_only: bool
+    """Whether to leave out components and baselines: for vectors that those cannot hold."""
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Measure ours and every baseline under ``folder``; returns the JSON document."""
@@ -60,7 +62,8 @@ class SecureSumBench:
                 rounds=self.repeats + 1,
             )
             parties = _parties(federation)
-            baselines = {name: make(None) for name, make in BASELINES.items()}
+            chosen = {} if self.rounds_only else BASELINES
+            baselines = {name: make(None) for name, make in chosen.items()}
             components = self._components(parties, baselines, folder)
             rounds, memory = self._our_rounds(federation, parties.charter, processes)
             ours = Measured(tuple(components["ours"]), tuple(rounds), memory)
@@ -88,7 +91,7 @@ class SecureSumBench:
         self, parties: Parties, baselines: dict[str, Scheme], folder: Path
     ) -> dict[str, list[ComponentCost]]:
         costs: dict[str, list[ComponentCost]] = {"ours": [], **{name: [] for name in baselines}}
-        for repeat in range(self.repeats):
+        for repeat in range(0 if self.rounds_only else self.repeats):
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 costs["ours"].append(measure_ours(parties, 1, Path(scratch) / str(repeat)))
             for name, scheme in baselines.items():

@@ -6,7 +6,7 @@ DESIGN section 5, steps 1 to 5, and every check of them that needs no homomorphi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -155,9 +155,9 @@ def make_contribution(
         for unmasker in unmaskers
     ]
     seeds = [draw_seed() for _ in unmaskers]
-    tagged = _tagged(charter, round_number, hospital, release, keys.unsealing_key)
+    tags = _tag_values(charter, round_number, hospital, release, keys.unsealing_key)
     masks = [MaskStream(seed, purpose) for seed, purpose in zip(seeds, purposes, strict=True)]
-    ciphertext_digest = _encrypt(charter, tagged, masks, keys.context, out)
+    ciphertext_digest = _encrypt(charter, [release, tags], masks, keys.context, out)
     sealed_seeds = tuple(
         unmasker.recipient_key().seal(seed, purpose.seed_info(ciphertext_digest))
         for unmasker, seed, purpose in zip(unmaskers, seeds, purposes, strict=True)
@@ -180,37 +180,36 @@ def make_contribution(
     return Contribution(envelope, sealed_seeds, out)
 
 
-def _tagged(
+def _tag_values(
     charter: Charter,
     round_number: int,
     hospital: str,
     release: NDArray[np.int64],
     unsealing_key: UnsealingKey,
 ) -> NDArray[np.int64]:
-    """The release with its authenticator's check values."""
-    secure_sum = charter.secure_sum
-    if release.shape != (secure_sum.values,) or release.dtype != np.int64:
-        raise OutsideRing(f"a release must have {secure_sum.values} integers.")
+    """The authenticator's check values for ``release``."""
+    if release.shape != (charter.secure_sum.values,) or release.dtype != np.int64:
+        raise OutsideRing(f"a release must have {charter.secure_sum.values} integers.")
     authenticator = authenticator_of(
         charter, round_number, hospital=hospital, unsealing_key=unsealing_key
     )
     product = authenticator.product()
     for start in range(0, release.size, _window(charter)):
         product.update(release[start : start + _window(charter)])
-    return np.concatenate([release, authenticator.tag_values(product, hospital)])
+    return authenticator.tag_values(product, hospital)
 
 
 def _encrypt(
     charter: Charter,
-    values: NDArray[np.int64],
+    parts: Sequence[NDArray[np.int64]],
     masks: list[MaskStream],
     context: PublicContext,
     out: Path,
 ) -> str:
-    """Pack, mask and encrypt ``values`` into the file ``out``; returns the file's digest."""
+    """Pack, mask and encrypt the values of ``parts`` into the file ``out``; returns its digest."""
     hashed = hashlib.sha256()
     with out.open("xb") as file:
-        for elements in _frames(charter, values):
+        for elements in _frames(charter, parts):
             for mask in masks:
                 elements = add(elements, mask.take(elements.size), charter.secure_sum.packed_bits)
             frame = context.encrypt_frame(elements)
@@ -219,11 +218,19 @@ def _encrypt(
     return "sha256:" + hashed.hexdigest()
 
 
-def _frames(charter: Charter, values: NDArray[np.int64]) -> Iterator[NDArray[np.uint64]]:
+def _frames(charter: Charter, parts: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.uint64]]:
+    """The elements of one vector in several parts, frame by frame, without a copy of it."""
     secure_sum = charter.secure_sum
-    for start in range(0, values.size, _window(charter)):
-        window = values[start : start + _window(charter)]
-        yield pack_lanes(window, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
+    size = _window(charter)
+    waiting = np.empty(0, dtype=np.int64)
+    for part in parts:
+        used = min(part.size, size - waiting.size) if waiting.size else 0
+        waiting = np.concatenate([waiting, part[:used]])
+        for start in range(used, part.size, size):
+            if waiting.size:
+                yield pack_lanes(waiting, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
+            waiting = part[start : start + size]
+    yield pack_lanes(waiting, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
 
 
 def _window(charter: Charter) -> int:
