@@ -8,7 +8,10 @@ the context serialised along with it; the server adds, every client decrypts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -84,9 +87,9 @@ class NvflareDefault:
 
     def encode(self, values: NDArray[np.int64]) -> bytes:
         """Length and bytes of the context, then the vector."""
-        vector: bytes = tenseal.ckks_vector(
-            self._context, values.astype(float).tolist()
-        ).serialize()
+        with _without_tenseal_warning():
+            encrypted = tenseal.ckks_vector(self._context, values.astype(float).tolist())
+        vector: bytes = encrypted.serialize()
         return len(self._public).to_bytes(8, "little") + self._public + vector
 
     def add(self, contributions: Sequence[bytes]) -> bytes:
@@ -111,6 +114,20 @@ BASELINES: dict[str, Callable[[bytes | None], Scheme]] = {
     Plaintext.name: lambda _secret: Plaintext(),
     NvflareDefault.name: NvflareDefault,
 }
+
+
+@contextlib.contextmanager
+def _without_tenseal_warning() -> Iterator[None]:
+    """TenSEAL writes to the process's standard output, from C++, when a vector is long."""
+    sys.stdout.flush()
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _nvflare_context() -> tenseal.Context:
