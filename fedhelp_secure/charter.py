@@ -22,11 +22,7 @@ from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import FedHelpError, PolicyError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
 from fedhelp_secure.sealing import SealingKey
-from fedhelp_secure.secure_sum.authenticator import (
-    LARGEST_RING_BITS,
-    SEALED_KEY_BYTES,
-    check_values,
-)
+from fedhelp_secure.secure_sum.authenticator import SEALED_KEY_BYTES, check_elements
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
 from fedhelp_secure.transport.identity import check_label
 
@@ -55,6 +51,7 @@ LARGEST_NOISE_SHIFT = 2
 decryptor tolerates (`fedhelp_secure.secure_sum.ckks.LARGEST_DISTANCE`)."""
 
 MAXIMUM_UNMASKERS = 8
+SMALLEST_RING_BITS = 8
 
 MINIMUM_SHARE_UNITS = 4
 """A noise share has at least this standard deviation, in grid units: sums of discrete Gaussians are
@@ -177,12 +174,14 @@ class SecureSum(_Document):
 
     values: int = Field(ge=1, le=1 << 26)
     """Integers in one release."""
-    check_values: int = Field(ge=2, le=62)
-    """Integers that the authenticator adds to them."""
-    ring_bits: int = Field(ge=8, le=LARGEST_RING_BITS)
+    check_elements: int = Field(ge=1, le=64)
+    """Elements that the authenticator adds to them."""
+    ring_bits: int = Field(ge=SMALLEST_RING_BITS, le=40)
     """Bits of one value's lane: sums stay within them."""
     lanes: int = Field(ge=1, le=7)
     """Values in one element of the ring modulo 2**packed_bits."""
+    packed_bits: int = Field(ge=SMALLEST_RING_BITS, le=44)
+    """Bits of one element: at least those of its lanes."""
     fraction_bits: int = Field(ge=4, le=24)
     """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
@@ -190,14 +189,14 @@ class SecureSum(_Document):
     scale_bits: int = Field(ge=14, le=40)
 
     @property
-    def packed_bits(self) -> int:
-        """Bits of one element."""
-        return self.ring_bits * self.lanes
+    def packed_elements(self) -> int:
+        """Elements that the values of one release take, the last one filled up with zeros."""
+        return -(-self.values // self.lanes)
 
     @property
     def elements(self) -> int:
-        """Elements in one release, the last one filled up with zeros."""
-        return -(-(self.values + self.check_values) // self.lanes)
+        """Elements in one release: its values, then its tags."""
+        return self.packed_elements + self.check_elements
 
     @property
     def frames(self) -> int:
@@ -423,11 +422,17 @@ class Charter(_Document):
                 "secure_sum.values must be probe.dimension times the number of classes; "
                 "make the charter with 'fedhelp keys charter'."
             )
-        if self.secure_sum.check_values != check_values(
-            self.secure_sum.ring_bits, self.total_weight
+        ring_bits, packed_bits = self.secure_sum.ring_bits, self.secure_sum.packed_bits
+        if ring_bits * self.secure_sum.lanes > packed_bits:
+            raise CharterRefused(
+                f"{self.secure_sum.lanes} lanes of {ring_bits} bits do not fit an element of "
+                f"{packed_bits} bits; make the charter with 'fedhelp keys charter'."
+            )
+        if self.secure_sum.check_elements != check_elements(
+            ring_bits=ring_bits, packed_bits=packed_bits
         ):
             raise CharterRefused(
-                "secure_sum.check_values is not what the authenticator's tags take in this ring; "
+                "secure_sum.check_elements is not what the authenticator's tags take in this ring; "
                 "make the charter with 'fedhelp keys charter'."
             )
 

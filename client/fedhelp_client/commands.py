@@ -33,13 +33,9 @@ def run(
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
     from fedhelp_client.progress import ProgressFile
-    from fedhelp_secure.errors import ConfigurationError
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
-    name, separator, address = aggregator.partition("@")
-    if not separator:
-        raise ConfigurationError("--aggregator must have the form NAME@HOST:PORT.")
     directory = StateDirectory.open(state, Role.HOSPITAL)
     progress = ProgressFile(out / "progress.jsonl", directory.identity.name)
     options = NodeOptions(
@@ -47,7 +43,7 @@ def run(
         test=test,
         public_set=public_set,
         context=context,
-        aggregator=(name, address),
+        aggregator=_name_and_address(aggregator),
         broker=broker,
         policy=policy,
         seed=seed,
@@ -60,3 +56,41 @@ def run(
         f"{result.distilled:.3f} distilled; epsilon {result.epsilon_aggregate:.3f} (aggregate), "
         f"{result.epsilon_collusion:.3f} (collusion)"
     )
+
+
+@app.command()
+def rehearse(
+    state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
+    context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],
+    aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
+    json: Annotated[Path | None, typer.Option(help="Write one line of figures a round.")] = None,
+    reveal: Annotated[
+        Path | None,
+        typer.Option(help="Write the invented integers (.npy, one array a round); never patients."),
+    ] = None,
+) -> None:
+    """Try a federation with invented numbers: every round of a rehearsal charter, no patient."""
+    from fedhelp_client.node.rehearsal import RehearsalOptions, rehearse
+    from fedhelp_secure.state import StateDirectory
+    from fedhelp_secure.transport.identity import Role
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    options = RehearsalOptions(
+        context=context, aggregator=_name_and_address(aggregator), figures=json, reveal=reveal
+    )
+    directory = StateDirectory.open(state, Role.HOSPITAL)
+    for figures in rehearse(directory, options, console.print):
+        console.print(
+            f"round {figures.round}: {figures.values} invented values, "
+            f"{figures.upload_bytes:,} bytes sent, the sum of {len(figures.hospitals)} hospitals "
+            f"opened and authentic, {figures.ended - figures.started:.1f} s"
+        )
+
+
+def _name_and_address(aggregator: str) -> tuple[str, str]:
+    from fedhelp_secure.errors import ConfigurationError
+
+    name, separator, address = aggregator.partition("@")
+    if not separator:
+        raise ConfigurationError("--aggregator must have the form NAME@HOST:PORT.")
+    return name, address

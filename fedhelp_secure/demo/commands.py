@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -23,6 +24,9 @@ def demo(
     ] = None,
     large: Annotated[int, typer.Option(min=1, max=8, help="Large hospitals.")] = 2,
     small: Annotated[int, typer.Option(min=1, max=16, help="Small hospitals.")] = 4,
+    unmaskers: Annotated[
+        int, typer.Option(min=1, max=8, help="Custodians among whom the masks are divided.")
+    ] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=10, help="Private releases.")] = 3,
     epsilon: Annotated[str, typer.Option(help="Limit on epsilon (aggregate), as a decimal.")] = "3",
     seed: Annotated[
@@ -38,8 +42,8 @@ def demo(
 ) -> None:
     """Run a whole federation on this machine, as separate processes over mutual TLS.
 
-    Two custodians, an aggregator, a broker, a foundation-model server and the hospitals are started
-    on 127.0.0.1, run the charter's rounds, and are ended again. Exits non-zero if any part failed.
+    Custodians, an aggregator, a broker, a foundation-model server and the hospitals are started on
+    127.0.0.1, run the charter's rounds, and are ended again. Exits non-zero if any part failed.
     """
     from rich.console import Console
 
@@ -59,12 +63,14 @@ def demo(
         epsilon=epsilon,
         seed=seed,
         out=out.resolve(),
+        unmaskers=unmaskers,
     )
     console = Console(highlight=False)
 
     def publish(result: DemoResult) -> None:
         if json is not None:
-            write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
+            document = result.model_dump(mode="json") | {"custodians": {"unmaskers": unmaskers}}
+            write_atomically(json, dumps(document, indent=2).encode() + b"\n", mode=0o644)
 
     try:
         result = run_demo(options, console, publish=publish, keep_running=keep_running)

@@ -19,16 +19,20 @@ from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
 
 FEDERATION = "demo"
-_SINGLE_ROLES = (Role.AGGREGATOR, Role.DECRYPTOR, Role.UNMASKER, Role.BROKER, Role.AUDITOR)
+_SINGLE_ROLES = (Role.AGGREGATOR, Role.DECRYPTOR, Role.BROKER, Role.AUDITOR)
 _DEADLINE_SECONDS = 900
 
 
 class DemoFederation:
     """Every party's state directory under one folder, as if each were on its own machine."""
 
-    def __init__(self, root: Path, hospitals: Sequence[str]) -> None:
+    def __init__(self, root: Path, hospitals: Sequence[str], *, unmaskers: int) -> None:
         self._root = root
-        self._hospitals = tuple(hospitals)
+        self.hospitals = tuple(hospitals)
+        self.unmaskers = (
+            Role.UNMASKER.value,
+            *(f"{Role.UNMASKER.value}-{number}" for number in range(2, unmaskers + 1)),
+        )
 
     def state(self, name: str) -> Path:
         """The state directory of the party called ``name``."""
@@ -57,7 +61,10 @@ class DemoFederation:
             if role is Role.DECRYPTOR:
                 processes.run("prepare", "custodian", "prepare", "--state", str(state.root))
             _join(registrar, state, group=None)
-        for name in self._hospitals:
+        for name in self.unmaskers:
+            identity = Identity(FEDERATION, Role.UNMASKER, name)
+            _join(registrar, StateDirectory.create(self.state(name), identity), group=None)
+        for name in self.hospitals:
             identity = Identity(FEDERATION, Role.HOSPITAL, name)
             state = StateDirectory.create(self.state(name), identity)
             _join(registrar, state, group="large" if name.startswith("large-") else "small")
@@ -92,7 +99,7 @@ def charter_plan(
             "clip": probe.clip,
             "maximum_patients": 10_000,
         },
-        "secure_sum": {"ring_bits": 32, "fraction_bits": 12, "scale_bits": 22},
+        "secure_sum": {"fraction_bits": 12},
         "probe": {
             "dimension": probe.dimension,
             "ridge": probe.ridge,

@@ -40,6 +40,8 @@ class DemoOptions:
     seed: int
     """Seeds the split, the models' initialisation and the phantom; never noise, masks or keys."""
     out: Path
+    unmaskers: int
+    """Custodians B; the first is called ``unmasker``, the others ``unmasker-2`` and so on."""
 
     @property
     def hospitals(self) -> tuple[str, ...]:

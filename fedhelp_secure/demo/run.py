@@ -83,7 +83,9 @@ class _Demo:
         self._console = console
         self._processes = processes
         self._out = options.out
-        self.federation = DemoFederation(options.out / "parties", options.hospitals)
+        self.federation = DemoFederation(
+            options.out / "parties", options.hospitals, unmaskers=options.unmaskers
+        )
         self.addresses: dict[str, str] = {}
 
     @property
@@ -145,16 +147,16 @@ class _Demo:
     def start_servers(self) -> None:
         """Custodians, then the aggregator that calls them, then the broker that reports to it."""
         federation, listen = self.federation, ("--listen", "127.0.0.1:0")
-        for name in ("decryptor", "unmasker"):
+        for name in ("decryptor", *federation.unmaskers):
             _, self.addresses[name] = self._processes.serve(
                 name, "custodian", "serve", "--state", str(federation.state(name)), *listen
             )
         _, self.addresses["aggregator"] = self._processes.serve(
             "aggregator",
             *("server", "run", "--state", str(federation.state("aggregator")), *listen),
-            *("--charter", str(federation.charter), "--context", str(federation.context)),
+            *("--charter", str(federation.charter)),
             *("--decryptor", self.addresses["decryptor"]),
-            *("--unmasker", self.addresses["unmasker"]),
+            *(f"--unmasker={self.addresses[name]}" for name in federation.unmaskers),
         )
         _, self.addresses["broker"] = self._processes.serve(
             "broker",

@@ -40,7 +40,7 @@ def named_objects(entry: LogEntry) -> tuple[str, ...]:
         case "contribution_accepted":
             return (entry.contribution_accepted.manifest_digest,)
         case "round_summed":
-            return (summed.decryptor_statement_digest, summed.unmasker_statement_digest)
+            return (summed.decryptor_statement_digest, *summed.unmasker_statement_digests)
         case "statement_submitted":
             return (entry.statement_submitted.envelope_digest,)
         case _:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from fedhelp_secure.canonical import canonical_json
-from fedhelp_secure.charter import Charter, SignedParty
+from fedhelp_secure.charter import SignedParty
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.checkpoint import open_checkpoint
@@ -26,7 +26,7 @@ from fedhelp_secure.secure_sum.answers import (
 from fedhelp_secure.secure_sum.cohort import check_cohort
 from fedhelp_secure.secure_sum.contribution import Manifest, open_manifest
 from fedhelp_secure.signing import open_document
-from fedhelp_secure.wire.v1.evidence_pb2 import ContributionAccepted
+from fedhelp_secure.wire.v1.evidence_pb2 import ContributionAccepted, RoundSummed
 
 _ENDINGS: Mapping[tuple[str, ...], bool] = {
     ("round_opened", "round_closed", "round_summed"): True,
@@ -39,20 +39,8 @@ _ENDINGS: Mapping[tuple[str, ...], bool] = {
 
 _Statement = TypeVar("_Statement", DecryptorStatement, UnmaskerStatement)
 
-
-@dataclass(frozen=True, slots=True)
-class _Custodian(Generic[_Statement]):
-    kind: str
-    adapter: TypeAdapter[_Statement]
-    key: Callable[[Charter], SignedParty]
-
-
-_DECRYPTOR = _Custodian(
-    DECRYPTOR_KIND, TypeAdapter(DecryptorStatement), lambda charter: charter.custodians.decryptor
-)
-_UNMASKER = _Custodian(
-    UNMASKER_KIND, TypeAdapter(UnmaskerStatement), lambda charter: charter.custodians.unmasker
-)
+_DECRYPTOR = TypeAdapter(DecryptorStatement)
+_UNMASKER = TypeAdapter(UnmaskerStatement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +131,8 @@ def _check_receipt(record: Record, item: Accepted, data: bytes) -> None:
 def check_rounds(record: Record, accepted: tuple[Accepted, ...]) -> Rounds:
     """Step 8: every round ended, once, over the contributions accepted while it was open.
 
-    A round with a sum has a cohort and both custodians' signed statements about exactly that set.
+    A round with a sum has a cohort, and every custodian's own signed statement about exactly that
+    set.
     """
     lives = _lives(record)
     numbers = list(lives)
@@ -225,31 +214,62 @@ def _check_statements(record: Record, number: int, members: list[Accepted]) -> N
         for entry in record.entries
         if entry.WhichOneof("event") == "round_summed" and entry.round_summed.round == number
     )
-    decryptor = _opened(_DECRYPTOR, record, summed.decryptor_statement_digest)
-    unmasker = _opened(_UNMASKER, record, summed.unmasker_statement_digest)
-    for statement in (decryptor, unmasker):
-        if (statement.charter, statement.round) != (record.charter.digest, number):
-            raise BundleRefused(f"a custodian's statement is not about round {number}.")
+    decryptor = _opened(
+        _DECRYPTOR,
+        DECRYPTOR_KIND,
+        record,
+        record.charter.custodians.decryptor,
+        summed.decryptor_statement_digest,
+    )
+    _check_about(record, number, decryptor)
     if decryptor.sum_digest != summed.sum_digest:
         raise BundleRefused(f"round {number}: the decryptor opened another sum than was logged.")
+    _check_unmaskers(record, summed, members)
+
+
+def _check_unmaskers(record: Record, summed: RoundSummed, members: list[Accepted]) -> None:
+    unmaskers, names = record.charter.custodians.unmaskers, summed.unmasker_statement_digests
+    if len(names) != len(unmaskers):
+        raise BundleRefused(
+            f"round {summed.round}: the log names {len(names)} unmaskers' statements, but the "
+            f"charter has {len(unmaskers)} unmaskers."
+        )
     expected = [
         (item.event.hospital, item.event.manifest_digest, item.event.ciphertext_digest)
         for item in sorted(members, key=lambda item: item.event.hospital)
     ]
-    listed = [
-        (item.hospital, item.manifest_digest, item.ciphertext_digest)
-        for item in unmasker.contributions
-    ]
-    if listed != expected:
-        raise BundleRefused(
-            f"round {number}: the unmasker's statement lists other contributions than the log."
-        )
+    for unmasker, name in zip(unmaskers, names, strict=True):
+        statement = _opened(_UNMASKER, UNMASKER_KIND, record, unmasker, name)
+        _check_about(record, summed.round, statement)
+        if statement.unmasker != unmasker.name:
+            raise BundleRefused(
+                f"round {summed.round}: a statement that {unmasker.name} signed names another "
+                "unmasker."
+            )
+        listed = [
+            (item.hospital, item.manifest_digest, item.ciphertext_digest)
+            for item in statement.contributions
+        ]
+        # Each with the log's: all of them then agree on one set.
+        if listed != expected:
+            raise BundleRefused(
+                f"round {summed.round}: the statement of the unmasker {unmasker.name} lists other "
+                "contributions than the log."
+            )
 
 
-def _opened(custodian: _Custodian[_Statement], record: Record, name: str) -> _Statement:
-    key = custodian.key(record.charter).verifying_key()
-    document = open_document(custodian.kind, record.objects[name], key)
+def _check_about(
+    record: Record, number: int, statement: DecryptorStatement | UnmaskerStatement
+) -> None:
+    if (statement.charter, statement.round) != (record.charter.digest, number):
+        raise BundleRefused(f"a custodian's statement is not about round {number}.")
+
+
+def _opened(
+    adapter: TypeAdapter[_Statement], kind: str, record: Record, party: SignedParty, name: str
+) -> _Statement:
+    document = open_document(kind, record.objects[name], party.verifying_key())
     try:
-        return custodian.adapter.validate_json(canonical_json(document))
+        return adapter.validate_json(canonical_json(document))
     except ValidationError as error:
-        raise BundleRefused(f"a {custodian.kind} has other fields than it must.") from error
+        raise BundleRefused(f"a {kind} has other fields than it must.") from error

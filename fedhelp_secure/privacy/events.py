@@ -6,8 +6,8 @@ the sum with it was opened. Everything in an entry is public: parameters, losses
 Counts of patients, training losses, norms, clip fractions, noise and seeds are never written.
 
 Both losses are stated for the same patient. *Aggregate* is what anyone outside learns while at
-least one of aggregator, decryptor and unmasker is honest: the noise of ``honest_shares`` shares
-hides the patient. *Collusion* is what all three together learn: this hospital's share alone.
+least one of aggregator, decryptor and unmaskers is honest: the noise of ``honest_shares`` shares
+hides the patient. *Collusion* is what all of them together learn: this hospital's share alone.
 
 The shares of a weighted sum live on different lattices (weight times the integers). Each has at
 least ``MINIMUM_SHARE_UNITS`` deviations on its own lattice, and all have the same deviation after
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, Digest, Group, Label
-from fedhelp_secure.errors import PeerError
+from fedhelp_secure.errors import PeerError, PolicyError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
 from fedhelp_secure.signing import VerifyingKey, open_document
 
@@ -40,6 +40,12 @@ Limit = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")]
 Delta = Annotated[str, Field(pattern=r"^1e-[0-9]{1,2}$")]
 Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Short = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class RehearsalOnly(PolicyError):
+    """A charter is for invented numbers, and patients were to be released under it."""
+
+    code = "rehearsal"
 
 
 class LedgerRefused(PeerError):
@@ -94,11 +100,25 @@ class PrivacyEvent(_Record):
         return rho_of_gaussian(sensitivity=self.clip_units, sigma=self.share_units)
 
 
+def check_patients_allowed(charter: Charter) -> None:
+    """Raises RehearsalOnly if ``charter`` is for invented numbers."""
+    if charter.privacy.mechanism == "rehearsal":
+        raise RehearsalOnly(
+            "this charter is a rehearsal, for invented numbers only: no patient may be released "
+            "under it. Run 'fedhelp client rehearse', or ask the registrar for a charter whose "
+            "privacy.mechanism is probe."
+        )
+
+
 def event_of(charter: Charter, hospital: str) -> PrivacyEvent:
-    """One round's release of ``hospital`` under ``charter``; CharterRefused if it is not in it."""
+    """One round's release of ``hospital`` under ``charter``.
+
+    Raises RehearsalOnly for a rehearsal, and CharterRefused if the hospital is not in the charter.
+    """
+    check_patients_allowed(charter)
     group = charter.hospital(hospital).group
     return PrivacyEvent(
-        mechanism=charter.privacy.mechanism,
+        mechanism="probe",
         unit=charter.privacy.unit,
         adjacency=charter.privacy.adjacency,
         values=charter.secure_sum.values,

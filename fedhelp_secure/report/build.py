@@ -8,8 +8,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.report.model import SecureSumCost
 from fedhelp_secure.sealing import SEALED_OVERHEAD
-from fedhelp_secure.secure_sum.answers import body_bytes
-from fedhelp_secure.secure_sum.framing import ciphertext_bytes
+from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.masks import SEED_BYTES
 from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, RoundSummed
 
@@ -33,13 +32,15 @@ def secure_sum_cost(
     manifests = {
         (event.round, event.hospital): _size(objects, event.manifest_digest) for event in accepted
     }
-    upload_bytes = sum(event.ciphertext_bytes + _SEALED_BYTES for event in accepted)
-    seeds_and_manifests = sum(
+    unmaskers = len(charter.custodians.unmaskers)
+    upload_bytes = sum(event.ciphertext_bytes + unmaskers * _SEALED_BYTES for event in accepted)
+    # Every unmasker gets every manifest, and the seeds that are sealed to it.
+    seeds_and_manifests = unmaskers * sum(
         size + _SEALED_BYTES
         for (round_number, _), size in manifests.items()
         if round_number in opened_rounds
     )
-    custodian_bytes = len(summed) * ciphertext_bytes(charter.secure_sum) + seeds_and_manifests
+    custodian_bytes = len(summed) * charter.secure_sum.ciphertext_bytes + seeds_and_manifests
     answer_bytes = sum(_answer_bytes(charter, event, objects) for event in summed)
     # Once from the custodians to the aggregator, then once to every recipient.
     answer_bytes *= 1 + len(charter.hospitals)
@@ -55,11 +56,10 @@ def secure_sum_cost(
 
 
 def _answer_bytes(charter: Charter, event: RoundSummed, objects: Mapping[str, bytes]) -> int:
-    statements = _size(objects, event.decryptor_statement_digest) + _size(
-        objects, event.unmasker_statement_digest
-    )
-    sealed_keys = 2 * len(charter.hospitals) * _SEALED_BYTES
-    return statements + sealed_keys + 2 * body_bytes(charter.secure_sum)
+    statements = [event.decryptor_statement_digest, *event.unmasker_statement_digests]
+    sealed_keys = len(charter.hospitals) * _SEALED_BYTES
+    each = sealed_keys + body_bytes(charter.secure_sum)
+    return sum(_size(objects, name) + each for name in statements)
 
 
 def _seconds(entries: Sequence[LogEntry]) -> float:

@@ -24,7 +24,7 @@ class HospitalResult(_Fact):
     epsilon_aggregate: float = Field(ge=0)
     """If at least one of aggregator and custodians is honest, at the charter's delta."""
     epsilon_collusion: float = Field(ge=0)
-    """If all three collude."""
+    """If all of them collude."""
 
 
 class SecureSumCost(_Fact):
@@ -37,9 +37,10 @@ class SecureSumCost(_Fact):
     upload_bytes: int = Field(ge=0)
     """Hospitals to aggregator: ciphertexts, manifests, sealed seeds."""
     custodian_bytes: int = Field(ge=0)
-    """Aggregator to custodians: the ciphertext sum to A; manifests and sealed seeds to B."""
+    """Aggregator to custodians: the ciphertext sum to the decryptor; manifests and its sealed seeds
+    to every unmasker."""
     answer_bytes: int = Field(ge=0)
-    """Both answers, custodians to aggregator and aggregator to every recipient."""
+    """All answers, custodians to aggregator and aggregator to every recipient."""
     seconds: float = Field(ge=0)
     """From each round's closing to its opening, added up, by the log's clock."""
 

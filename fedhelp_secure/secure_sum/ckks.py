@@ -24,7 +24,7 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.secure_sum import seal
-from fedhelp_secure.secure_sum.residues import CiphertextRefused, check_chunk
+from fedhelp_secure.secure_sum.residues import CiphertextRefused, ContextRefused, check_chunk
 from fedhelp_secure.secure_sum.ring import OutsideRing, centre, check_elements, reduce
 
 DEGREE = 4096
@@ -35,12 +35,6 @@ _Key = TypeVar("_Key", sealapi.PublicKey, sealapi.SecretKey)
 LARGEST_DISTANCE = 1 / 4
 """A decrypted number may be so far from an integer; the charter's scale keeps honest sums within
 it but for a chance of 2**-60 (`fedhelp_secure.charter.CKKS_NOISE_UNITS`)."""
-
-
-class ContextRefused(PeerError):
-    """A key has other parameters than the charter, or cannot be read."""
-
-    code = "context"
 
 
 class NotAnInteger(PeerError):

@@ -6,10 +6,10 @@ DESIGN section 5, steps 1 to 5, and every check of them that needs no homomorphi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,15 @@ from fedhelp_secure.charter import Charter, Digest, Group, Label
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.sealing import SEALED_OVERHEAD, UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import Authenticator, RoundPurpose, key_info
-from fedhelp_secure.secure_sum.ckks import ContextRefused, PublicContext
 from fedhelp_secure.secure_sum.masks import SEED_BYTES, MaskPurpose, MaskStream, draw_seed
 from fedhelp_secure.secure_sum.packing import pack_lanes
+from fedhelp_secure.secure_sum.residues import ContextRefused
 from fedhelp_secure.secure_sum.ring import OutsideRing, add
 from fedhelp_secure.signing import SigningKey, open_document, peek_document
+
+if TYPE_CHECKING:
+    # Only a hospital encrypts: whoever checks contributions shall not load TenSEAL.
+    from fedhelp_secure.secure_sum.ckks import PublicContext
 
 KIND = "manifest"
 MAXIMUM_MANIFEST_BYTES = 16 * 1024
@@ -110,8 +114,8 @@ def authenticator_of(
         charter_digest=charter.digest,
         round_number=round_number,
         values=charter.secure_sum.values,
-        ring_bits=charter.secure_sum.ring_bits,
-        total_weight=charter.total_weight,
+        packed_bits=charter.secure_sum.packed_bits,
+        tags=charter.secure_sum.check_elements,
     )
     return Authenticator(unsealing_key.open(sealed, info), purpose)
 
@@ -155,9 +159,9 @@ def make_contribution(
         for unmasker in unmaskers
     ]
     seeds = [draw_seed() for _ in unmaskers]
-    tags = _tag_values(charter, round_number, hospital, release, keys.unsealing_key)
+    tags = _tags(charter, round_number, hospital, release, keys.unsealing_key)
     masks = [MaskStream(seed, purpose) for seed, purpose in zip(seeds, purposes, strict=True)]
-    ciphertext_digest = _encrypt(charter, [release, tags], masks, keys.context, out)
+    ciphertext_digest = _encrypt(charter, _frames(charter, release, tags), masks, keys.context, out)
     sealed_seeds = tuple(
         unmasker.recipient_key().seal(seed, purpose.seed_info(ciphertext_digest))
         for unmasker, seed, purpose in zip(unmaskers, seeds, purposes, strict=True)
@@ -180,14 +184,14 @@ def make_contribution(
     return Contribution(envelope, sealed_seeds, out)
 
 
-def _tag_values(
+def _tags(
     charter: Charter,
     round_number: int,
     hospital: str,
     release: NDArray[np.int64],
     unsealing_key: UnsealingKey,
-) -> NDArray[np.int64]:
-    """The authenticator's check values for ``release``."""
+) -> NDArray[np.uint64]:
+    """The authenticator's tags of ``release``."""
     if release.shape != (charter.secure_sum.values,) or release.dtype != np.int64:
         raise OutsideRing(f"a release must have {charter.secure_sum.values} integers.")
     authenticator = authenticator_of(
@@ -196,20 +200,20 @@ def _tag_values(
     product = authenticator.product()
     for start in range(0, release.size, _window(charter)):
         product.update(release[start : start + _window(charter)])
-    return authenticator.tag_values(product, hospital)
+    return authenticator.tags(product, hospital)
 
 
 def _encrypt(
     charter: Charter,
-    parts: Sequence[NDArray[np.int64]],
+    frames: Iterator[NDArray[np.uint64]],
     masks: list[MaskStream],
     context: PublicContext,
     out: Path,
 ) -> str:
-    """Pack, mask and encrypt the values of ``parts`` into the file ``out``; returns its digest."""
+    """Mask and encrypt ``frames`` into the file ``out``; returns its digest."""
     hashed = hashlib.sha256()
     with out.open("xb") as file:
-        for elements in _frames(charter, parts):
+        for elements in frames:
             for mask in masks:
                 elements = add(elements, mask.take(elements.size), charter.secure_sum.packed_bits)
             frame = context.encrypt_frame(elements)
@@ -218,19 +222,19 @@ def _encrypt(
     return "sha256:" + hashed.hexdigest()
 
 
-def _frames(charter: Charter, parts: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.uint64]]:
-    """The elements of one vector in several parts, frame by frame, without a copy of it."""
-    secure_sum = charter.secure_sum
+def _frames(
+    charter: Charter, release: NDArray[np.int64], tags: NDArray[np.uint64]
+) -> Iterator[NDArray[np.uint64]]:
+    """The elements of a release, frame by frame: packed values, then tags."""
+    ring_bits, lanes = charter.secure_sum.ring_bits, charter.secure_sum.lanes
     size = _window(charter)
-    waiting = np.empty(0, dtype=np.int64)
-    for part in parts:
-        used = min(part.size, size - waiting.size) if waiting.size else 0
-        waiting = np.concatenate([waiting, part[:used]])
-        for start in range(used, part.size, size):
-            if waiting.size:
-                yield pack_lanes(waiting, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
-            waiting = part[start : start + size]
-    yield pack_lanes(waiting, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes)
+    last = (release.size - 1) // size * size
+    for start in range(0, last, size):
+        yield pack_lanes(release[start : start + size], ring_bits=ring_bits, lanes=lanes)
+    end = np.concatenate([pack_lanes(release[last:], ring_bits=ring_bits, lanes=lanes), tags])
+    # A full last window leaves the tags to a frame of their own.
+    for start in range(0, end.size, charter.secure_sum.polynomial_degree):
+        yield end[start : start + charter.secure_sum.polynomial_degree]
 
 
 def _window(charter: Charter) -> int:

@@ -71,17 +71,22 @@ def open_sum(
         charter, round_number, hospital=recipient, unsealing_key=unsealing_key
     )
     secure_sum = charter.secure_sum
-    opened = np.empty(secure_sum.values + secure_sum.check_values, dtype=np.int64)
+    values = np.empty(secure_sum.values, dtype=np.int64)
+    tag_sums = np.empty(0, dtype=np.uint64)
     product = authenticator.product()
     end = 0
     frames = [_frames(charter, part, recipient, unsealing_key) for part in parts]
     for elements in _differences(charter, frames):
-        start, end = end, min(end + elements.size * secure_sum.lanes, opened.size)
-        opened[start:end] = unpack_lanes(
-            elements, ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes, values=end - start
+        start, end = end, min(end + elements.size * secure_sum.lanes, values.size)
+        packed = -(-(end - start) // secure_sum.lanes)
+        values[start:end] = unpack_lanes(
+            elements[:packed],
+            ring_bits=secure_sum.ring_bits,
+            lanes=secure_sum.lanes,
+            values=end - start,
         )
-        product.update(opened[start : min(end, secure_sum.values)])
-    values, tag_sums = opened[: secure_sum.values], opened[secure_sum.values :]
+        product.update(values[start:end])
+        tag_sums = np.concatenate([tag_sums, elements[packed:]])
     authenticator.check(
         product, tag_sums, [(hospital, charter.weight_of(hospital)) for hospital in hospitals]
     )

@@ -1,10 +1,11 @@
 """Several release values in one ring element.
 
 A value x_j of ``ring_bits`` b occupies lane j, and an element is X = sum of x_j * 2**(b j) modulo
-2**(b k) for k lanes. Addition of elements adds the lanes: a carry out of one lane is part of the
-exact integer, and reading the lanes from the lowest up, each as the centred remainder, takes it
-back. Masks are drawn over whole elements, so the headroom that a sum of k-lane elements needs under
-CKKS is paid once an element (log2 of the total weight), not once a lane.
+2**(b k) for k lanes, in a ring of at least so many bits. Addition of elements adds the lanes: a
+carry out of one lane is part of the exact integer, and reading the lanes from the lowest up, each
+as the centred remainder, takes it back. Masks are drawn over whole elements, so the headroom that a
+sum of k-lane elements needs under CKKS is paid once an element (log2 of the total weight), not once
+a lane.
 
 Value i of a release is lane ``i % k`` of element ``i // k``.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_secure.errors import InternalError
-from fedhelp_secure.secure_sum.ring import centre, low_bits, to_ring
+from fedhelp_secure.secure_sum.ring import centre, low_bits, reduce, to_ring
 
 
 class WrongLaneCount(InternalError):
@@ -48,8 +49,10 @@ def unpack_lanes(
 ) -> NDArray[np.int64]:
     """The first ``values`` values in ``elements``, each in [-2**(b-1), 2**(b-1)): int64 [values].
 
+    Bits of an element above its lanes do not count: they are carries out of the highest lane.
     Raises WrongLaneCount unless ``values`` fill exactly these elements.
     """
+    elements = reduce(elements, ring_bits * lanes)
     if -(-values // lanes) != elements.size:
         raise WrongLaneCount("so many values do not fill these elements.")
     if lanes == 1:

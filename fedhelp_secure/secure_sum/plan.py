@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedhelp_secure.charter import CharterRefused, SecureSum, noise_fits
-from fedhelp_secure.secure_sum.authenticator import LARGEST_RING_BITS, check_values
+from fedhelp_secure.charter import SMALLEST_RING_BITS, CharterRefused, SecureSum, noise_fits
+from fedhelp_secure.secure_sum.authenticator import check_elements
 
 _MODULUS_BITS = 60
 _SCALES = range(14, 41)
@@ -17,33 +17,33 @@ def plan_secure_sum(
 ) -> SecureSum:
     """The parameters for releases of ``values`` integers whose weighted sum is bounded.
 
-    ``weights`` has one entry for each hospital. The ring is the smallest that holds the sum and a
-    digit of a tag, the scale the smallest that keeps CKKS noise within a quarter, and the lanes are
-    all that then fit. Raises CharterRefused if not even one lane fits.
+    ``weights`` has one entry for each hospital. A lane is the smallest that holds the sum, the
+    scale the smallest that keeps CKKS noise within a quarter, and the lanes are all that then fit.
+    What is left of an element makes tags stronger, down to whole bytes. Raises CharterRefused if
+    not even one lane fits.
     """
     total = sum(weights)
-    # One bit for the sign; the authenticator's digits need one bit beside the weights and the sign.
-    ring_bits = max(8, bound_of_sum.bit_length() + 1, total.bit_length() + 2)
+    # One bit for the sign.
+    ring_bits = max(SMALLEST_RING_BITS, bound_of_sum.bit_length() + 1)
     scale_bits = next(
         (bits for bits in _SCALES if noise_fits(sum(weight**2 for weight in weights), bits)), None
     )
-    if ring_bits > LARGEST_RING_BITS or scale_bits is None:
+    room = 0 if scale_bits is None else (1 << (_MODULUS_BITS - 1 - scale_bits)) // total
+    widest = room.bit_length() - 1
+    lanes = min(_MOST_LANES, widest // ring_bits)
+    if lanes < 1 or scale_bits is None:
         raise CharterRefused(
-            f"a weighted sum of up to {bound_of_sum} grid units with a total weight of {total} is "
-            "beyond the secure sum; lower fraction_bits, maximum_patients or the weights."
+            f"a weighted sum of up to {bound_of_sum} grid units with a total weight of {total} "
+            "does not fit a ciphertext; lower fraction_bits, maximum_patients or the weights."
         )
-    room = (1 << (_MODULUS_BITS - 1 - scale_bits)) // total
-    lanes = min(_MOST_LANES, (room.bit_length() - 1) // ring_bits)
-    if lanes < 1:
-        raise CharterRefused(
-            f"one value of {ring_bits} bits with a total weight of {total} does not fit a "
-            "ciphertext; lower fraction_bits, maximum_patients or the weights."
-        )
+    whole_bytes = widest // 8 * 8
+    packed_bits = whole_bytes if whole_bytes >= ring_bits * lanes else widest
     return SecureSum(
         values=values,
-        check_values=check_values(ring_bits, total),
+        check_elements=check_elements(ring_bits=ring_bits, packed_bits=packed_bits),
         ring_bits=ring_bits,
         lanes=lanes,
+        packed_bits=packed_bits,
         fraction_bits=fraction_bits,
         scale_bits=scale_bits,
     )

@@ -39,6 +39,12 @@ class CiphertextRefused(PeerError):
     code = "ciphertext"
 
 
+class ContextRefused(PeerError):
+    """A CKKS key has other parameters than the charter, is not the pinned one, or is no key."""
+
+    code = "context"
+
+
 def check_chunk(chunk: bytes, secure_sum: SecureSum) -> None:
     """Raises CiphertextRefused unless ``chunk`` is one or more whole frames of residues."""
     if not chunk or len(chunk) % secure_sum.frame_bytes:

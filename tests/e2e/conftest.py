@@ -73,10 +73,20 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory, few_images: Path) -> FinishedDemo:
-    """A short federation on few images: one large and two small hospitals, two rounds."""
+    """A short federation on few images: one large and two small hospitals, two unmaskers."""
     work = tmp_path_factory.mktemp("demo")
     arguments = ["demo", "--dataset", "folder", "--data", str(few_images), "--epsilon", "8"]
-    arguments += ["--large", "1", "--small", "2", "--rounds", "2", "--keep-running"]
+    arguments += [
+        "--large",
+        "1",
+        "--small",
+        "2",
+        "--rounds",
+        "2",
+        "--unmaskers",
+        "2",
+        "--keep-running",
+    ]
     arguments += ["--out", "out/demo", "--json", "result.json"]
     published = work / "result.json"
     with (work / "screen").open("wb") as screen:

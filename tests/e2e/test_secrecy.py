@@ -1,9 +1,9 @@
 """What the parties of a real round hold in memory and on disk: DESIGN section 2, searched for.
 
-The hospitals' parts are made here, so that the test knows every release, mask and seed; aggregator
-and custodians are the real processes. After the round their memory (every writable mapping, of
-their children too) and their state directories are searched for four consecutive integers of each
-secret vector in every encoding in use.
+The hospitals' parts are made here, so that the test knows every release, mask, seed and the
+authenticator's key; aggregator and custodians are the real processes. After the round their memory
+(every writable mapping, of their children too) and their state directories are searched for eight
+consecutive values, or packed elements, of each secret vector in every encoding in use.
 """
 
 from __future__ import annotations
@@ -21,34 +21,45 @@ from support.federation import Federation, make_federation
 from support.processes import Servers, context_file, running_servers
 
 from fedhelp_client.node.coordinator import Coordinator
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.secure_sum.authenticator import key_info
 from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution, open_manifest
-from fedhelp_secure.secure_sum.masks import expand_mask, seed_info
-from fedhelp_secure.secure_sum.ring import add, scale, to_ring
+from fedhelp_secure.secure_sum.contribution import (
+    Contribution,
+    ContributionKeys,
+    make_contribution,
+    mask_purpose,
+    open_manifest,
+)
+from fedhelp_secure.secure_sum.masks import MaskStream
+from fedhelp_secure.secure_sum.packing import pack_lanes
+from fedhelp_secure.secure_sum.ring import add, centre, pack, scale, to_ring
 from fedhelp_secure.transport.client import open_channel
 from fedhelp_secure.transport.identity import Identity, Role
 
 VALUES = 256
-WINDOW = 4
+WINDOW = 8
+UNMASKERS = ("unmasker", "unmasker-2")
 
-Secrets = Mapping[str, NDArray[np.uint64]]
+Elements = NDArray[np.uint64]
+Patterns = dict[str, list[bytes]]
 
 
-def _patterns(vector: NDArray[np.uint64], ring_bits: int) -> list[bytes]:
-    """Four consecutive integers, at two places of the vector, in every encoding in use."""
+def _patterns(elements: Elements, bits: int) -> list[bytes]:
+    """Eight consecutive elements of so many bits, at two places, in every encoding in use."""
     found = []
-    signed = vector.astype(np.int64)
-    centred = np.where(signed >= 1 << (ring_bits - 1), signed - (1 << ring_bits), signed)
-    for start in (0, VALUES - WINDOW):
-        part, centred_part = vector[start:][:WINDOW], centred[start:][:WINDOW]
+    centred = centre(elements, bits)
+    for start in (0, elements.size - WINDOW):
+        part, centred_part = elements[start:][:WINDOW], centred[start:][:WINDOW]
         found += [
             part.astype("<u8").tobytes(),
-            part.astype("<u4").tobytes(),
             part.astype("<f8").tobytes(),
             centred_part.astype("<i8").tobytes(),
             centred_part.astype("<f8").tobytes(),
+            pack(part, bits),
         ]
+        if bits <= 32:
+            found += [part.astype("<u4").tobytes(), centred_part.astype("<i4").tobytes()]
     return found
 
 
@@ -69,13 +80,18 @@ def _memory(process: psutil.Process) -> Iterator[bytes]:
 
 
 class Search:
-    """Looks for many patterns at once: their first 8 bytes as words, then the whole pattern."""
+    """Looks for many patterns at once: two words of 8 bytes each, then the whole pattern."""
 
     def __init__(self, secrets: Mapping[str, list[bytes]]) -> None:
-        self._patterns = [(name, pattern) for name, found in secrets.items() for pattern in found]
-        self._keys = np.array([_word(pattern) for _, pattern in self._patterns], np.uint64)
+        self._patterns: dict[int, list[tuple[str, bytes]]] = {}
+        for name, found in secrets.items():
+            for pattern in found:
+                self._patterns.setdefault(_word(pattern, 0), []).append((name, pattern))
+        self._first = np.array(sorted(self._patterns), np.uint64)
+        seconds = [_word(each, 8) for found in secrets.values() for each in found]
+        self._second = np.array(sorted(set(seconds)), np.uint64)
         self._table = np.zeros(1 << 16, bool)
-        self._table[self._keys.astype(np.uint16)] = True
+        self._table[self._first.astype(np.uint16)] = True
         self.held: set[str] = set()
 
     def look_into(self, image: bytes, *, alignment: int) -> None:
@@ -84,16 +100,17 @@ class Search:
             words = np.frombuffer(
                 image, "<u8", max(0, len(image) - shift) // 8, min(shift, len(image))
             )
-            candidates = np.flatnonzero(self._table[words.astype(np.uint16)])
-            for index in candidates[np.isin(words[candidates], self._keys)]:
+            candidates = np.flatnonzero(self._table[words[:-1].astype(np.uint16)])
+            candidates = candidates[np.isin(words[candidates], self._first)]
+            for index in candidates[np.isin(words[candidates + 1], self._second)]:
                 start = shift + 8 * int(index)
-                for name, pattern in self._patterns:
+                for name, pattern in self._patterns[int(words[index])]:
                     if image[start : start + len(pattern)] == pattern:
                         self.held.add(name)
 
 
-def _word(pattern: bytes) -> int:
-    return int.from_bytes(pattern[:8], "little")
+def _word(pattern: bytes, start: int) -> int:
+    return int.from_bytes(pattern[start : start + 8], "little")
 
 
 def _holds(pid: int, storage: Path | None, secrets: Mapping[str, list[bytes]]) -> set[str]:
@@ -115,97 +132,123 @@ class Round:
     def __init__(self, federation: Federation, servers: Servers) -> None:
         self.federation = federation
         self.servers = servers
-        self.names = [hospital.name for hospital in federation.charter.hospitals]
-        self.releases: dict[str, NDArray[np.uint64]] = {}
-        self.masks: dict[str, NDArray[np.uint64]] = {}
-        self.seeds: dict[str, list[bytes]] = {}
+        self.charter = federation.charter
+        self.names = [hospital.name for hospital in self.charter.hospitals]
+        self.releases: dict[str, NDArray[np.int64]] = {}
+        self.masks: dict[str, dict[str, Elements]] = {name: {} for name in UNMASKERS}
+        """By unmasker and hospital."""
+        self.seeds: dict[str, dict[str, bytes]] = {name: {} for name in UNMASKERS}
 
-    def run(self) -> NDArray[np.int64]:
-        charter = self.federation.charter
+    def run(self, folder: Path) -> None:
         generator = np.random.default_rng()
-        context = PublicContext(context_file(self.federation).read_bytes(), charter.secure_sum)
-        plain_sum = np.zeros(VALUES, np.int64)
+        context = PublicContext(context_file(self.federation).read_bytes(), self.charter.secure_sum)
+        privacy = self.charter.privacy
+        bound = privacy.clip_units * privacy.maximum_patients
         for name in self.names:
-            release = generator.integers(-(10**6), 10**6, VALUES)
-            plain_sum += charter.weight_of(name) * release
-            self.releases[name] = to_ring(release, charter.secure_sum.ring_bits)
+            state = self.federation.state(name)
+            self.releases[name] = generator.integers(-bound, bound, VALUES)
             contribution = make_contribution(
-                charter,
+                self.charter,
                 1,
                 hospital=name,
-                release=release,
-                ledger_entry_digest="sha256:" + "0" * 64,
-                signing_key=self.federation.state(name).signing_key(),
-                context=context,
+                release=self.releases[name],
+                ledger_entry_digest=digest(b"none"),
+                keys=ContributionKeys(state.signing_key(), state.unsealing_key(), context),
+                out=folder / name,
             )
-            self._learn_mask(name, contribution)
+            self._learn_masks(name, contribution)
             self._coordinator(name).contribute(1, contribution)
         coordinator = self._coordinator(self.names[0])
         coordinator.wait_until_opened(1, lambda reason: None)
-        opened = coordinator.fetch_sum(1)
-        assert (opened.values == plain_sum).all()
-        return opened.values
+        plain_sum = sum(
+            self.charter.weight_of(name) * release for name, release in self.releases.items()
+        )
+        assert (coordinator.fetch_sum(1).values == plain_sum).all()
 
     def _coordinator(self, name: str) -> Coordinator:
         state = self.federation.state(name)
         expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
         channel = open_channel(state, self.servers.addresses["aggregator"], expected=expected)
-        return Coordinator(state, self.federation.charter, channel)
+        return Coordinator(state, self.charter, channel)
 
-    def _learn_mask(self, name: str, contribution: Contribution) -> None:
-        charter = self.federation.charter
-        manifest = open_manifest(charter, contribution.manifest)
-        info = seed_info(
-            charter_digest=charter.digest,
-            round_number=1,
-            hospital=name,
-            ciphertext_digest=manifest.ciphertext_digest,
+    def _learn_masks(self, name: str, contribution: Contribution) -> None:
+        manifest = open_manifest(self.charter, contribution.manifest)
+        for unmasker, sealed in zip(UNMASKERS, contribution.sealed_seeds, strict=True):
+            purpose = mask_purpose(self.charter, 1, hospital=name, unmasker=unmasker)
+            key = self.federation.state(unmasker).unsealing_key()
+            seed = key.open(sealed, purpose.seed_info(manifest.ciphertext_digest))
+            self.seeds[unmasker][name] = seed
+            mask = MaskStream(seed, purpose).take(self.charter.secure_sum.elements)
+            # As far as the release fills it: the authenticator's values come after.
+            self.masks[unmasker][name] = mask[: VALUES // self.charter.secure_sum.lanes]
+
+    def authenticator_key(self) -> bytes:
+        """As any hospital opens it from the charter."""
+        hospital = self.charter.hospital(self.names[0])
+        info = key_info(
+            federation=self.charter.federation,
+            charter_name=self.charter.name,
+            created=self.charter.created,
+            hospital=hospital.name,
         )
-        key = self.federation.state(Role.UNMASKER).unsealing_key()
-        seed = key.open(contribution.sealed_seed, info)
-        self.seeds[name] = [seed]
-        self.masks[name] = expand_mask(
-            seed,
-            charter_digest=charter.digest,
-            round_number=1,
-            hospital=name,
-            values=VALUES,
-            ring_bits=charter.secure_sum.ring_bits,
+        key = self.federation.state(hospital.name).unsealing_key()
+        return key.open(hospital.sealed_authenticator_key(), info)
+
+    def packed(self, name: str) -> Elements:
+        """The release of the hospital called ``name`` as elements, before any mask."""
+        secure_sum = self.charter.secure_sum
+        return pack_lanes(
+            self.releases[name], ring_bits=secure_sum.ring_bits, lanes=secure_sum.lanes
         )
 
-    def secrets(self, charter: Charter) -> dict[str, dict[str, list[bytes]]]:
+    def secrets(self) -> dict[str, Patterns]:
         """By kind and hospital, the byte patterns of everything that is secret to somebody."""
-        bits = charter.secure_sum.ring_bits
-        masked = {name: add(self.releases[name], self.masks[name], bits) for name in self.names}
+        bits, ring_bits = self.charter.secure_sum.packed_bits, self.charter.secure_sum.ring_bits
+        packed = {name: self.packed(name) for name in self.names}
+        first, second = (self.masks[unmasker] for unmasker in UNMASKERS)
+        half = {name: add(packed[name], first[name], bits) for name in self.names}
+        masked = {name: add(half[name], second[name], bits) for name in self.names}
+        values = {name: to_ring(release, ring_bits) for name, release in self.releases.items()}
 
-        def patterns(vectors: Secrets) -> dict[str, list[bytes]]:
-            return {name: _patterns(vector, bits) for name, vector in vectors.items()}
-
-        def total(vectors: Secrets) -> dict[str, list[bytes]]:
-            result = np.zeros(VALUES, np.uint64)
+        def patterns(vectors: Mapping[str, Elements], width: int = bits) -> Patterns:
+            total = np.zeros(next(iter(vectors.values())).size, np.uint64)
             for name, vector in vectors.items():
-                result = add(result, scale(vector, charter.weight_of(name), bits), bits)
-            return {"sum": _patterns(result, bits)}
+                total = add(total, scale(vector, self.charter.weight_of(name), width), width)
+            found = {name: _patterns(vector, width) for name, vector in vectors.items()}
+            return {**found, "sum": _patterns(total, width)}
 
-        return {
-            "release": patterns(self.releases),
+        kinds = {
+            "values": patterns(values, ring_bits),
+            "packed": patterns(packed),
+            "half masked": patterns(half),
             "masked": patterns(masked),
-            "mask": patterns(self.masks),
-            "seed": self.seeds,
-            "release sum": total(self.releases),
-            "masked sum": total(masked),
-            "mask sum": total(self.masks),
+            "authenticator key": {"federation": [self.authenticator_key()]},
         }
+        for unmasker in UNMASKERS:
+            kinds[f"mask of {unmasker}"] = patterns(self.masks[unmasker])
+            kinds[f"seed of {unmasker}"] = {
+                name: [seed] for name, seed in self.seeds[unmasker].items()
+            }
+        return kinds
 
 
+_RELEASES = ["values", "packed", "half masked", "authenticator key"]
 MAY_NEVER_HOLD = {
     "aggregator": [
-        "release", "masked", "mask", "seed", "release sum", "masked sum", "mask sum",
+        *_RELEASES, "masked",
+        "mask of unmasker", "seed of unmasker", "mask of unmasker-2", "seed of unmasker-2",
     ],
-    "decryptor": ["release", "masked", "mask", "seed", "release sum", "mask sum"],
-    "unmasker": ["release", "masked", "release sum", "masked sum"],
+    "decryptor": [
+        *_RELEASES,
+        "mask of unmasker", "seed of unmasker", "mask of unmasker-2", "seed of unmasker-2",
+    ],
+    "unmasker": [*_RELEASES, "masked", "mask of unmasker-2", "seed of unmasker-2"],
+    "unmasker-2": [*_RELEASES, "masked", "mask of unmasker", "seed of unmasker"],
 }  # fmt: skip
 """By party, from the table of DESIGN section 2."""
+
+MAY_HOLD = {"decryptor": {"masked of sum"}}
+"""What the decryptor is for: the one sum that it opens, behind all masks."""
 
 
 @pytest.fixture(scope="module")
@@ -215,66 +258,116 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         root / "parties",
         large=1,
         small=2,
+        unmaskers=len(UNMASKERS),
         secure_sum={"values": VALUES},
         probe={"dimension": VALUES // 2},
+        # Values as large as still leave room for two lanes.
+        privacy={"clip_units": 900, "maximum_patients": 8},
         rounds={"count": 1},
     )
+    assert federation.charter.secure_sum.lanes == 2
     with running_servers(federation, root / "run") as servers:
         finished = Round(federation, servers)
-        finished.run()
+        finished.run(root)
         yield finished
+
+
+def _forbidden(finished: Round, party: str) -> Patterns:
+    secrets = finished.secrets()
+    kinds = MAY_NEVER_HOLD[party]
+    # Single masked releases are forbidden to the decryptor too, which sees their sum only.
+    kinds = [*kinds, *({"masked"} - set(kinds))]
+    found = {f"{kind} of {name}": each for kind in kinds for name, each in secrets[kind].items()}
+    return {name: each for name, each in found.items() if name not in MAY_HOLD.get(party, set())}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("party", MAY_NEVER_HOLD)
 def test_no_party_holds_what_it_must_not_learn(finished: Round, party: str) -> None:
-    secrets = finished.secrets(finished.federation.charter)
     pid = finished.servers.running[party].process.pid
     storage = finished.federation.state(party).root
-    forbidden = {
-        f"{kind} of {name}": patterns
-        for kind in MAY_NEVER_HOLD[party]
-        for name, patterns in secrets[kind].items()
-    }
-    assert len(forbidden) > len(finished.names)
+    forbidden = _forbidden(finished, party)
+    assert len(forbidden) > 4 * len(finished.names)
     assert not _holds(pid, storage, forbidden)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_registrar_keeps_no_authenticator_key(finished: Round) -> None:
+    secrets = {"key": [finished.authenticator_key()]}
+    storage = finished.federation.state("registrar").root
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            assert not _holds(process.pid, storage, secrets)
+        finally:
+            process.kill()
 
 
 HOLDER = """
 import sys
-import numpy as np
-vector = np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint64).astype(sys.argv[1])
+data = sys.stdin.buffer.read()
 print('ready', flush=True)
 import time
 time.sleep(60)
 """
 
+ENCODINGS = ["<u8", "<f8", "packed"]
+
+
+def _planted(finished: Round, kind: str) -> dict[str, bytes]:
+    """Whole vectors of ``kind``, of the first hospital, in each encoding."""
+    name, secure_sum = finished.names[0], finished.charter.secure_sum
+    bits = secure_sum.packed_bits
+    elements = finished.packed(name)
+    if kind == "values":
+        bits = secure_sum.ring_bits
+        elements = to_ring(finished.releases[name], bits)
+    elif kind == "masked":
+        for masks in finished.masks.values():
+            elements = add(elements, masks[name], bits)
+    elif kind.startswith("mask of "):
+        elements = finished.masks[kind.removeprefix("mask of ")][name]
+    wide = {encoding: elements.astype(encoding).tobytes() for encoding in ("<u8", "<f8")}
+    return {**wide, "packed": pack(elements, bits)}
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("encoding", ["<u8", "<u4", "<f8"])
-def test_the_search_finds_a_process_that_does_hold_it(finished: Round, encoding: str) -> None:
-    name = finished.names[0]
-    secrets = finished.secrets(finished.federation.charter)["release"]
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("kind", ["values", "packed", "masked", "mask of unmasker-2"])
+def test_the_search_finds_a_process_that_does_hold_it(
+    finished: Round, kind: str, encoding: str
+) -> None:
+    planted = _planted(finished, kind)[encoding]
+    assert _held_by_a_process_with(planted, finished.secrets()[kind]) == {finished.names[0]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["authenticator key", "seed of unmasker"])
+def test_the_search_finds_a_process_that_does_hold_a_key(finished: Round, kind: str) -> None:
+    name, [key] = next(iter(finished.secrets()[kind].items()))
+    assert _held_by_a_process_with(key, finished.secrets()[kind]) == {name}
+
+
+def _held_by_a_process_with(planted: bytes, secrets: Patterns) -> set[str]:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, encoding], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(finished.releases[name].tobytes())
+        process.stdin.write(planted)
         process.stdin.close()
         assert process.stdout.readline() == b"ready\n"
         try:
-            assert _holds(process.pid, None, secrets) == {name}
+            return _holds(process.pid, None, secrets)
         finally:
             process.kill()
 
 
-def test_the_search_finds_it_in_storage(finished: Round, tmp_path: Path) -> None:
-    name = finished.names[0]
-    (tmp_path / "blob").write_bytes(b"x" * 7 + finished.releases[name].tobytes())
-    secrets = finished.secrets(finished.federation.charter)["release"]
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_search_finds_it_in_storage(finished: Round, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "blob").write_bytes(b"x" * 7 + _planted(finished, "packed")[encoding])
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
-            assert _holds(process.pid, tmp_path, secrets) == {name}
+            held = _holds(process.pid, tmp_path, finished.secrets()["packed"])
         finally:
             process.kill()
+    assert held == {finished.names[0]}

@@ -11,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+from support.charters import complete
 from support.federation import Federation
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
@@ -27,9 +29,14 @@ from fedhelp_keys.custodian.unmasker import UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, parse_charter, sign_charter
 from fedhelp_secure.secure_sum.answer_wire import answer_of
-from fedhelp_secure.secure_sum.answers import OpenedSum, open_sum
+from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
+from fedhelp_secure.secure_sum.contribution import (
+    Contribution,
+    ContributionKeys,
+    make_contribution,
+)
+from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
@@ -49,18 +56,26 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
 )
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
 from fedhelp_server.aggregator.custodians import CustodianAddresses
-from fedhelp_server.aggregator.service import Aggregator, AggregatorFiles
+from fedhelp_server.aggregator.service import Aggregator
 
 LEDGER_DIGEST = digest(b"a ledger entry")
 ANY_PORT = "127.0.0.1:0"
+
+SEVERAL_FRAMES: dict[str, object] = {
+    "privacy": {"mechanism": "rehearsal"},
+    "secure_sum": {"values": 30_000},
+}
+"""Changes of a charter that make its ciphertexts longer than one frame."""
 
 
 def charter_of(federation: Federation, name: str, **changes: object) -> tuple[Charter, bytes]:
     """A variant of the federation's charter and its envelope; mappings are merged one deep."""
     document = federation.charter.document() | {"name": name}
+    planned = document["secure_sum"]
+    document["secure_sum"] = {name: planned[name] for name in ("values", "fraction_bits")}
     for key, value in changes.items():
         document[key] = document[key] | value if isinstance(value, Mapping) else value
-    charter = parse_charter(document)
+    charter = parse_charter(complete(document))
     return charter, sign_charter(charter, federation.governance_key)
 
 
@@ -87,33 +102,42 @@ def weighted_sum(charter: Charter, hospitals: list[str], round_number: int = 1) 
 def contribution_of(
     federation: Federation, charter: Charter, hospital: str, round_number: int = 1
 ) -> Contribution:
-    """A valid contribution; every call gives other bytes."""
+    """A valid contribution; every call gives other bytes, in a new file."""
+    state = federation.state(hospital)
+    context = PublicContext(context_file(federation).read_bytes(), charter.secure_sum)
     return make_contribution(
         charter,
         round_number,
         hospital=hospital,
         release=release_of(charter, hospital, round_number),
         ledger_entry_digest=LEDGER_DIGEST,
-        signing_key=federation.state(hospital).signing_key(),
-        context=PublicContext(context_file(federation).read_bytes(), charter.secure_sum),
+        keys=ContributionKeys(state.signing_key(), state.unsealing_key(), context),
+        out=new_file(federation),
     )
 
 
+def new_file(federation: Federation) -> Path:
+    """The path of a file that does not exist yet."""
+    directory = federation.root / "contributions"
+    directory.mkdir(exist_ok=True)
+    return directory / os.urandom(16).hex()
+
+
 def upload(
-    charter: Charter, contribution: Contribution, round_number: int = 1, *, chunk: int = 20_000
+    charter: Charter, contribution: Contribution, round_number: int = 1, *, frames: int = 2
 ) -> Iterator[wire.ContributeRequest]:
-    """The messages of an upload."""
+    """The messages of an upload, with chunks of ``frames`` frames."""
     yield wire.ContributeRequest(
         header=wire.ContributionHeader(
             charter_digest=charter.digest,
             round=round_number,
             manifest=contribution.manifest,
-            sealed_seed=contribution.sealed_seed,
+            sealed_seeds=contribution.sealed_seeds,
         )
     )
-    for start in range(0, len(contribution.ciphertext), chunk):
-        part = contribution.ciphertext[start : start + chunk]
-        yield wire.ContributeRequest(ciphertext_chunk=part)
+    with contribution.ciphertext.open("rb") as file:
+        while part := file.read(frames * charter.secure_sum.frame_bytes):
+            yield wire.ContributeRequest(ciphertext_chunk=part)
 
 
 class Custodian:
@@ -203,24 +227,24 @@ class Party:
 
     def open(self, round_number: int = 1) -> OpenedSum:
         request = wire.FetchTeacherRequest(charter_digest=self.charter.digest, round=round_number)
-        headers: list[wire.AnswerHeader] = []
-        bodies: list[bytes] = []
-        with translated_errors():
-            for part in self.coordinator.FetchTeacher(request, timeout=30):
-                if part.WhichOneof("part") == "header":
-                    headers.append(part.header)
-                    bodies.append(b"")
-                else:
-                    bodies[-1] += part.body_chunk
-        decryptor, unmasker = map(answer_of, headers, bodies)
-        return open_sum(
-            self.charter,
-            round_number,
-            recipient=self.state.identity.name,
-            unsealing_key=self.state.unsealing_key(),
-            decryptor_answer=decryptor,
-            unmasker_answer=unmasker,
-        )
+        with tempfile.TemporaryDirectory() as directory:
+            answers: list[Answer] = []
+            with translated_errors():
+                for part in self.coordinator.FetchTeacher(request, timeout=30):
+                    if part.WhichOneof("part") == "header":
+                        body = Path(directory) / str(len(answers))
+                        body.touch()
+                        answers.append(answer_of(part.header, body))
+                    else:
+                        with answers[-1].body.open("ab") as file:
+                            file.write(part.body_chunk)
+            return open_sum(
+                self.charter,
+                round_number,
+                recipient=self.state.identity.name,
+                unsealing_key=self.state.unsealing_key(),
+                answers=Answers(answers[0], tuple(answers[1:])),
+            )
 
     def receipt(self, round_number: int = 1) -> Receipt:
         request = wire.GetReceiptRequest(charter_digest=self.charter.digest, round=round_number)
@@ -253,7 +277,10 @@ class AggregatorBase:
         root: Path,
         charter: tuple[Charter, bytes],
         addresses: CustodianAddresses,
+        *,
+        blobs_url: str | None = None,
     ) -> None:
+        self.blobs_url = blobs_url
         self.federation = federation
         self.charter, envelope = charter
         self.addresses = addresses
@@ -294,8 +321,9 @@ class AggregatorServer(AggregatorBase):
 
     def __enter__(self) -> Self:
         state = StateDirectory.open(self.root, Role.AGGREGATOR)
-        files = AggregatorFiles(self.charter_file, context_file(self.federation))
-        self.aggregator = Aggregator(state, files, self.addresses)
+        self.aggregator = Aggregator(
+            state, self.charter_file, self.addresses, blobs_url=self.blobs_url
+        )
         self.failures: list[None] = []
         self.server = start_server(
             state,
@@ -340,9 +368,10 @@ class AggregatorProcess(AggregatorBase):
                 ),
                 "run",
                 *("--state", str(self.root), "--charter", str(self.charter_file)),
-                *("--context", str(context_file(self.federation)), "--listen", self.address),
-                *("--decryptor", self.addresses.decryptor, "--unmasker", self.addresses.unmasker),
-                *("--ready-file", str(ready)),
+                *("--listen", self.address, "--ready-file", str(ready)),
+                *("--decryptor", self.addresses.decryptor),
+                *(f"--unmasker={address}" for address in self.addresses.unmaskers),
+                *(() if self.blobs_url is None else ("--blobs", self.blobs_url)),
             ],
             env=os.environ | {"GRPC_VERBOSITY": "ERROR", "OMP_NUM_THREADS": "1"},
         )
@@ -359,12 +388,20 @@ class AggregatorProcess(AggregatorBase):
         self.process.wait(timeout=10)
 
 
+def addresses_of(custodians: Sequence[Custodian]) -> CustodianAddresses:
+    """Where the decryptor, the first of ``custodians``, and the unmaskers after it listen."""
+    decryptor, *unmaskers = custodians
+    return CustodianAddresses(decryptor.address, tuple(one.address for one in unmaskers))
+
+
 @contextlib.contextmanager
-def custodians_of(federation: Federation) -> Iterator[tuple[Custodian, Custodian]]:
-    """The decryptor's and the unmasker's server."""
-    both = [Custodian(federation.state(role)) for role in (Role.DECRYPTOR, Role.UNMASKER)]
-    try:
-        yield both[0], both[1]
-    finally:
-        for custodian in both:
-            custodian.stop()
+def custodians_of(federation: Federation) -> Iterator[tuple[Custodian, ...]]:
+    """The servers of the decryptor and of every unmasker in the charter's order."""
+    names = [unmasker.name for unmasker in federation.charter.custodians.unmaskers]
+    with contextlib.ExitStack() as running:
+        custodians = []
+        for name in (Role.DECRYPTOR.value, *names):
+            custodian = Custodian(federation.state(name))
+            running.callback(custodian.stop)
+            custodians.append(custodian)
+        yield tuple(custodians)

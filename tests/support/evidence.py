@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 from support.federation import Federation
+from support.sums import answers_of, contribute, summed
 
-from fedhelp_keys.custodian.decryptor import DecryptorService
-from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.evidence import layout
@@ -34,8 +33,7 @@ from fedhelp_secure.foundation_model import (
     idempotency_key,
 )
 from fedhelp_secure.privacy.ledger import Ledger
-from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
+from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.wire.v1.evidence_pb2 import (
@@ -159,12 +157,8 @@ def tell(federation: Federation, scratch: Path) -> Story:
         for name in names
     }
     submit(story, Role.BROKER, "foundation-model-call", call_record(charter))
-    decryptor = DecryptorService(federation.state(Role.DECRYPTOR))
-    try:
-        for number in range(1, charter.rounds.count + 1):
-            _round(story, number, ledgers, decryptor)
-    finally:
-        decryptor.close()
+    for number in range(1, charter.rounds.count + 1):
+        _round(story, number, ledgers, scratch / f"round-{number}")
     for name, ledger in ledgers.items():
         ledger.export(scratch / f"{name}.jsonl")
         story.ledgers[name] = (scratch / f"{name}.jsonl").read_bytes()
@@ -172,55 +166,50 @@ def tell(federation: Federation, scratch: Path) -> Story:
     return story
 
 
-def _round(
-    story: Story, number: int, ledgers: dict[str, Ledger], decryptor: DecryptorService
-) -> None:
+def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path) -> None:
     federation, charter = story.federation, story.charter
+    scratch.mkdir()
     opened = RoundOpened(charter_digest=charter.digest, round=number)
     story.add(LogEntry(round_opened=opened))
-    context = public_context(federation)
     parts: dict[str, Contribution] = {}
     for name, ledger in ledgers.items():
-        part = make_contribution(
-            charter,
-            number,
-            hospital=name,
+        part = contribute(
+            federation,
+            name,
+            scratch / name,
             release=np.arange(charter.secure_sum.values, dtype=np.int64),
+            round_number=number,
             ledger_entry_digest=ledger.reserve(charter, number).digest,
-            signing_key=federation.state(name).signing_key(),
-            context=context,
         )
         parts[name] = part
         story.objects.append(part.manifest)
+        ciphertext = part.ciphertext.read_bytes()
         accepted = ContributionAccepted(
             charter_digest=charter.digest,
             round=number,
             hospital=name,
             manifest_digest=digest(part.manifest),
-            ciphertext_digest=digest(part.ciphertext),
-            ciphertext_bytes=len(part.ciphertext),
+            ciphertext_digest=digest(ciphertext),
+            ciphertext_bytes=len(ciphertext),
         )
         story.add(LogEntry(contribution_accepted=accepted))
-    hospitals = sorted(parts)
-    closed = RoundClosed(charter_digest=charter.digest, round=number, hospitals=hospitals)
+    closed = RoundClosed(charter_digest=charter.digest, round=number, hospitals=sorted(parts))
     story.add(LogEntry(round_closed=closed))
-    weighted = [(charter.weight_of(name), part.ciphertext) for name, part in parts.items()]
-    total = context.weighted_sum(weighted)
-    decrypted = decryptor.answer(charter, number, total)
-    sealed = [SealedContribution(part.manifest, part.sealed_seed) for part in parts.values()]
-    unmasked = UnmaskerService(federation.state(Role.UNMASKER)).answer(charter, number, sealed)
-    story.objects += [decrypted.statement, unmasked.statement]
+    total = summed(charter, parts)
+    answers = answers_of(federation, parts, scratch, round_number=number, total=total)
+    unmasked = [answer.statement for answer in answers.unmaskers]
+    story.objects += [answers.decryptor.statement, *unmasked]
     for name, part in parts.items():
         for status in ("sent", "opened"):
             ledgers[name].record(charter, number, status, contribution_digest=digest(part.manifest))
-    summed = RoundSummed(
+    summed_round = RoundSummed(
         charter_digest=charter.digest,
         round=number,
         sum_digest=digest(total),
-        decryptor_statement_digest=digest(decrypted.statement),
-        unmasker_statement_digest=digest(unmasked.statement),
+        decryptor_statement_digest=digest(answers.decryptor.statement),
+        unmasker_statement_digests=[digest(statement) for statement in unmasked],
     )
-    story.add(LogEntry(round_summed=summed))
+    story.add(LogEntry(round_summed=summed_round))
 
 
 def report_of(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
@@ -290,9 +279,3 @@ def call_record(charter: Charter) -> dict[str, Any]:
         earlier=(),
     )
     return record.model_dump(mode="json")
-
-
-def public_context(federation: Federation) -> PublicContext:
-    """The decryptor's public CKKS context."""
-    path = federation.state(Role.DECRYPTOR).role_directory() / "context.public"
-    return PublicContext(path.read_bytes(), federation.charter.secure_sum)

@@ -14,14 +14,20 @@ import struct
 import sys
 from typing import Any
 
+DOMAIN = "fedhelp-secure/v1/mask"
+_SEED = "0123456789abcdef" * 4
 _CASES = (
-    {"seed": "00" * 32, "round": 1, "hospital": "large-1", "values": 20, "ring_bits": 32},
-    {"seed": "00" * 32, "round": 2, "hospital": "large-1", "values": 4, "ring_bits": 32},
-    {"seed": "00" * 32, "round": 1, "hospital": "large-2", "values": 4, "ring_bits": 32},
-    {"seed": "ff" * 32, "round": 1, "hospital": "small-1", "values": 5, "ring_bits": 33},
-    {"seed": "ab" * 32, "round": 3, "hospital": "small-1", "values": 7, "ring_bits": 24},
-    {"seed": "0123456789abcdef" * 4, "round": 1, "hospital": "a", "values": 33, "ring_bits": 48},
+    {"seed": "00" * 32, "round": 1, "hospital": "large-1", "elements": 20, "packed_bits": 36},
+    {"seed": "00" * 32, "round": 2, "hospital": "large-1", "elements": 4, "packed_bits": 36},
+    {"seed": "00" * 32, "round": 1, "hospital": "large-2", "elements": 4, "packed_bits": 36},
+    {"seed": "ff" * 32, "round": 1, "hospital": "small-1", "elements": 5, "packed_bits": 8},
+    {"seed": "ff" * 32, "round": 1, "hospital": "small-1", "elements": 5, "packed_bits": 15},
+    {"seed": "ab" * 32, "round": 3, "hospital": "small-1", "elements": 7, "packed_bits": 24},
+    {"seed": "ab" * 32, "round": 3, "hospital": "small-1", "elements": 7, "packed_bits": 32},
+    {"seed": _SEED, "round": 1, "hospital": "a", "elements": 33, "packed_bits": 40},
+    {"seed": _SEED, "round": 1, "hospital": "a", "elements": 33, "packed_bits": 45},
 )
+_UNMASKERS = ("unmasker", "unmasker-2")
 
 
 def block(key: bytes, counter: int, nonce: bytes) -> bytes:
@@ -44,35 +50,48 @@ def block(key: bytes, counter: int, nonce: bytes) -> bytes:
     return struct.pack("<16I", *words)
 
 
+def key_stream(key: bytes, length: int) -> bytes:
+    """The first ``length`` bytes of ChaCha20 with nonce and counter zero (RFC 8439)."""
+    blocks = [block(key, number, bytes(12)) for number in range(-(-length // 64))]
+    return b"".join(blocks)[:length]
+
+
+def derive(secret: bytes, info: bytes, length: int) -> bytes:
+    """HKDF-SHA256 (RFC 5869) without salt."""
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    output, last = b"", b""
+    while len(output) < length:
+        last = hmac.digest(extracted, last + info + bytes([len(output) // 32 + 1]), "sha256")
+        output += last
+    return output[:length]
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """RFC 8785 of a flat object of ASCII strings and small whole numbers."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
 def mask(case: dict[str, Any]) -> list[int]:
-    """The mask of one case of the vectors file."""
-    info = json.dumps(
-        {
-            "charter": case["charter"],
-            "domain": "fedhelp-secure/v1/mask",
-            "hospital": case["hospital"],
-            "ring_bits": case["ring_bits"],
-            "round": case["round"],
-            "values": case["values"],
-        },
-        separators=(",", ":"),
-        sort_keys=True,
-    ).encode()
-    extracted = hmac.digest(bytes(32), bytes.fromhex(case["seed"]), "sha256")
-    key = hmac.digest(extracted, info + b"\x01", "sha256")
-    width = 4 if case["ring_bits"] <= 32 else 8
-    needed = case["values"] * width
-    stream = b"".join(block(key, number, bytes(12)) for number in range(-(-needed // 64)))
+    """The stream of one case of the vectors file."""
+    names = ("charter", "round", "hospital", "unmasker", "elements", "packed_bits")
+    info = canonical({"domain": DOMAIN} | {name: case[name] for name in names})
+    key = derive(bytes.fromhex(case["seed"]), info, 32)
+    width = -(-case["packed_bits"] // 8)
+    stream = key_stream(key, case["elements"] * width)
     return [
-        int.from_bytes(stream[start : start + width], "little") % 2 ** case["ring_bits"]
-        for start in range(0, needed, width)
+        int.from_bytes(stream[start : start + width], "little") % 2 ** case["packed_bits"]
+        for start in range(0, len(stream), width)
     ]
 
 
 def vectors() -> dict[str, Any]:
     """The whole vectors file."""
     charter = "sha256:" + hashlib.sha256(b"vectors").hexdigest()
-    cases: list[dict[str, Any]] = [{"charter": charter, **case} for case in _CASES]
+    cases: list[dict[str, Any]] = [
+        {"charter": charter, "unmasker": unmasker, **case}
+        for case in _CASES
+        for unmasker in _UNMASKERS
+    ]
     return {
         "provenance": (
             "Made by tests/support/mask_reference.py, which implements RFC 5869 and RFC 8439 with "

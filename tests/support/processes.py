@@ -32,15 +32,17 @@ def running_servers(federation: Federation, directory: Path) -> Iterator[Servers
         def serve(name: str, *arguments: str) -> None:
             running[name], addresses[name] = group.serve(name, *arguments)
 
-        for role in (Role.DECRYPTOR, Role.UNMASKER):
-            state = str(federation.state(role).root)
-            serve(role.value, "custodian", "serve", "--state", state, "--listen", "127.0.0.1:0")
+        custodians = federation.charter.custodians
+        unmaskers = [unmasker.name for unmasker in custodians.unmaskers]
+        for name in (custodians.decryptor.name, *unmaskers):
+            state = str(federation.state(name).root)
+            serve(name, "custodian", "serve", "--state", state, "--listen", "127.0.0.1:0")
         serve(
             "aggregator",
             *("server", "run", "--state", str(federation.state(Role.AGGREGATOR).root)),
             *("--charter", str(federation.charter_file())),
-            *("--context", str(context_file(federation))),
-            *("--decryptor", addresses["decryptor"], "--unmasker", addresses["unmasker"]),
+            *("--decryptor", addresses["decryptor"]),
+            *(f"--unmasker={addresses[name]}" for name in unmaskers),
             *("--listen", "127.0.0.1:0"),
         )
         yield Servers(group, addresses, running)

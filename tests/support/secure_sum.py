@@ -1,93 +1,109 @@
-"""Contributions, sums and forged ciphertexts for tests, made of one federation's real keys."""
+"""What tests ask the custodians' real services, and ciphertexts that no honest hospital makes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
-import tenseal
 from numpy.typing import NDArray
 from support.federation import Federation
+from support.sums import chunks, contribute, public_context
+from tenseal import sealapi
 
-from fedhelp_keys.custodian.decryptor import public_context_path, secret_context_path
+from fedhelp_keys.custodian.decryptor import DecryptorService, public_context_path
+from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.secure_sum.ckks import PublicContext, SecretContext
-from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
-
-LEDGER_ENTRY = digest(b"a ledger entry")
-
-
-def public_context(federation: Federation, charter: Charter | None = None) -> PublicContext:
-    """The decryptor's public context under ``charter`` (the federation's unless given)."""
-    state = federation.state("decryptor")
-    chosen = charter or federation.charter
-    return PublicContext(state.read(public_context_path(state)), chosen.secure_sum)
-
-
-def secret_context(federation: Federation) -> SecretContext:
-    """The decryptor's secret context."""
-    state = federation.state("decryptor")
-    return SecretContext(state.read(secret_context_path(state)), federation.charter.secure_sum)
-
-
-def contribute(
-    federation: Federation,
-    hospital: str,
-    *,
-    release: NDArray[np.int64] | None = None,
-    round_number: int = 1,
-    charter: Charter | None = None,
-) -> Contribution:
-    """What ``hospital`` sends; a release of ones unless given."""
-    chosen = charter or federation.charter
-    values = np.ones(chosen.secure_sum.values, dtype=np.int64) if release is None else release
-    return make_contribution(
-        chosen,
-        round_number,
-        hospital=hospital,
-        release=values,
-        ledger_entry_digest=LEDGER_ENTRY,
-        signing_key=federation.state(hospital).signing_key(),
-        context=public_context(federation, chosen),
-    )
+from fedhelp_secure.secure_sum import seal
+from fedhelp_secure.secure_sum.answers import Answer
+from fedhelp_secure.secure_sum.contribution import Contribution
+from fedhelp_secure.secure_sum.residues import MODULUS, weighted_sum
 
 
 def contribute_all(
-    federation: Federation, hospitals: Iterable[str] | None = None, *, round_number: int = 1
-) -> dict[str, Contribution]:
-    """Every hospital's contribution, in ascending order of name."""
-    names = (
-        [hospital.name for hospital in federation.charter.hospitals]
-        if hospitals is None
-        else hospitals
-    )
-    return {name: contribute(federation, name, round_number=round_number) for name in sorted(names)}
-
-
-def ciphertext_sum(
     federation: Federation,
-    contributions: Mapping[str, Contribution],
+    directory: Path,
+    *,
+    releases: Mapping[str, NDArray[np.int64]] | None = None,
+    hospitals: Iterable[str] | None = None,
+    round_number: int = 1,
     charter: Charter | None = None,
-) -> bytes:
-    """The weighted ciphertext sum, as an aggregator makes it."""
+) -> dict[str, Contribution]:
+    """Every hospital's contribution, in ascending order of name, files in a new ``directory``."""
     chosen = charter or federation.charter
-    return public_context(federation, charter).weighted_sum(
-        [(chosen.weight_of(name), part.ciphertext) for name, part in contributions.items()]
+    names = [one.name for one in chosen.hospitals] if hospitals is None else hospitals
+    directory.mkdir(parents=True)
+    return {
+        name: contribute(
+            federation,
+            name,
+            directory / name,
+            release=None if releases is None else releases[name],
+            round_number=round_number,
+            charter=chosen,
+        )
+        for name in sorted(names)
+    }
+
+
+def ask_decryptor(
+    service: DecryptorService, charter: Charter, total: bytes, *, round_number: int = 1
+) -> Answer:
+    """The decryptor's answer to the ciphertext sum ``total``, sent as it should be."""
+    return service.answer(
+        charter, round_number, sum_digest=digest(total), chunks=chunks(total, charter)
     )
 
 
-def encrypt_reals(federation: Federation, reals: list[float]) -> bytes:
-    """One frame that holds ``reals`` as they are: what no honest hospital sends."""
+def members_for(
+    charter: Charter, unmasker: str, sent: Mapping[str, Contribution]
+) -> list[SealedContribution]:
+    """A set as ``unmasker`` is sent it."""
+    index = [one.name for one in charter.custodians.unmaskers].index(unmasker)
+    return [SealedContribution(part.manifest, part.sealed_seeds[index]) for part in sent.values()]
+
+
+def ask_unmaskers(
+    services: Mapping[str, UnmaskerService],
+    charter: Charter,
+    sent: Mapping[str, Contribution],
+    *,
+    round_number: int = 1,
+) -> tuple[Answer, ...]:
+    """Every unmasker's answer, in the charter's order."""
+    return tuple(
+        services[one.name].answer(charter, round_number, members_for(charter, one.name, sent))
+        for one in charter.custodians.unmaskers
+    )
+
+
+def with_offset(
+    federation: Federation, charter: Charter, total: bytes, offset: NDArray[np.uint64]
+) -> bytes:
+    """``total`` with ``offset`` added to the elements of its first frame, under encryption."""
+    size = charter.secure_sum.frame_bytes
+    frame = public_context(federation, charter).encrypt_frame(offset)
+    parts = [(1, iter([total[:size]])), (1, iter([frame]))]
+    return b"".join(weighted_sum(parts, charter.secure_sum)) + total[size:]
+
+
+def encrypt_reals(federation: Federation, charter: Charter, real: float) -> bytes:
+    """A whole ciphertext of which every number is ``real``."""
+    secure_sum = charter.secure_sum
     state = federation.state("decryptor")
-    context = tenseal.context_from(state.read(public_context_path(state)), n_threads=1)
-    padded = reals + [0.0] * (2048 - len(reals))
-    frame: bytes = tenseal.ckks_vector(context, padded).serialize()
-    return frame
+    context = seal.seal_context(
+        secure_sum.polynomial_degree, tuple(secure_sum.coefficient_modulus_bits)
+    )
+    scratch = seal.Scratch()
+    public = scratch.load(sealapi.PublicKey(), state.read(public_context_path(state)), context)
+    plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
+    slots = [complex(real, real)] * (secure_sum.polynomial_degree // 2)
+    sealapi.CKKSEncoder(context).encode(slots, 2.0**secure_sum.scale_bits, plaintext)
+    sealapi.Encryptor(context, public).encrypt(plaintext, ciphertext)
+    return scratch.saved(ciphertext)[-secure_sum.frame_bytes :] * secure_sum.frames
 
 
-def coefficients_out_of_range(ciphertext: bytes) -> bytes:
-    """``ciphertext`` with headers intact and every coefficient at its largest 64-bit value."""
-    block = 2 * 4096 * 8
-    start = len(ciphertext) - 9 - block
-    return ciphertext[:start] + b"\xff" * block + ciphertext[start + block :]
+def residues_out_of_range(ciphertext: bytes) -> bytes:
+    """``ciphertext`` with its first residue at the modulus: one more than the largest."""
+    return MODULUS.to_bytes(8, "little") + ciphertext[8:]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import grpc
 
+from fedhelp_client.node.files import answers_folder
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, CharterRefused, open_charter
-from fedhelp_secure.errors import MalformedMessage, PolicyError, UnavailablePeer
+from fedhelp_secure.errors import MalformedMessage, PeerError, PolicyError, UnavailablePeer
+from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.receipts import check_receipt
 from fedhelp_secure.secure_sum.answer_wire import answer_of
-from fedhelp_secure.secure_sum.answers import Answer, OpenedSum, body_bytes, open_sum
+from fedhelp_secure.secure_sum.answers import Answer
+from fedhelp_secure.secure_sum.bodies import body_bytes
+from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import Contribution
+from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.chunks import collect, split
+from fedhelp_secure.transport.chunks import CHUNK_BYTES
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
@@ -26,6 +35,8 @@ from fedhelp_secure.wire.v1.evidence_pb2 import Receipt
 _RETRY_FIRST_SECONDS = 0.5
 _RETRY_MOST_SECONDS = 10.0
 _CALL_SECONDS = 120.0
+_SLOWEST_BYTES_A_SECOND = 250_000
+"""A transfer may take so long: the line of a small hospital, shared with others."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +52,12 @@ class RoundFailed(PolicyError):
     code = "round-failed"
 
 
+class ReceiptRefused(PeerError):
+    """A receipt proves that something else was logged."""
+
+    code = "receipt"
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """One node's connection to one aggregator, for one charter."""
@@ -50,24 +67,41 @@ class Coordinator:
     channel: grpc.Channel
 
     def contribute(self, round_number: int, contribution: Contribution) -> Receipt:
-        """Upload ``contribution``; the same bytes may be sent any number of times."""
+        """Upload ``contribution``; the same bytes may be sent any number of times.
+
+        Returns the receipt; raises what `check_receipt` raises, and ReceiptRefused for another
+        contribution's.
+        """
 
         def messages() -> Iterator[wire.ContributeRequest]:
             header = wire.ContributionHeader(
                 charter_digest=self.charter.digest,
                 round=round_number,
                 manifest=contribution.manifest,
-                sealed_seed=contribution.sealed_seed,
+                sealed_seeds=contribution.sealed_seeds,
             )
             yield wire.ContributeRequest(header=header)
-            for chunk in split(contribution.ciphertext):
-                yield wire.ContributeRequest(ciphertext_chunk=chunk)
+            with contribution.ciphertext.open("rb") as ciphertext:
+                while chunk := ciphertext.read(CHUNK_BYTES):
+                    yield wire.ContributeRequest(ciphertext_chunk=chunk)
+
+        seconds = _transfer_seconds(self.charter.secure_sum.ciphertext_bytes)
 
         def call() -> Receipt:
-            reply = CoordinatorStub(self.channel).Contribute(messages(), timeout=_CALL_SECONDS)
-            return reply.receipt
+            return CoordinatorStub(self.channel).Contribute(messages(), timeout=seconds).receipt
 
-        return retried(call)
+        receipt = retried(call)
+        entry = check_receipt(
+            receipt,
+            log_key=self.charter.aggregator.verifying_key(),
+            origin=log_origin(self.charter),
+        )
+        if entry.contribution_accepted.manifest_digest != digest(contribution.manifest):
+            raise ReceiptRefused(
+                "the aggregator's receipt is not for what this hospital sent; ask an auditor to "
+                "compare the log with this hospital's manifest."
+            )
+        return receipt
 
     def wait_until_open(self, round_number: int, listener: RoundListener) -> None:
         """Return when ``round_number`` takes contributions (or is past that)."""
@@ -78,7 +112,7 @@ class Coordinator:
         )
 
     def wait_until_opened(self, round_number: int, listener: RoundListener) -> None:
-        """Return when both custodians' answers for ``round_number`` are there."""
+        """Return when all custodians' answers for ``round_number`` are there."""
         self._wait(round_number, {wire.ROUND_STATE_OPENED}, listener)
 
     def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> None:
@@ -107,23 +141,37 @@ class Coordinator:
 
     def fetch_sum(self, round_number: int) -> OpenedSum:
         """Download, check and open the weighted sum of ``round_number``."""
+        with answers_folder(self.state) as folder:
+            return self.open_sum(round_number, self.fetch_answers(round_number, folder))
+
+    def fetch_answers(self, round_number: int, folder: Path) -> Answers:
+        """Every custodian's answer for ``round_number``, the bodies in ``folder``.
+
+        Raises MalformedMessage if there are more or fewer than the charter's custodians, or if one
+        is longer than the charter's sums.
+        """
         request = wire.FetchTeacherRequest(charter_digest=self.charter.digest, round=round_number)
+        count = 1 + len(self.charter.custodians.unmaskers)
+        limit = body_bytes(self.charter.secure_sum)
+        seconds = _transfer_seconds(count * limit)
 
-        def call() -> tuple[Answer, Answer]:
-            parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=_CALL_SECONDS)
-            answers = _answers(parts, limit=body_bytes(self.charter.secure_sum))
-            if len(answers) != 2:
-                raise MalformedMessage("a teacher must consist of two answers; fetch it again.")
-            return answers[0], answers[1]
+        def call() -> list[Answer]:
+            parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=seconds)
+            return _received(parts, folder, count=count, limit=limit)
 
-        decryptor_answer, unmasker_answer = retried(call)
+        decryptor, *unmaskers = retried(call)
+        return Answers(decryptor, tuple(unmaskers))
+
+    def open_sum(self, round_number: int, answers: Answers) -> OpenedSum:
+        """The sum in ``answers``. Whatever this raises (see `open_sum`), fetching again is no cure:
+        a sum that was altered must end the run.
+        """
         return open_sum(
             self.charter,
             round_number,
             recipient=self.state.identity.name,
             unsealing_key=self.state.unsealing_key(),
-            decryptor_answer=decryptor_answer,
-            unmasker_answer=unmasker_answer,
+            answers=answers,
         )
 
 
@@ -149,6 +197,14 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
     return Coordinator(state, charter, channel)
 
 
+def read_context(charter: Charter, path: Path) -> PublicContext:
+    """The public CKKS context in the file at ``path``; CharterRefused if it is another."""
+    context = path.read_bytes()
+    if digest(context) != charter.custodians.decryptor.context_digest:
+        raise CharterRefused(f"{path} is not the charter's CKKS context; fetch the one it names.")
+    return PublicContext(context, charter.secure_sum)
+
+
 def retried(call: Callable[[], _T]) -> _T:
     """``call``'s result, tried again with back-off for as long as the peer cannot be reached."""
     pause = _RETRY_FIRST_SECONDS
@@ -162,20 +218,45 @@ def retried(call: Callable[[], _T]) -> _T:
             pause = min(2 * pause, _RETRY_MOST_SECONDS)
 
 
-def _answers(parts: Iterator[wire.FetchTeacherResponse], *, limit: int) -> list[Answer]:
+def _transfer_seconds(size: int) -> float:
+    return _CALL_SECONDS + size / _SLOWEST_BYTES_A_SECOND
+
+
+def _received(
+    parts: Iterator[wire.FetchTeacherResponse], folder: Path, *, count: int, limit: int
+) -> list[Answer]:
+    """``count`` answers, each body straight into its file and of at most ``limit`` bytes."""
     headers: list[wire.AnswerHeader] = []
-    bodies: list[list[bytes]] = []
-    received = 0
-    for part in parts:
-        if part.WhichOneof("part") == "header":
-            headers.append(part.header)
-            bodies.append([])
-        elif bodies:
-            bodies[-1].append(part.body_chunk)
-        received += len(part.body_chunk)
-        if len(headers) > 2 or received > 2 * limit:
-            raise MalformedMessage("a teacher is longer than its charter allows.")
+    body: BinaryIO | None = None
+    room = 0
+    with contextlib.ExitStack() as files:
+        for part in parts:
+            if part.WhichOneof("part") == "header":
+                headers.append(part.header)
+                if len(headers) > count:
+                    raise _wrong_count()
+                body = files.enter_context(_body(folder, len(headers)).open("wb"))
+                room = limit
+                continue
+            room -= len(part.body_chunk)
+            if body is None or room < 0:
+                raise MalformedMessage(
+                    "an answer is longer than its charter allows; ask the aggregator's operator."
+                )
+            body.write(part.body_chunk)
+    if len(headers) < count:
+        raise _wrong_count()
     return [
-        answer_of(header, collect(body, limit=limit))
-        for header, body in zip(headers, bodies, strict=True)
+        answer_of(header, _body(folder, number)) for number, header in enumerate(headers, start=1)
     ]
+
+
+def _body(folder: Path, number: int) -> Path:
+    return folder / f"{number}.body"
+
+
+def _wrong_count() -> MalformedMessage:
+    return MalformedMessage(
+        "a teacher must have one answer of each of the charter's custodians; ask the aggregator's "
+        "operator."
+    )

@@ -17,21 +17,24 @@ from fedhelp_client.data.folder import load_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
 from fedhelp_client.models import build_model
-from fedhelp_client.node.coordinator import Coordinator, connect, retried
+from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
+from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.patients import own_features, patient_examples
-from fedhelp_client.node.release import ReleaseFiles, Releaser
+from fedhelp_client.node.release import Releaser
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import make_teacher
 from fedhelp_client.training import evaluate, train_alone
-from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import FedHelpError, InternalError
 from fedhelp_secure.foundation_model import fetch_answer
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.ckks import PublicContext
+from fedhelp_secure.secure_sum.contribution import ContributionKeys
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -84,11 +87,13 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     """Take part in the charter that the aggregator runs; returns what it brought.
 
     Raises a FedHelpError, before anything leaves the site, if data, charter, policy or public files
-    do not fit; BudgetExhausted if the ledger refuses; RoundFailed if a round ends without a sum.
+    do not fit or the charter is a rehearsal; BudgetExhausted if the ledger refuses; RoundFailed if
+    a round ends without a sum; SumForged if a sum was altered on its way.
     """
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
+    check_patients_allowed(charter)
     policy.check(charter)
     inputs = _read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
@@ -154,12 +159,7 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
             )
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    context = options.context.read_bytes()
-    if digest(context) != charter.custodians.decryptor.context_digest:
-        raise CharterRefused(
-            f"{options.context} is not the charter's CKKS context; fetch the one it names."
-        )
-    return _Inputs(own, test, public_set, PublicContext(context, charter.secure_sum))
+    return _Inputs(own, test, public_set, read_context(charter, options.context))
 
 
 def _releaser(
@@ -169,13 +169,12 @@ def _releaser(
     ledger: Ledger,
     progress: ProgressCallback,
 ) -> Releaser:
-    name = coordinator.charter.digest.removeprefix("sha256:")
     return Releaser(
         coordinator=coordinator,
         public_set=inputs.public_set,
-        context=inputs.context,
+        keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
         ledger=ledger,
-        files=ReleaseFiles(state.role_directory() / "charters" / name),
+        files=ReleaseFiles.of_charter(state, coordinator.charter.digest),
         progress=progress,
     )
 

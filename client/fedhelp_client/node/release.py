@@ -11,59 +11,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.node.coordinator import Coordinator
+from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.evidence.log import log_origin
-from fedhelp_secure.evidence.receipts import check_receipt
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.ledger import AlreadyReserved, Ledger
 from fedhelp_secure.privacy.noise import draw_share
 from fedhelp_secure.public_set import PublicSet
-from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.contribution import Contribution, make_contribution
-from fedhelp_secure.state import write_atomically
+from fedhelp_secure.secure_sum.contribution import (
+    Contribution,
+    ContributionKeys,
+    make_contribution,
+)
 
 _log = logging.getLogger(__name__)
-
-_PARTS = ("manifest", "sealed_seed", "ciphertext")
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseFiles:
-    """What a node keeps of its rounds, under its state directory."""
-
-    directory: Path
-
-    def stored(self, round_number: int) -> Contribution | None:
-        """The contribution made for ``round_number``, or None if there is none."""
-        folder = self.directory / f"round-{round_number}"
-        if not (folder / _PARTS[-1]).exists():
-            return None
-        manifest, sealed_seed, ciphertext = ((folder / part).read_bytes() for part in _PARTS)
-        return Contribution(manifest=manifest, sealed_seed=sealed_seed, ciphertext=ciphertext)
-
-    def store(self, round_number: int, contribution: Contribution) -> None:
-        """Make ``contribution`` durable; the ciphertext comes last and completes it."""
-        folder = self.directory / f"round-{round_number}"
-        for part in _PARTS:
-            write_atomically(folder / part, getattr(contribution, part))
-
-    def store_receipt(self, round_number: int, serialised: bytes) -> None:
-        """Keep the aggregator's receipt for ``round_number``."""
-        write_atomically(self.directory / "receipts" / f"{round_number}.bin", serialised)
-
-    def export_receipts(self, out: Path, hospital: str) -> None:
-        """Copy every receipt to ``out`` as ``<hospital>-<round>.bin``, for an auditor."""
-        for receipt in sorted((self.directory / "receipts").glob("*.bin")):
-            write_atomically(out / f"{hospital}-{receipt.stem}.bin", receipt.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +40,7 @@ class Releaser:
 
     coordinator: Coordinator
     public_set: PublicSet
-    context: PublicContext
+    keys: ContributionKeys
     ledger: Ledger
     files: ReleaseFiles
     progress: ProgressCallback
@@ -85,7 +53,8 @@ class Releaser:
     def run(self, patients: Sequence[probe.PatientExamples]) -> NDArray[np.float64]:
         """All rounds of the charter; returns the last public model, shape [D, C].
 
-        Raises BudgetExhausted before anything leaves, RoundFailed if a round ends without a sum.
+        Raises RehearsalOnly or BudgetExhausted before anything leaves, RoundFailed if a round ends
+        without a sum, and SumForged if a sum was altered: its values are then used for nothing.
         """
         model = probe.initial_model(self.charter)
         rounds = self.charter.rounds.count
@@ -123,27 +92,24 @@ class Releaser:
                 "round %d was debited but its contribution was lost: sitting it out", round_number
             )
             return None
-        group = self.charter.hospital(self.coordinator.state.identity.name).group
-        noise = draw_share(len(query), self.charter.share_units(group))
-        contribution = make_contribution(
-            self.charter,
+        hospital = self.coordinator.state.identity.name
+        group = self.charter.hospital(hospital).group
+        release = query + draw_share(len(query), self.charter.share_units(group))
+        return self.files.store(
             round_number,
-            hospital=self.coordinator.state.identity.name,
-            release=query + noise,
-            ledger_entry_digest=entry.digest,
-            signing_key=self.coordinator.state.signing_key(),
-            context=self.context,
+            lambda ciphertext: make_contribution(
+                self.charter,
+                round_number,
+                hospital=hospital,
+                release=release,
+                ledger_entry_digest=entry.digest,
+                keys=self.keys,
+                out=ciphertext,
+            ),
         )
-        self.files.store(round_number, contribution)
-        return contribution
 
     def _send(self, round_number: int, contribution: Contribution) -> None:
         receipt = self.coordinator.contribute(round_number, contribution)
-        check_receipt(
-            receipt,
-            log_key=self.charter.aggregator.verifying_key(),
-            origin=log_origin(self.charter),
-        )
         self.files.store_receipt(round_number, receipt.SerializeToString(deterministic=True))
         self._record(round_number, contribution, "sent")
 

@@ -13,7 +13,7 @@ from fedhelp_secure.transport.identity import Role
 
 app = typer.Typer(
     name="custodian",
-    help="Run a custodian of the secure sum: the decryptor or the unmasker.",
+    help="Run a custodian of the secure sum: the decryptor or an unmasker.",
     no_args_is_help=True,
 )
 

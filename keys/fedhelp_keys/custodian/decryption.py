@@ -1,4 +1,4 @@
-"""Decryption in a child process: it alone parses foreign ciphertexts, and it may die alone.
+"""Decryption in a child process: SEAL meets foreign bytes there alone, and it may die alone.
 
 The child reads the secret context from the state itself, and answers over a pipe with bytes of a
 fixed form (nothing is unpickled from it). It lives as long as it behaves: a request that kills or
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import resource
 import signal
 import threading
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,17 +24,23 @@ from fedhelp_secure.canonical import canonical_json, parse_json
 from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.errors import FedHelpError, InternalError
 from fedhelp_secure.secure_sum.ckks import NotAnInteger, SecretContext
-from fedhelp_secure.secure_sum.framing import CiphertextRefused, check_framing, frames
-from fedhelp_secure.secure_sum.ring import pack, unpack
+from fedhelp_secure.secure_sum.residues import CiphertextRefused
+from fedhelp_secure.secure_sum.ring import pack, unpack, word_bytes
+from fedhelp_secure.transport.chunks import CHUNK_BYTES
 
 _LOG = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-"""What a sum may take besides its frames: starting the child on a busy machine."""
+LIMIT_SECONDS = 60.0
+"""What starting the child may take, and then every chunk: thousands of times what either takes."""
 
-_SECONDS_PER_FRAME = 0.1
-"""A hundred times what a frame takes on one core."""
+MEMORY_BYTES = 4 << 30
+"""Address space of the child; decryption takes a tenth of it. SEAL may hang where it gets no more
+memory (a lock that its pool does not give back), which the time limit then ends."""
 
+# What the parent sends begins with one of these.
+_PARAMETERS = b"P"
+_CHUNK = b"C"
+# What the child answers begins with one of these.
 _DONE = b"D"
 _NOT_AN_INTEGER = b"N"
 _REFUSED = b"R"
@@ -48,34 +56,32 @@ class DecryptionFailed(InternalError):
 class DecryptionWorker:
     """Decrypts sums in a child process. Thread-safe; one sum at a time."""
 
-    def __init__(self, secret_context: Path, *, start_seconds: float = START_SECONDS) -> None:
+    def __init__(self, secret_context: Path, *, limit_seconds: float = LIMIT_SECONDS) -> None:
         """``secret_context`` is the file that `fedhelp custodian prepare` wrote."""
         self._secret_context = secret_context
-        self.start_seconds = start_seconds
+        self.limit_seconds = limit_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
 
-    def decrypt(self, ciphertext: bytes, secure_sum: SecureSum) -> NDArray[np.uint64]:
-        """The integers in ``ciphertext`` modulo ``2**ring_bits``: uint64 [values].
+    def decrypt(
+        self, chunks: Iterable[bytes], secure_sum: SecureSum
+    ) -> Generator[NDArray[np.uint64], None, None]:
+        """The integers in each frame modulo ``2**packed_bits``: uint64 [polynomial_degree].
 
-        Raises CiphertextRefused for a wrong framing, for bytes that TenSEAL refuses, and for those
-        that kill or stall the child; NotAnInteger as `SecretContext.decrypt` does.
+        Each chunk is 1 to 16 whole frames, which the child checks. Other sums wait from the first
+        frame that is taken until the last, or until the iterator is closed: so ``chunks`` must come
+        from where nobody can stall them.
+
+        Raises CiphertextRefused for anything but residues, for bytes that SEAL refuses, and for
+        those that kill or stall the child; NotAnInteger as `SecretContext.decrypt_frame` does; and
+        DecryptionFailed if the secret context cannot be used.
         """
-        check_framing(ciphertext, secure_sum)
-        limit = self.start_seconds + _SECONDS_PER_FRAME * frames(secure_sum)
+        parameters = canonical_json(secure_sum.model_dump(mode="json"))
         with self._lock:
-            reply = self._ask(ciphertext, secure_sum, limit)
-        if reply[:1] == _DONE:
-            return unpack(reply[1:], secure_sum.ring_bits, values=secure_sum.values)
-        if reply == _NOT_AN_INTEGER:
-            raise NotAnInteger(
-                "a decrypted sum is not made of integers; a contribution in it was not encrypted "
-                "under this charter."
-            )
-        if reply == _REFUSED:
-            raise _refused()
-        raise DecryptionFailed("the secret context does not fit the charter; see the worker's log.")
+            self._ask(_PARAMETERS + parameters)
+            for chunk in chunks:
+                yield from self._decrypted(chunk, secure_sum)
 
     def close(self) -> None:
         """End the child process."""
@@ -88,23 +94,61 @@ class DecryptionWorker:
         process = self._process
         return process.pid if process is not None else None
 
-    def _ask(self, ciphertext: bytes, secure_sum: SecureSum, limit: float) -> bytes:
-        connection = self._started()
-        try:
-            connection.send_bytes(canonical_json(secure_sum.model_dump(mode="json")))
-            connection.send_bytes(ciphertext)
-            if connection.poll(limit):
-                return connection.recv_bytes()
-        except (EOFError, OSError):
-            _LOG.warning("the decryption worker died on a ciphertext; it will be started anew")
-        else:
-            _LOG.warning("the decryption worker stalled on a ciphertext; it will be started anew")
-        self._stop()
-        raise _refused()
+    def _decrypted(self, chunk: bytes, secure_sum: SecureSum) -> Iterator[NDArray[np.uint64]]:
+        answer = self._ask(_CHUNK + chunk)
+        frames = len(chunk) // secure_sum.frame_bytes
+        degree, bits = secure_sum.polynomial_degree, secure_sum.packed_bits
+        if len(answer) != frames * degree * word_bytes(bits):
+            self._stop()
+            raise DecryptionFailed("the decryption worker gave an answer of another form; report.")
+        yield from unpack(answer, bits, values=frames * degree).reshape(frames, degree)
 
-    def _started(self) -> Connection:
+    def _ask(self, message: bytes) -> bytes:
+        """The body of the child's answer; raises what its first byte says."""
+        answer = self._exchanged(message)
+        if answer[:1] == _DONE:
+            return answer[1:]
+        if answer == _NOT_AN_INTEGER:
+            raise NotAnInteger(
+                "a decrypted sum is not made of integers; a contribution in it was not encrypted "
+                "under this charter."
+            )
+        if answer == _REFUSED:
+            raise _refused()
+        raise DecryptionFailed("the secret context does not fit the charter; see the worker's log.")
+
+    def _exchanged(self, message: bytes) -> bytes:
+        connection, process = self._started()
+        # Not poll(): a child that stalls can also stall the sending of a chunk, which is longer
+        # than a pipe's buffer, or the rest of an answer that has begun.
+        timer = threading.Timer(self.limit_seconds, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            connection.send_bytes(message)
+            return connection.recv_bytes(maxlength=1 + CHUNK_BYTES)
+        except (EOFError, OSError) as error:
+            _LOG.warning("the decryption worker died or stalled; it will be started anew")
+            self._cancel(timer)
+            self._stop()
+            raise _refused() from error
+        except BaseException:
+            # An answer would be left in the pipe for the next sum.
+            self._cancel(timer)
+            self._stop()
+            raise
+        finally:
+            self._cancel(timer)
+
+    @staticmethod
+    def _cancel(timer: threading.Timer) -> None:
+        """End ``timer``; afterwards it kills nothing."""
+        timer.cancel()
+        timer.join()
+
+    def _started(self) -> tuple[Connection, SpawnProcess]:
         if self._process is not None and self._connection is not None and self._process.is_alive():
-            return self._connection
+            return self._connection, self._process
         self._stop()
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
@@ -114,7 +158,7 @@ class DecryptionWorker:
         process.start()
         theirs.close()
         self._process, self._connection = process, ours
-        return ours
+        return ours, process
 
     def _stop(self) -> None:
         if self._connection is not None:
@@ -129,29 +173,50 @@ class DecryptionWorker:
 def _serve(connection: Connection, secret_context: str) -> None:
     # A terminal's interrupt goes to the whole group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # No core file may hold the secret key, and no ciphertext may take the machine's memory.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    decryption: _Decryption | None = None
     while True:
         try:
-            parameters = connection.recv_bytes()
-            ciphertext = connection.recv_bytes()
+            message = connection.recv_bytes()
         except EOFError:
             return
-        connection.send_bytes(_reply(parameters, ciphertext, Path(secret_context)))
+        kind, body = message[:1], message[1:]
+        try:
+            if kind == _PARAMETERS:
+                decryption = _Decryption(body, Path(secret_context))
+                answer = _DONE
+            else:
+                answer = _FAILED if decryption is None else _DONE + decryption.of(body)
+        except NotAnInteger:
+            answer = _NOT_AN_INTEGER
+        except CiphertextRefused:
+            answer = _REFUSED
+        except (FedHelpError, OSError):
+            _LOG.exception("the secret context cannot be used")
+            answer = _FAILED
+        connection.send_bytes(answer)
 
 
-def _reply(parameters: bytes, ciphertext: bytes, secret_context: Path) -> bytes:
-    try:
+class _Decryption:
+    """One sum's, in the child."""
+
+    def __init__(self, parameters: bytes, secret_context: Path) -> None:
         parse_json(parameters, "the parameters")
-        secure_sum = SecureSum.model_validate_json(parameters)
-        context = SecretContext(secret_context.read_bytes(), secure_sum)
-        integers = context.decrypt(ciphertext)
-    except NotAnInteger:
-        return _NOT_AN_INTEGER
-    except CiphertextRefused:
-        return _REFUSED
-    except (FedHelpError, OSError):
-        _LOG.exception("the secret context cannot be used")
-        return _FAILED
-    return _DONE + pack(integers, secure_sum.ring_bits)
+        self._secure_sum = SecureSum.model_validate_json(parameters)
+        self._context = SecretContext(secret_context.read_bytes(), self._secure_sum)
+
+    def of(self, chunk: bytes) -> bytes:
+        """The packed elements of every frame in ``chunk``."""
+        size = self._secure_sum.frame_bytes
+        return b"".join(
+            pack(
+                self._context.decrypt_frame(chunk[start : start + size]),
+                self._secure_sum.packed_bits,
+            )
+            for start in range(0, len(chunk), size)
+        )
 
 
 def _refused() -> CiphertextRefused:

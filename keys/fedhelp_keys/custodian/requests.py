@@ -1,4 +1,4 @@
-"""What both custodians require of a request before they look at its content."""
+"""What every custodian requires of a request before it looks at its content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CharterGate:
     """Opens charters for one custodian: governance's signature, federation, and its own keys."""
 
     def __init__(self, state: StateDirectory) -> None:
-        self._identity = state.identity
+        self.identity = state.identity
         self._governance_key = state.governance_key()
         self.signing_key: SigningKey = state.signing_key()
 
@@ -29,18 +29,35 @@ class CharterGate:
         if len(envelope) > MAXIMUM_CHARTER_BYTES:
             raise MalformedMessage("a charter is longer than 1 MiB; ask the registrar for another.")
         charter = open_charter(envelope, self._governance_key)
-        custodians = charter.custodians
-        named = (
-            custodians.decryptor if self._identity.role is Role.DECRYPTOR else custodians.unmasker
-        )
-        if (
-            charter.federation != self._identity.federation
-            or named.name != self._identity.name
-            or named.verifying_key() != self.signing_key.public
-        ):
-            raise CharterRefused(
-                "the charter names another custodian or another key of it; call the custodian that "
-                "it names, or ask the registrar for a new charter."
-            )
+        if charter.federation != self.identity.federation:
+            raise _names_another()
+        self.own_index(charter)
         check_round(charter, round_number)
         return charter
+
+    def own_index(self, charter: Charter) -> int:
+        """This custodian's place among those of its role in ``charter``, from 0.
+
+        A name alone would do for nobody: raises CharterRefused unless the charter gives this
+        custodian's name and signing key together.
+        """
+        custodians = charter.custodians
+        named = (
+            (custodians.decryptor,)
+            if self.identity.role is Role.DECRYPTOR
+            else custodians.unmaskers
+        )
+        for index, custodian in enumerate(named):
+            if (
+                custodian.name == self.identity.name
+                and custodian.verifying_key() == self.signing_key.public
+            ):
+                return index
+        raise _names_another()
+
+
+def _names_another() -> CharterRefused:
+    return CharterRefused(
+        "the charter names another custodian or another key of it; call the custodian that "
+        "it names, or ask the registrar for a new charter."
+    )

@@ -1,16 +1,21 @@
 """One answer for each (charter, round), kept so that it survives a crash and is never made twice.
 
 SQLite enforces the rule itself (a primary key), also between two processes on one state directory.
-Restoring an older copy of the file would forget answers: a custodian's state is not to be restored
-from a backup while a charter that it served still runs.
+Bodies are files in a directory beside the database, complete and on the disk before their row
+exists: a crash in between leaves a file that no row names, and the next start removes it.
+Restoring an older copy of the database would forget answers: a custodian's state is not to be
+restored from a backup while a charter that it served still runs.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import secrets
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +23,7 @@ from pathlib import Path
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.answer_wire import answer_of, header_of
 from fedhelp_secure.secure_sum.answers import Answer
+from fedhelp_secure.state import StateError
 from fedhelp_secure.wire.v1 import coordinator_pb2
 
 REFUSALS_ALLOWED = 3
@@ -31,7 +37,7 @@ CREATE TABLE IF NOT EXISTS answers (
     round INTEGER NOT NULL,
     request TEXT NOT NULL,
     header BLOB NOT NULL,
-    body BLOB NOT NULL,
+    body TEXT NOT NULL,
     PRIMARY KEY (charter, round)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS refusals (
@@ -56,15 +62,19 @@ class TooManyRefusals(PolicyError):
 
 
 class AnswerStore:
-    """The answers of one custodian, in one SQLite file. Thread-safe."""
+    """The answers of one custodian: one SQLite file, one directory of bodies. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes the file, readable by its owner only."""
+        """Opens or makes the file and the directory, for their owner only; removes stray bodies."""
         self._path = path
+        self._bodies = path.with_suffix(".bodies")
         self._lock = threading.Lock()
+        self._round_locks: dict[tuple[str, int], threading.Lock] = {}
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with self._database() as database:
             database.executescript(_SCHEMA)
+        self._bodies.mkdir(mode=0o700, exist_ok=True)
+        self._remove_strays()
 
     def answer_once(
         self,
@@ -72,21 +82,36 @@ class AnswerStore:
         round_number: int,
         *,
         request_digest: str,
-        make: Callable[[], Answer],
+        make: Callable[[Path], Answer],
     ) -> Answer:
         """The stored answer to this request, or what ``make`` returns, stored before returning.
 
-        ``request_digest`` names all that the answer depends on. Raises AlreadyAnswered if the
-        (charter, round) was answered for another request; what ``make`` raises leaves the store
-        as it was.
+        ``request_digest`` names all that the answer depends on; ``make`` writes the body to the new
+        file that it is given. Requests for one (charter, round) wait for each other, and for no
+        others. Raises AlreadyAnswered if the (charter, round) was answered for another request, and
+        StateError if a stored body is gone; what ``make`` raises leaves the store as it was.
         """
         with self._lock:
+            lock = self._round_locks.setdefault((charter_digest, round_number), threading.Lock())
+        with lock:
             stored = self._find(charter_digest, round_number, request_digest)
             if stored is not None:
                 _LOG.info("round %d of %s: stored answer sent again", round_number, charter_digest)
                 return stored
-            answer = make()
-            self._record(charter_digest, round_number, request_digest, answer)
+            body = self._bodies / secrets.token_hex(16)
+            try:
+                answer = make(body)
+                _make_durable(body)
+            except BaseException:
+                body.unlink(missing_ok=True)
+                raise
+            try:
+                # From here on a failure leaves the body: the row that names it may exist.
+                self._record(charter_digest, round_number, request_digest, answer)
+            except sqlite3.IntegrityError:
+                # Another process on this state was faster; its answer is the one that counts.
+                body.unlink()
+                return self._stored(charter_digest, round_number, request_digest)
         _LOG.info("round %d of %s: answered and stored", round_number, charter_digest)
         return answer
 
@@ -124,22 +149,48 @@ class AnswerStore:
         if row is None:
             return None
         if row[0] != request_digest:
-            raise _already_answered()
-        return answer_of(coordinator_pb2.AnswerHeader.FromString(row[1]), row[2])
+            raise AlreadyAnswered(
+                "this round was already answered for another set; send the first set again to get "
+                "its answer, and run another round for another set."
+            )
+        body = self._bodies / row[2]
+        if not body.is_file():
+            raise StateError(f"{body}, a stored answer, is gone; run another round.")
+        return answer_of(coordinator_pb2.AnswerHeader.FromString(row[1]), body)
+
+    def _stored(self, charter_digest: str, round_number: int, request_digest: str) -> Answer:
+        stored = self._find(charter_digest, round_number, request_digest)
+        if stored is None:
+            raise StateError(f"{self._path} lost an answer; restart this custodian and try again.")
+        return stored
 
     def _record(
         self, charter_digest: str, round_number: int, request_digest: str, answer: Answer
     ) -> None:
         header = header_of(answer).SerializeToString(deterministic=True)
+        with self._database() as database:
+            database.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
+                (charter_digest, round_number, request_digest, header, answer.body.name),
+            )
+
+    def _remove_strays(self) -> None:
+        """Remove bodies that no row names, unless another process may be writing one now."""
+        descriptor = os.open(self._bodies, os.O_RDONLY)
+        # Held, shared, for as long as this store lives: whoever starts besides removes nothing.
+        weakref.finalize(self, os.close, descriptor)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
             with self._database() as database:
-                database.execute(
-                    "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
-                    (charter_digest, round_number, request_digest, header, answer.body),
-                )
-        except sqlite3.IntegrityError as error:
-            # Another process on this state was faster; its answer is the one that counts.
-            raise _already_answered() from error
+                known = {row[0] for row in database.execute("SELECT body FROM answers")}
+            for body in self._bodies.iterdir():
+                if body.name not in known:
+                    _LOG.warning("%s was left by a crash and is removed", body)
+                    body.unlink()
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -150,8 +201,12 @@ class AnswerStore:
                 yield database
 
 
-def _already_answered() -> AlreadyAnswered:
-    return AlreadyAnswered(
-        "this round was already answered for another set; send the first set again to get its "
-        "answer, and run another round for another set."
-    )
+def _make_durable(body: Path) -> None:
+    """Put the file ``body`` and its name on the disk, readable by its owner only."""
+    body.chmod(0o600)
+    for path in (body, body.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

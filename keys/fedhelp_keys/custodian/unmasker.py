@@ -1,12 +1,14 @@
-"""Custodian B: sums the masks of one set for each (charter, round), and alone enforces the cohort.
+"""A custodian B: sums its part of the masks of one set for each (charter, round).
 
-It never sees a ciphertext, only signed manifests and sealed seeds.
+The unmaskers alone enforce the cohort. None of them sees a ciphertext, only signed manifests and
+the seeds that are sealed to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -19,22 +21,24 @@ from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.answers import Answer, seal_unmasker_answer
+from fedhelp_secure.secure_sum.bodies import frame_sizes
 from fedhelp_secure.secure_sum.cohort import check_cohort
 from fedhelp_secure.secure_sum.contribution import (
     Manifest,
     ManifestRefused,
     check_sealed_seed,
+    mask_purpose,
     open_manifest,
 )
-from fedhelp_secure.secure_sum.masks import expand_mask, seed_info
-from fedhelp_secure.secure_sum.ring import add, scale
+from fedhelp_secure.secure_sum.masks import MaskStream
+from fedhelp_secure.secure_sum.ring import add, reduce, scale
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
 class SealedContribution:
-    """One member of a set as it arrived: the manifest's envelope and the sealed seed."""
+    """One member of a set as it arrived: the manifest's envelope, and this unmasker's seed."""
 
     manifest: bytes
     sealed_seed: bytes
@@ -75,49 +79,64 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         """The sealed, stored answer for a set of contributions.
 
         Every manifest's signature, charter, round, group and size are checked, then the order, then
-        the cohort; only then is a seed opened. Raises what `open_manifest` raises, ManifestRefused,
-        CohortTooSmall, SealRefused for a seed that was sealed for another contribution, or
-        AlreadyAnswered if another set was unmasked for this round.
+        the cohort; only then is a seed opened. Raises CharterRefused if this unmasker is not in the
+        charter, what `open_manifest` raises, ManifestRefused, CohortTooSmall, SealRefused for a
+        seed that was sealed for another contribution, or AlreadyAnswered if another set was
+        unmasked for this round.
         """
-        members = _checked(charter, round_number, contributions)
+        members = _checked(
+            charter, round_number, contributions, index=self._gate.own_index(charter)
+        )
         check_cohort(charter, [member.manifest.hospital for member in members])
-        charter_digest = charter.digest
 
-        def make() -> Answer:
+        def make(out: Path) -> Answer:
             return seal_unmasker_answer(
                 charter,
                 round_number,
-                mask_sum=self._mask_sum(charter, members),
+                unmasker=self._gate.identity.name,
+                mask_sum=_mask_sum(charter, self._streams(charter, members)),
                 manifests=[(member.envelope, member.manifest) for member in members],
                 signing_key=self._gate.signing_key,
+                out=out,
             )
 
         return self._store.answer_once(
-            charter_digest, round_number, request_digest=_set_digest(members), make=make
+            charter.digest, round_number, request_digest=_set_digest(members), make=make
         )
 
-    def _mask_sum(self, charter: Charter, members: list[_Member]) -> NDArray[np.uint64]:
-        ring_bits = charter.secure_sum.ring_bits
-        total = np.zeros(charter.secure_sum.values, dtype=np.uint64)
+    def _streams(self, charter: Charter, members: list[_Member]) -> dict[int, list[MaskStream]]:
+        """Every member's mask stream, by the member's weight; raises SealRefused."""
+        streams: dict[int, list[MaskStream]] = {}
         for member in members:
             manifest = member.manifest
-            info = seed_info(
-                charter_digest=manifest.charter,
-                round_number=manifest.round,
+            purpose = mask_purpose(
+                charter,
+                manifest.round,
                 hospital=manifest.hospital,
-                ciphertext_digest=manifest.ciphertext_digest,
+                unmasker=self._gate.identity.name,
             )
-            mask = expand_mask(
-                self._unsealing_key.open(member.sealed_seed, info),
-                charter_digest=manifest.charter,
-                round_number=manifest.round,
-                hospital=manifest.hospital,
-                values=charter.secure_sum.values,
-                ring_bits=ring_bits,
+            seed = self._unsealing_key.open(
+                member.sealed_seed, purpose.seed_info(manifest.ciphertext_digest)
             )
             weight = charter.weights.of(manifest.group)
-            total = add(total, scale(mask, weight, ring_bits), ring_bits)
-        return total
+            streams.setdefault(weight, []).append(MaskStream(seed, purpose))
+        return streams
+
+
+def _mask_sum(
+    charter: Charter, streams: dict[int, list[MaskStream]]
+) -> Iterator[NDArray[np.uint64]]:
+    """The weighted sum of all ``streams``, frame by frame."""
+    bits = charter.secure_sum.packed_bits
+    for size in frame_sizes(charter.secure_sum):
+        total = np.zeros(size, dtype=np.uint64)
+        for weight, equal in streams.items():
+            part = np.zeros(size, dtype=np.uint64)
+            for stream in equal:
+                # Wraps modulo 2**64, which 2**bits divides.
+                part += stream.take(size)
+            total = add(total, scale(reduce(part, bits), weight, bits), bits)
+        yield total
 
 
 def _contributions(
@@ -137,7 +156,7 @@ def _contributions(
 
 
 def _checked(
-    charter: Charter, round_number: int, contributions: list[SealedContribution]
+    charter: Charter, round_number: int, contributions: list[SealedContribution], *, index: int
 ) -> list[_Member]:
     members: list[_Member] = []
     for part in contributions:
@@ -148,11 +167,11 @@ def _checked(
             raise MalformedMessage(
                 "contributions must be in ascending order of hospital, each hospital once."
             )
-        check_sealed_seed(manifest, part.sealed_seed)
+        check_sealed_seed(manifest, index, part.sealed_seed)
         members.append(_Member(part.manifest, manifest, part.sealed_seed))
     return members
 
 
 def _set_digest(members: list[_Member]) -> str:
-    """Names a set: a manifest's digest covers the ciphertext's and the sealed seed's."""
+    """Names a set: a manifest's digest covers the ciphertext's and the sealed seeds'."""
     return digest(canonical_json({"manifests": [digest(member.envelope) for member in members]}))

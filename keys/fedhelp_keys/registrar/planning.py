@@ -22,7 +22,7 @@ from fedhelp_secure.charter import (
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, sigma_for_budget
 from fedhelp_secure.public_set import PublicSet, proxy_digest
 from fedhelp_secure.sealing import SealingKey
-from fedhelp_secure.secure_sum.authenticator import seal_new_key
+from fedhelp_secure.secure_sum.authenticator import FORGING_BITS, seal_new_key
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
@@ -94,7 +94,7 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
         Explained(
             "values in a release",
             f"{secure_sum.values:,}",
-            f"{charter.probe.dimension} dimensions x {len(charter.classes)} classes",
+            _what_values_are(charter),
         ),
         Explained(
             "largest sum",
@@ -102,16 +102,17 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
             f"below {1 << (secure_sum.ring_bits - 1):,} (ring of {secure_sum.ring_bits} bits)",
         ),
         Explained(
-            "check values",
-            f"{secure_sum.check_values}",
-            "two tags modulo 2^31 - 1: an altered sum passes with less than 2^-59",
-        ),
-        Explained(
             "lanes in an element",
             f"{secure_sum.lanes}",
-            f"{secure_sum.lanes} x {secure_sum.ring_bits} bits and a total weight of "
-            f"{charter.total_weight}: {(largest - 1).bit_length()} bits, at most the "
-            f"{secure_sum.capacity_bits} bits that CKKS carries exactly",
+            f"{secure_sum.lanes} x {secure_sum.ring_bits} bits in {secure_sum.packed_bits}; with a "
+            f"total weight of {charter.total_weight}: {(largest - 1).bit_length()} bits, at most "
+            f"the {secure_sum.capacity_bits} bits that CKKS carries exactly",
+        ),
+        Explained(
+            "tags",
+            f"{secure_sum.check_elements}",
+            f"each passes a forgery with 2^-{secure_sum.packed_bits - secure_sum.ring_bits + 1}; "
+            f"all together with at most 2^-{FORGING_BITS}",
         ),
         Explained(
             "scale",
@@ -144,6 +145,12 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
     for group in _groups(charter):
         lines += _explain_group(charter, group)
     return tuple(lines)
+
+
+def _what_values_are(charter: Charter) -> str:
+    if charter.privacy.mechanism == "rehearsal":
+        return "a rehearsal: invented numbers, no patients"
+    return f"{charter.probe.dimension} dimensions x {len(charter.classes)} classes"
 
 
 def _explain_group(charter: Charter, group: Group) -> list[Explained]:

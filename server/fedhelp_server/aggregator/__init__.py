@@ -2,7 +2,6 @@
 
 Parts, from the inside out: `rounds` is the protocol as a table; `blobs` and `store` are what is
 durable; `book` keeps store, evidence log and watchers in step; `uploads` takes contributions;
-`sum_worker` parses and adds ciphertexts in a child process; `custodians` asks the two custodians;
-`driver` moves the rounds; `coordinator` and `evidence_service` are the gRPC faces; `service` puts
-them together.
+`custodians` asks the custodians; `driver` adds and moves the rounds; `coordinator` and
+`evidence_service` are the gRPC faces; `service` puts them together.
 """

@@ -1,18 +1,28 @@
-"""Ciphertexts, sums and answer bodies on disk, each named by its own SHA-256."""
+"""Ciphertexts, sums and answer bodies, each named by its own SHA-256.
+
+`BlobStore` is all that the aggregator knows of where they are: `DirectoryBlobs` keeps them in a
+local directory, `ObjectBlobs` in whatever `fsspec` reaches by a URL. Either way a blob comes in
+through a local file (`IncomingBlob`), under whose digest it is kept once it was checked.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol
 
-from fedhelp_secure.canonical import check_digest_form, digest
+import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+from fedhelp_secure.canonical import check_digest_form
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.state import write_atomically
 
-_READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+"""The length of every part of a blob but the last: 16 frames of a ciphertext."""
 
 
 class BlobDamaged(ConfigurationError):
@@ -21,13 +31,21 @@ class BlobDamaged(ConfigurationError):
     code = "blob-damaged"
 
 
-class IncomingBlob:
-    """Bytes on their way in: hashed while they are written to a temporary file."""
+class NoBlobStore(ConfigurationError):
+    """The URL of the blob store names none that can be used here."""
 
-    def __init__(self, path: Path) -> None:
+    code = "blob-store"
+
+
+class IncomingBlob:
+    """Bytes on their way in: hashed while they are written to a temporary local file."""
+
+    def __init__(self, path: Path, *, on_finish: Callable[[Path], None] | None = None) -> None:
+        """``on_finish`` is called with ``path`` when everything is in the file."""
         self.path = path
         self.size = 0
         self._hash = hashlib.sha256()
+        self._on_finish = on_finish
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "wb")
 
@@ -43,10 +61,12 @@ class IncomingBlob:
         self.size += len(chunk)
 
     def finish(self) -> None:
-        """Close the file with everything on disk."""
+        """Make everything written so far durable; nothing can be written afterwards."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        if self._on_finish is not None:
+            self._on_finish(self.path)
 
     def discard(self) -> None:
         """Close and remove the file, if it is still there."""
@@ -54,13 +74,62 @@ class IncomingBlob:
         self.path.unlink(missing_ok=True)
 
 
-class BlobStore:
-    """Content-addressed files in ``directory``; ``directory/incoming`` holds unfinished ones.
+class BlobStore(Protocol):
+    """Content-addressed blobs, for many threads and one process.
 
-    The parent of ``directory`` must exist.
+    Whatever cannot be stored raises OSError; a name that is no digest raises MalformedMessage.
     """
 
+    def incoming(self) -> AbstractContextManager[IncomingBlob]:
+        """A new blob to write; whatever was not kept by `keep` is removed at the end."""
+
+    def keep(self, blob: IncomingBlob) -> str:
+        """Make a finished ``blob`` permanent under its digest, at once; returns the digest."""
+
+    def read(self, blob_digest: str) -> Iterator[bytes]:
+        """The blob in parts of READ_BYTES, none of which the iterator itself holds on to.
+
+        Raises BlobDamaged if it is missing, or after the last part if its bytes have changed.
+        """
+
+    def sweep(self, wanted: Collection[str]) -> None:
+        """Remove unfinished blobs and those not ``wanted``: what a crash left behind."""
+
+
+def open_blobs(url: str | None, directory: Path, *, charter_digest: str) -> BlobStore:
+    """The store at ``url``, under a name of its own for this charter; without one, ``directory``.
+
+    The parent of ``directory`` must exist; it holds what is on its way to an object store. Raises
+    NoBlobStore if ``url`` names no store, or one whose package is not installed.
+    """
+    if url is None:
+        return DirectoryBlobs(directory)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise NoBlobStore(
+            f"{url} cannot be a blob store: {error}; install the fsspec package of that protocol, "
+            "or give another URL."
+        ) from error
+    own = f"{path.rstrip('/')}/{charter_digest.removeprefix('sha256:')}"
+    if isinstance(filesystem, LocalFileSystem):
+        if not Path(path).is_dir():
+            raise NoBlobStore(f"{path} is no directory; make it, or give another URL.")
+        return DirectoryBlobs(Path(own))
+    return ObjectBlobs(filesystem, own, spool=directory)
+
+
+def check(blobs: BlobStore, blob_digest: str) -> None:
+    """Raises BlobDamaged unless the blob has the bytes that its name promises."""
+    for _ in blobs.read(blob_digest):
+        pass
+
+
+class DirectoryBlobs:
+    """Files in ``directory``; ``directory/incoming`` holds unfinished ones."""
+
     def __init__(self, directory: Path) -> None:
+        """The parent of ``directory`` must exist."""
         self._directory = directory
         self._incoming = directory / "incoming"
         # One by one: with parents=True the mode would be that of the last one alone.
@@ -69,11 +138,11 @@ class BlobStore:
 
     def path(self, blob_digest: str) -> Path:
         """Where the blob with this digest is, or would be."""
-        return self._directory / check_digest_form(blob_digest).removeprefix("sha256:")
+        return self._directory / _name(blob_digest)
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[IncomingBlob]:
-        """A new temporary file; whatever was not kept by `keep` is removed at the end."""
+        """See `BlobStore.incoming`."""
         blob = IncomingBlob(self._incoming / os.urandom(16).hex())
         try:
             yield blob
@@ -81,58 +150,26 @@ class BlobStore:
             blob.discard()
 
     def keep(self, blob: IncomingBlob) -> str:
-        """Make a finished ``blob`` permanent under its digest, durably; returns the digest."""
+        """See `BlobStore.keep`: one rename, on disk when this returns."""
         os.replace(blob.path, self.path(blob.digest))
-        self._sync_directory()
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         return blob.digest
 
-    @contextlib.contextmanager
-    def incoming_path(self) -> Iterator[Path]:
-        """The path of a temporary file that another process may make; removed at the end."""
-        path = self._incoming / os.urandom(16).hex()
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
-
-    def adopt(self, path: Path) -> str:
-        """Make the file at ``path`` (from `incoming_path`) permanent; returns its digest."""
-        with path.open("rb") as file:
-            name = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        os.replace(path, self.path(name))
-        self._sync_directory()
-        return name
-
-    def put(self, data: bytes) -> str:
-        """Store ``data`` durably; returns its digest."""
-        data_digest = digest(data)
-        write_atomically(self.path(data_digest), data)
-        return data_digest
-
     def read(self, blob_digest: str) -> Iterator[bytes]:
-        """The blob in parts of at most 1 MiB.
-
-        Raises BlobDamaged if it is missing, or after the last part if its bytes have changed.
-        """
-        hashed = hashlib.sha256()
+        """See `BlobStore.read`."""
+        path = self.path(blob_digest)
         try:
-            with self.path(blob_digest).open("rb") as file:
-                while chunk := file.read(_READ_BYTES):
-                    hashed.update(chunk)
-                    yield chunk
+            with path.open("rb") as file:
+                yield from _checked(lambda: file.read(READ_BYTES), blob_digest)
         except OSError as error:
-            raise BlobDamaged(_damaged(blob_digest)) from error
-        if "sha256:" + hashed.hexdigest() != blob_digest:
-            raise BlobDamaged(_damaged(blob_digest))
-
-    def check(self, blob_digest: str) -> None:
-        """Raises BlobDamaged unless the blob has the bytes that its name promises."""
-        for _ in self.read(blob_digest):
-            pass
+            raise _damaged(blob_digest) from error
 
     def sweep(self, wanted: Collection[str]) -> None:
-        """Remove unfinished files and blobs that nothing refers to: what a crash left behind."""
+        """See `BlobStore.sweep`."""
         for leftover in self._incoming.iterdir():
             leftover.unlink()
         names = {name.removeprefix("sha256:") for name in wanted}
@@ -140,13 +177,94 @@ class BlobStore:
             if file.is_file() and file.name not in names:
                 file.unlink()
 
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
+
+class ObjectBlobs:
+    """Objects below ``root`` of an fsspec file system, each written whole, first as ``incoming``.
+
+    Durable as soon as the file system's own writes are. ``spool`` is a local directory.
+    """
+
+    def __init__(self, filesystem: Any, root: str, *, spool: Path) -> None:  # noqa: ANN401 (untyped)
+        """The parent of ``spool`` must exist."""
+        self._filesystem = filesystem
+        self._root = root
+        self._spool = spool
+        self._spool.mkdir(exist_ok=True, mode=0o700)
+
+    @contextlib.contextmanager
+    def incoming(self) -> Iterator[IncomingBlob]:
+        """See `BlobStore.incoming`."""
+        blob = IncomingBlob(self._spool / os.urandom(16).hex(), on_finish=self._upload)
         try:
-            os.fsync(descriptor)
+            yield blob
         finally:
-            os.close(descriptor)
+            blob.discard()
+            with contextlib.suppress(FileNotFoundError):
+                self._filesystem.rm_file(self._uploaded(blob.path))
+
+    def keep(self, blob: IncomingBlob) -> str:
+        """See `BlobStore.keep`: a copy within the store, no upload."""
+        self._filesystem.cp_file(self._uploaded(blob.path), self._object(blob.digest))
+        return blob.digest
+
+    def read(self, blob_digest: str) -> Iterator[bytes]:
+        """See `BlobStore.read`."""
+        name = self._object(blob_digest)
+        try:
+            ranges = iter(range(0, int(self._filesystem.size(name)), READ_BYTES))
+
+            def part() -> bytes:
+                start = next(ranges, None)
+                if start is None:
+                    return b""
+                end = start + READ_BYTES
+                return bytes(self._filesystem.cat_file(name, start=start, end=end))
+
+            yield from _checked(part, blob_digest)
+        except OSError as error:
+            raise _damaged(blob_digest) from error
+
+    def sweep(self, wanted: Collection[str]) -> None:
+        """See `BlobStore.sweep`."""
+        for leftover in self._spool.iterdir():
+            leftover.unlink()
+        self._filesystem.invalidate_cache()
+        names = {self._object(name) for name in wanted if name}
+        with contextlib.suppress(FileNotFoundError):
+            for name in self._filesystem.find(self._root):
+                if name not in names:
+                    self._filesystem.rm_file(name)
+
+    def _object(self, blob_digest: str) -> str:
+        return f"{self._root}/{_name(blob_digest)}"
+
+    def _uploaded(self, path: Path) -> str:
+        return f"{self._root}/incoming/{path.name}"
+
+    def _upload(self, path: Path) -> None:
+        self._filesystem.put_file(str(path), self._uploaded(path))
 
 
-def _damaged(blob_digest: str) -> str:
-    return f"the stored file {blob_digest} is missing or damaged; restore the state directory."
+def _checked(part: Callable[[], bytes], blob_digest: str) -> Iterator[bytes]:
+    """What ``part`` returns until that is empty; then BlobDamaged for another digest."""
+    hashed = hashlib.sha256()
+
+    def hashed_part() -> bytes:
+        chunk = part()
+        hashed.update(chunk)
+        return chunk
+
+    # No loop of our own: it would hold on to its last part while the sum reads from other blobs.
+    yield from iter(hashed_part, b"")
+    if "sha256:" + hashed.hexdigest() != blob_digest:
+        raise _damaged(blob_digest)
+
+
+def _name(blob_digest: str) -> str:
+    return check_digest_form(blob_digest).removeprefix("sha256:")
+
+
+def _damaged(blob_digest: str) -> BlobDamaged:
+    return BlobDamaged(
+        f"the stored file {blob_digest} is missing or damaged; restore the blob store."
+    )

@@ -14,6 +14,7 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import InternalError, PeerError, PolicyError
 from fedhelp_secure.secure_sum.contribution import Manifest
+from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
 from fedhelp_secure.wire.v1.evidence_pb2 import (
     CharterAdopted,
@@ -27,6 +28,7 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
 )
 from fedhelp_server.aggregator.blobs import BlobStore, IncomingBlob
 from fedhelp_server.aggregator.journal import Journal, unix_milliseconds, write_entry
+from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.rounds import RoundEventKind, RoundState, advance
 from fedhelp_server.aggregator.store import (
     Change,
@@ -40,9 +42,6 @@ MAXIMUM_LOGGED_REJECTIONS = 100
 
 MAXIMUM_REASON_CHARACTERS = 200
 """Of what watchers are told, as the wire contract says."""
-
-CUSTODIANS = ("decryptor", "unmasker")
-"""In the order in which their answers are relayed."""
 
 EARLIER_ROUND_FAILED = "earlier-round-failed"
 """Code with which the rounds after a failed one fail."""
@@ -145,7 +144,7 @@ class Book:
     # Contributions
 
     def earlier(
-        self, manifest: Manifest, *, envelope: bytes, sealed_seed: bytes
+        self, manifest: Manifest, *, envelope: bytes, sealed_seeds: tuple[bytes, ...]
     ) -> StoredContribution | None:
         """The accepted contribution that these bytes repeat, or None if there is none yet.
 
@@ -154,7 +153,7 @@ class Book:
         stored = self._store.contribution(manifest.round, manifest.hospital)
         if stored is None:
             return None
-        if (stored.manifest, stored.sealed_seed) != (envelope, sealed_seed):
+        if (stored.manifest, stored.sealed_seeds) != (envelope, sealed_seeds):
             raise ContributionConflict(
                 f"round {manifest.round} already has another contribution of this hospital; send "
                 "the bytes of the first one again, never new ones."
@@ -175,14 +174,19 @@ class Book:
             )
 
     def accept(
-        self, manifest: Manifest, blob: IncomingBlob, *, envelope: bytes, sealed_seed: bytes
+        self,
+        manifest: Manifest,
+        blob: IncomingBlob,
+        *,
+        envelope: bytes,
+        sealed_seeds: tuple[bytes, ...],
     ) -> StoredContribution:
         """Record a checked contribution whose ciphertext is the finished ``blob``.
 
         Raises ContributionConflict or RoundNotOpen, and then nothing has changed.
         """
         with self._changed:
-            stored = self.earlier(manifest, envelope=envelope, sealed_seed=sealed_seed)
+            stored = self.earlier(manifest, envelope=envelope, sealed_seeds=sealed_seeds)
             if stored is not None:
                 return stored
             self.check_open(manifest.round)
@@ -202,7 +206,7 @@ class Book:
                     round_number=manifest.round,
                     hospital=manifest.hospital,
                     manifest=envelope,
-                    sealed_seed=sealed_seed,
+                    sealed_seeds=sealed_seeds,
                     ciphertext_digest=ciphertext_digest,
                     position=write_entry(change, LogEntry(contribution_accepted=event)),
                 )
@@ -278,24 +282,31 @@ class Book:
                     change.set_state(number, current.state, reason[:MAXIMUM_REASON_CHARACTERS])
 
     def open_round(self, number: int) -> None:
-        """Both answers are stored: the recipients of round ``number`` may fetch them."""
+        """Every answer is stored: the recipients of round ``number`` may fetch them."""
         with self._changed:
+            decryptor, *unmaskers = map(_statement_digest, self.answers(number))
             event = RoundSummed(
                 charter_digest=self._charter_digest,
                 round=number,
                 sum_digest=self.round(number).sum_digest,
-                decryptor_statement_digest=_statement_digest(self.answer(number, "decryptor")),
-                unmasker_statement_digest=_statement_digest(self.answer(number, "unmasker")),
+                decryptor_statement_digest=decryptor,
+                unmasker_statement_digests=unmaskers,
             )
             with self._change() as change:
                 self._advance(change, number, RoundEventKind.ANSWERED)
                 write_entry(change, LogEntry(round_summed=event))
 
-    def answer(self, number: int, custodian: str) -> StoredAnswer:
-        """``custodian``'s stored answer for round ``number``, which must have been given."""
+    def answers(self, number: int) -> tuple[StoredAnswer, ...]:
+        """Every custodian's answer for round ``number``, all of which must have been given.
+
+        The decryptor's comes first, then the unmaskers' in the charter's order.
+        """
+        return tuple(self._answer(number, one) for one in custodians_of(self._charter))
+
+    def _answer(self, number: int, custodian: Identity) -> StoredAnswer:
         stored = self._store.answer(number, custodian)
         if stored is None:
-            raise InternalError(f"round {number} lacks the {custodian}'s answer; report this.")
+            raise InternalError(f"round {number} lacks the answer of {custodian}; report this.")
         return stored
 
     def fail(self, number: int, why: RoundEventKind, *, code: str, reason: str) -> None:

@@ -20,10 +20,21 @@ def run(
     *,
     state: Annotated[Path, typer.Option(help="The aggregator's state directory.")],
     charter: Annotated[Path, typer.Option(help="The signed charter.")],
-    context: Annotated[Path, typer.Option(help="The decryptor's public CKKS context.")],
     listen: Annotated[str, typer.Option(help="Address to serve on, as host:port.")],
     decryptor: Annotated[str, typer.Option(help="Custodian A's address, as host:port.")],
-    unmasker: Annotated[str, typer.Option(help="Custodian B's address, as host:port.")],
+    unmasker: Annotated[
+        list[str],
+        typer.Option(
+            help="A custodian B's address, as host:port; once for each, in the charter's order."
+        ),
+    ],
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an object store for ciphertexts and answers, for fsspec; otherwise they "
+            "are kept in the state directory."
+        ),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the server listens.")
     ] = None,
@@ -32,12 +43,12 @@ def run(
     # Here, not above: every `fedhelp` start loads this module.
     from fedhelp_server.aggregator.custodians import CustodianAddresses
     from fedhelp_server.aggregator.process import serve
-    from fedhelp_server.aggregator.service import AggregatorFiles
 
     serve(
         state,
-        AggregatorFiles(charter, context),
-        CustodianAddresses(decryptor, unmasker),
+        charter,
+        CustodianAddresses(decryptor, tuple(unmasker)),
         listen=listen,
         ready_file=ready_file,
+        blobs_url=blobs,
     )

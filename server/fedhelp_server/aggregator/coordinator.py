@@ -12,7 +12,7 @@ from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
 from fedhelp_server.aggregator.blobs import BlobStore
-from fedhelp_server.aggregator.book import CUSTODIANS, Book
+from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.journal import Journal
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
@@ -86,7 +86,7 @@ class Coordinator(CoordinatorServicer):
     def FetchTeacher(  # noqa: N802
         self, request: wire.FetchTeacherRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.FetchTeacherResponse]:
-        """Both answers of an opened round, the decryptor's first."""
+        """All answers of an opened round: the decryptor's, then the unmaskers' in order."""
         who = caller(context)
         check_charter_digest(request.charter_digest, self._charter_digest)
         member_key(self._charter, who)
@@ -97,8 +97,7 @@ class Coordinator(CoordinatorServicer):
                 "the rounds until it is opened."
             )
         with self._downloads.slot(who.uri):
-            for custodian in CUSTODIANS:
-                answer = self._book.answer(request.round, custodian)
+            for answer in self._book.answers(request.round):
                 header = wire.AnswerHeader.FromString(answer.header)
                 yield wire.FetchTeacherResponse(header=header)
                 for chunk in self._blobs.read(answer.body_digest):

@@ -1,6 +1,6 @@
-"""Asking the two custodians, and checking what they answer before it is stored.
+"""Asking the custodians, and checking what they answer before it is stored.
 
-The aggregator only relays: it can open neither answer. It checks what it can, which is that each
+The aggregator only relays: it can open no answer. It checks what it can, which is that each
 statement is signed by the custodian that the charter names, is about this round and this sum or
 set, and covers the very body and sealed keys that came with it.
 """
@@ -20,22 +20,23 @@ from fedhelp_secure.errors import MalformedMessage, UnavailablePeer
 from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import (
     Answer,
-    AnswerRefused,
-    body_bytes,
     open_decryptor_statement,
     open_unmasker_statement,
 )
+from fedhelp_secure.secure_sum.bodies import AnswerRefused, body_bytes
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.chunks import CHUNK_BYTES, collect
+from fedhelp_secure.transport.chunks import CHUNK_BYTES
 from fedhelp_secure.transport.client import (
     PeerNotAuthenticated,
     PeerRefused,
     open_channel,
     translated_errors,
 )
-from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.wire.v1 import custodian_pb2 as wire
 from fedhelp_secure.wire.v1.custodian_pb2_grpc import DecryptorStub, UnmaskerStub
+from fedhelp_server.aggregator.blobs import IncomingBlob
+from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.store import StoredContribution
 
 _BASE_CALL_SECONDS = 120.0
@@ -58,11 +59,12 @@ class CustodianAddresses:
     """Where the custodians listen, as ``host:port``."""
 
     decryptor: str
-    unmasker: str
+    unmaskers: tuple[str, ...]
+    """In the charter's order."""
 
 
 class Custodians:
-    """Calls to both custodians, over mTLS, for one charter."""
+    """Calls to the custodians, over mTLS, for one charter."""
 
     def __init__(
         self,
@@ -72,7 +74,11 @@ class Custodians:
         envelope: bytes,
         addresses: CustodianAddresses,
     ) -> None:
-        """``envelope`` is the charter's, which the custodians open for themselves."""
+        """``envelope`` is the charter's, which the custodians open for themselves.
+
+        ``addresses`` must have one for each unmasker.
+        """
+        self._decryptor, *self._unmaskers = custodians_of(charter)
         self._state = state
         self._charter = charter
         self._envelope = envelope
@@ -90,35 +96,50 @@ class Custodians:
                 self._channel.close()
 
     def ask_decryptor(
-        self, round_number: int, ciphertext: Iterable[bytes], *, sum_digest: str
+        self,
+        round_number: int,
+        ciphertext: Iterable[bytes],
+        *,
+        sum_digest: str,
+        body: IncomingBlob,
     ) -> Answer:
         """Custodian A's checked answer for the sum whose bytes ``ciphertext`` yields.
 
-        Each part of ``ciphertext`` has at most 1 MiB. Raises UnavailablePeer, PeerRefused, or
-        what `open_decryptor_statement` raises.
+        Each part of ``ciphertext`` is whole frames of at most 1 MiB. The answer's body is written
+        to ``body``, which is finished then. Raises UnavailablePeer, PeerRefused, MalformedMessage
+        for a body of another length, or what `open_decryptor_statement` raises.
         """
 
         def requests() -> Iterator[wire.DecryptSumRequest]:
-            header = wire.DecryptSumHeader(charter=self._envelope, round=round_number)
+            header = wire.DecryptSumHeader(
+                charter=self._envelope, round=round_number, sum_digest=sum_digest
+            )
             yield wire.DecryptSumRequest(header=header)
             for chunk in ciphertext:
                 yield wire.DecryptSumRequest(ciphertext_chunk=chunk)
 
-        names, address = self._charter.custodians, self._addresses.decryptor
-        with self._call(Role.DECRYPTOR, names.decryptor.name, address) as channel:
+        with self._call(self._decryptor, self._addresses.decryptor) as channel:
             parts = DecryptorStub(channel).DecryptSum(requests(), timeout=self._seconds)
-            answer = self._received(parts)
+            answer = self._received(parts, body)
         statement = open_decryptor_statement(self._charter, round_number, answer)
         if statement.sum_digest != sum_digest:
             raise AnswerRefused("the decryptor answered for another sum; ask its operator why.")
         return answer
 
     def ask_unmasker(
-        self, round_number: int, contributions: Sequence[StoredContribution]
+        self,
+        index: int,
+        round_number: int,
+        contributions: Sequence[StoredContribution],
+        *,
+        body: IncomingBlob,
     ) -> Answer:
-        """Custodian B's checked answer for ``contributions``, in ascending order of hospital.
+        """The checked answer for ``contributions`` of the charter's unmasker ``index`` (from 0).
 
-        Raises UnavailablePeer, PeerRefused, or what `open_unmasker_statement` raises.
+        ``contributions`` are in ascending order of hospital. The answer's body is written to
+        ``body``, which is finished then. Raises UnavailablePeer, PeerRefused, MalformedMessage for
+        a body of another length, what `open_unmasker_statement` raises, or AnswerRefused if the
+        statement is about any other set.
         """
 
         def requests() -> Iterator[wire.UnmaskSumRequest]:
@@ -126,15 +147,17 @@ class Custodians:
             yield wire.UnmaskSumRequest(header=header)
             for stored in contributions:
                 sealed = wire.SealedContribution(
-                    manifest=stored.manifest, sealed_seed=stored.sealed_seed
+                    manifest=stored.manifest, sealed_seed=stored.sealed_seeds[index]
                 )
                 yield wire.UnmaskSumRequest(contribution=sealed)
 
-        names, address = self._charter.custodians, self._addresses.unmasker
-        with self._call(Role.UNMASKER, names.unmasker.name, address) as channel:
+        unmasker = self._unmaskers[index]
+        with self._call(unmasker, self._addresses.unmaskers[index]) as channel:
             parts = UnmaskerStub(channel).UnmaskSum(requests(), timeout=self._seconds)
-            answer = self._received(parts)
-        statement = open_unmasker_statement(self._charter, round_number, answer)
+            answer = self._received(parts, body)
+        statement = open_unmasker_statement(
+            self._charter, round_number, answer, unmasker=unmasker.name
+        )
         asked = [
             (stored.hospital, digest(stored.manifest), stored.ciphertext_digest)
             for stored in contributions
@@ -144,19 +167,18 @@ class Custodians:
             for member in statement.contributions
         ]
         if asked != answered:
-            raise AnswerRefused("the unmasker answered for another set; ask its operator why.")
+            raise AnswerRefused("an unmasker answered for another set; ask its operator why.")
         return answer
 
     @contextlib.contextmanager
-    def _call(self, role: Role, name: str, address: str) -> Iterator[grpc.Channel]:
+    def _call(self, expected: Identity, address: str) -> Iterator[grpc.Channel]:
         """A channel for one call: made anew each time, so that a renewed certificate is used."""
-        expected = Identity(self._charter.federation, role, name)
         with self._lock:
             if self._closed:
                 raise UnavailablePeer("the aggregator is stopping; start it again to go on.")
             channel = self._channel = open_channel(self._state, address, expected=expected)
         try:
-            with translated_errors(f"the {role.value}"):
+            with translated_errors(f"the {expected.role.value}"):
                 yield channel
         except PeerNotAuthenticated as error:
             raise UnavailablePeer(str(error)) from error
@@ -168,16 +190,19 @@ class Custodians:
         finally:
             channel.close()
 
-    def _received(self, parts: Iterator[wire.AnswerPart]) -> Answer:
-        first = next(iter(parts), wire.AnswerPart())
+    def _received(self, parts: Iterator[wire.AnswerPart], body: IncomingBlob) -> Answer:
+        first = next(parts, wire.AnswerPart())
         if first.WhichOneof("part") != "header":
             raise MalformedMessage("a custodian's answer has no header; update its software.")
-        chunks = (_body_chunk(part) for part in parts)
-        body = collect(chunks, limit=body_bytes(self._charter.secure_sum))
-        return answer_of(first.header, body)
-
-
-def _body_chunk(part: wire.AnswerPart) -> bytes:
-    if part.WhichOneof("part") != "body_chunk" or len(part.body_chunk) > CHUNK_BYTES:
-        raise MalformedMessage("a custodian's answer has a wrong part; update its software.")
-    return part.body_chunk
+        limit = body_bytes(self._charter.secure_sum)
+        for part in parts:
+            chunk = part.body_chunk
+            if not 0 < len(chunk) <= min(CHUNK_BYTES, limit - body.size):
+                raise MalformedMessage(
+                    "a custodian's answer has a wrong part; update its software."
+                )
+            body.write(chunk)
+        if body.size != limit:
+            raise MalformedMessage("a custodian's answer is too short; update its software.")
+        body.finish()
+        return answer_of(first.header, body.path)

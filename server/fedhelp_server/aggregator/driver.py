@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.charter import Charter, SecureSum
 from fedhelp_secure.errors import (
     ConfigurationError,
     FedHelpError,
@@ -21,18 +22,15 @@ from fedhelp_secure.errors import (
 from fedhelp_secure.secure_sum.answer_wire import header_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall, check_cohort
-from fedhelp_server.aggregator.blobs import BlobStore
+from fedhelp_secure.secure_sum.residues import CiphertextRefused, weighted_sum
+from fedhelp_secure.transport.identity import Identity
+from fedhelp_server.aggregator.blobs import BlobDamaged, BlobStore, IncomingBlob, check
 from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.custodians import Custodians
 from fedhelp_server.aggregator.journal import unix_milliseconds
+from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.rounds import FINAL, RoundEventKind, RoundState
 from fedhelp_server.aggregator.store import Store, StoredAnswer, StoredRound
-from fedhelp_server.aggregator.sum_worker import (
-    SumWorker,
-    WeightedBlob,
-    WorkerDied,
-    WorkerTooSlow,
-)
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -41,7 +39,6 @@ RECONNECT_SECONDS = 300
 """After a restart a round waits at least so long (or its whole deadline, if that is shorter): the
 aggregator's absence must not be what shuts a hospital out."""
 
-_SUM_ATTEMPTS = 3
 _LONGEST_WAIT_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
 
@@ -58,14 +55,12 @@ class Driver:
         *,
         store: Store,
         blobs: BlobStore,
-        worker: SumWorker,
         custodians: Custodians,
     ) -> None:
         self._charter = charter
         self._book = book
         self._store = store
         self._blobs = blobs
-        self._worker = worker
         self._custodians = custodians
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,7 +80,6 @@ class Driver:
         self._stopping.set()
         self._book.close()
         self._custodians.close()
-        self._worker.stop()
         if self._thread is not None:
             self._thread.join(_JOIN_SECONDS)
 
@@ -135,95 +129,106 @@ class Driver:
             self._book.close_round(number, RoundEventKind.DEADLINE_COHORT)
 
     def _finish(self, current: StoredRound) -> None:
-        """Sum, ask both custodians, open; or fail with the code of what was definitely refused."""
+        """Sum, ask every custodian, open; or fail with the code of what was definitely refused."""
+        number = current.number
+        decryptor, *unmaskers = custodians_of(self._charter)
         try:
-            sum_digest = current.sum_digest or self._make_sum(current.number)
-            done = self._ask(
-                current.number, "unmasker", lambda: self._ask_unmasker(current.number)
-            ) and self._ask(
-                current.number, "decryptor", lambda: self._ask_decryptor(current.number, sum_digest)
-            )
+            sum_digest = current.sum_digest or self._make_sum(number)
+            answered = all(
+                self._ask(number, unmasker, partial(self._ask_unmasker, index, number))
+                for index, unmasker in enumerate(unmaskers)
+            ) and self._ask(number, decryptor, partial(self._ask_decryptor, number, sum_digest))
         except (PeerError, PolicyError) as error:
             if self._stopping.is_set():
                 return
-            _LOG.warning("round %d fails with code %s", current.number, error.code)
+            _LOG.warning("round %d fails with code %s", number, error.code)
             self._book.fail(
-                current.number,
+                number,
                 RoundEventKind.REFUSED,
                 code=error.code,
                 reason=f"the sum was refused with code {error.code}.",
             )
             return
-        if done:
-            self._book.open_round(current.number)
+        if answered:
+            self._book.open_round(number)
 
     def _make_sum(self, number: int) -> str:
-        """Add the contributions of round ``number`` in the worker; returns the sum's digest."""
+        """Add the contributions of round ``number``; returns the digest of the sum's blob."""
         parts = [
-            WeightedBlob(
-                weight=self._charter.weight_of(stored.hospital),
-                path=self._blobs.path(stored.ciphertext_digest),
-                digest=stored.ciphertext_digest,
-            )
+            (self._charter.weight_of(stored.hospital), stored.ciphertext_digest)
             for stored in self._store.contributions(number)
         ]
-        pause = FIRST_PAUSE_SECONDS
-        for attempt in range(1, _SUM_ATTEMPTS + 1):
-            try:
-                with self._blobs.incoming_path() as out:
-                    self._worker.add(parts, out)
-                    sum_digest = self._blobs.adopt(out)
-                break
-            except (WorkerDied, WorkerTooSlow):
-                # Every part was parsed alone before: it may have been memory, or an operator.
-                if attempt == _SUM_ATTEMPTS:
-                    raise
-                self._stopping.wait(pause)
-                pause *= 2
+        with self._blobs.incoming() as blob:
+            for window in summed(parts, self._blobs, self._charter.secure_sum):
+                if self._stopping.is_set():
+                    raise UnavailablePeer("the aggregator is stopping; start it again to go on.")
+                blob.write(window)
+            blob.finish()
+            sum_digest = self._blobs.keep(blob)
         self._book.record_sum(number, sum_digest)
         return sum_digest
 
-    def _ask_unmasker(self, number: int) -> Answer:
-        return self._custodians.ask_unmasker(number, self._store.contributions(number))
+    def _ask_unmasker(self, index: int, number: int, body: IncomingBlob) -> Answer:
+        contributions = self._store.contributions(number)
+        return self._custodians.ask_unmasker(index, number, contributions, body=body)
 
-    def _ask_decryptor(self, number: int, sum_digest: str) -> Answer:
+    def _ask_decryptor(self, number: int, sum_digest: str, body: IncomingBlob) -> Answer:
         # Before the call: in the middle of it, damage would look like a broken connection.
-        self._blobs.check(sum_digest)
+        check(self._blobs, sum_digest)
         return self._custodians.ask_decryptor(
-            number, self._blobs.read(sum_digest), sum_digest=sum_digest
+            number, self._blobs.read(sum_digest), sum_digest=sum_digest, body=body
         )
 
-    def _ask(self, number: int, custodian: str, ask: Callable[[], Answer]) -> bool:
+    def _ask(self, number: int, custodian: Identity, ask: Callable[[IncomingBlob], Answer]) -> bool:
         """Get and keep ``custodian``'s answer; False if this process is to stop before that."""
         pause = FIRST_PAUSE_SECONDS
         while self._store.answer(number, custodian) is None:
             try:
-                answer = ask()
+                with self._blobs.incoming() as body:
+                    self._keep(number, custodian, ask(body), body)
             except (UnavailablePeer, ConfigurationError) as error:
                 if self._stopping.is_set():
                     return False
-                _LOG.warning("custodian %s cannot be asked: %s", custodian, error)
+                _LOG.warning("%s cannot be asked: %s", custodian, error)
                 self._book.say(number, _waiting(custodian, error))
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                self._keep(number, custodian, answer)
         return True
 
-    def _keep(self, number: int, custodian: str, answer: Answer) -> None:
+    def _keep(self, number: int, custodian: Identity, answer: Answer, body: IncomingBlob) -> None:
         self._book.record_answer(
             StoredAnswer(
                 round_number=number,
                 custodian=custodian,
                 header=header_of(answer).SerializeToString(deterministic=True),
-                body_digest=self._blobs.put(answer.body),
+                body_digest=self._blobs.keep(body),
             )
         )
         self._book.say(number, "")
 
 
-def _waiting(custodian: str, error: FedHelpError) -> str:
+def summed(
+    parts: Sequence[tuple[int, str]], blobs: BlobStore, secure_sum: SecureSum
+) -> Iterator[bytes]:
+    """The sum of weight times ciphertext, each named by its digest, window by window.
+
+    A window is READ_BYTES. No more than ten are in memory at once, whatever the number and the
+    length of the ciphertexts. Raises BlobDamaged if one is not as it was when it was accepted.
+    """
+    try:
+        yield from weighted_sum(
+            [(weight, blobs.read(ciphertext_digest)) for weight, ciphertext_digest in parts],
+            secure_sum,
+        )
+    except CiphertextRefused as error:
+        # Each was checked on arrival: it is no hospital's fault, and must not cost a round.
+        raise BlobDamaged(
+            "a stored ciphertext is no ciphertext any more; restore the blob store."
+        ) from error
+
+
+def _waiting(custodian: Identity, error: FedHelpError) -> str:
     if isinstance(error, ConfigurationError):
         # Our own certificate or file: watchers learn whose hand can mend it, and no more.
         return f"waiting for the aggregator's operator (code {error.code})"
-    return f"waiting for custodian {custodian}"
+    return f"waiting for custodian {custodian.name}"

@@ -15,10 +15,9 @@ from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import evidence_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceServicer
-from fedhelp_server.aggregator.book import CUSTODIANS
 from fedhelp_server.aggregator.journal import Journal, write_entry
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
-from fedhelp_server.aggregator.membership import check_charter_digest, member_key
+from fedhelp_server.aggregator.membership import check_charter_digest, custodians_of, member_key
 from fedhelp_server.aggregator.store import StoredSubmission
 
 MAXIMUM_ENVELOPE_BYTES = 256 * 1024
@@ -121,11 +120,11 @@ class Evidence(EvidenceServicer):
     def _objects_of_round(self, number: int) -> Iterator[wire.ListObjectsResponse]:
         for contribution in self._store.contributions(number):
             yield wire.ListObjectsResponse(kind="manifest", envelope=contribution.manifest)
-        for custodian in CUSTODIANS:
+        for custodian in custodians_of(self._charter):
             answer = self._store.answer(number, custodian)
             if answer is not None:
                 yield wire.ListObjectsResponse(
-                    kind=f"{custodian}-statement",
+                    kind=f"{custodian.role.value}-statement",
                     envelope=AnswerHeader.FromString(answer.header).statement,
                 )
 

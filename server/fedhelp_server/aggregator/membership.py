@@ -28,6 +28,15 @@ def check_charter_digest(charter_digest: str, expected: str) -> None:
         )
 
 
+def custodians_of(charter: Charter) -> tuple[Identity, ...]:
+    """The custodians in the order in which answers are relayed: unmaskers after the decryptor."""
+    named = charter.custodians
+    return (
+        Identity(charter.federation, Role.DECRYPTOR, named.decryptor.name),
+        *(Identity(charter.federation, Role.UNMASKER, one.name) for one in named.unmaskers),
+    )
+
+
 def member_key(charter: Charter, caller: Identity) -> VerifyingKey:
     """The key with which ``caller`` signs under ``charter``; raises NotInCharter."""
     keys = {

@@ -12,7 +12,7 @@ from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import RunningServer, serve_until_signal, start_server
 from fedhelp_server.aggregator.custodians import CustodianAddresses
-from fedhelp_server.aggregator.service import Aggregator, AggregatorFiles
+from fedhelp_server.aggregator.service import Aggregator
 
 
 class RoundsStopped(InternalError):
@@ -40,18 +40,19 @@ class _WatchedServer(RunningServer):
 
 def serve(
     root: Path,
-    files: AggregatorFiles,
+    charter_file: Path,
     addresses: CustodianAddresses,
     *,
     listen: str,
     ready_file: Path | None,
+    blobs_url: str | None = None,
 ) -> None:
     """Serve the aggregator whose state is in ``root`` until SIGTERM or SIGINT.
 
     Raises what `Aggregator` and `start_server` raise, and RoundsStopped if an error ended it.
     """
     state = StateDirectory.open(root, Role.AGGREGATOR)
-    aggregator = Aggregator(state, files, addresses)
+    aggregator = Aggregator(state, charter_file, addresses, blobs_url=blobs_url)
     try:
         running = start_server(
             state,

@@ -43,7 +43,7 @@ class RoundEventKind(enum.Enum):
     DEADLINE_SHORT = "deadline-short"
     """The deadline has passed without a cohort."""
     ANSWERED = "answered"
-    """Both custodians' answers are checked and stored."""
+    """Every custodian's answer is checked and stored."""
     REFUSED = "refused"
     """The sum cannot be made, or a custodian definitely refused it."""
     EARLIER_FAILED = "earlier-failed"

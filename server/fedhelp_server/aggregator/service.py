@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
-from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.evidence.log import EvidenceLog, log_origin
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import add_EvidenceServicer_to_server
-from fedhelp_server.aggregator.blobs import BlobStore
+from fedhelp_server.aggregator.blobs import open_blobs
 from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.coordinator import Coordinator
 from fedhelp_server.aggregator.custodians import CustodianAddresses, Custodians
@@ -25,7 +23,6 @@ from fedhelp_server.aggregator.evidence_service import Evidence
 from fedhelp_server.aggregator.journal import Journal
 from fedhelp_server.aggregator.limits import capacity
 from fedhelp_server.aggregator.store import Store
-from fedhelp_server.aggregator.sum_worker import SumWorker
 from fedhelp_server.aggregator.uploads import Uploads
 
 
@@ -35,44 +32,46 @@ class WrongAggregator(ConfigurationError):
     code = "wrong-aggregator"
 
 
-class WrongContext(ConfigurationError):
-    """The public CKKS context is not the one that the charter pins."""
+class WrongCustodians(ConfigurationError):
+    """The addresses are not those of the charter's custodians."""
 
-    code = "wrong-context"
-
-
-@dataclass(frozen=True, slots=True)
-class AggregatorFiles:
-    """What an operator gives besides the state directory."""
-
-    charter: Path
-    """The charter's DSSE envelope."""
-    context: Path
-    """The serialised public CKKS context."""
+    code = "wrong-custodians"
 
 
 class Aggregator:
     """Everything of one aggregator but its listening socket."""
 
     def __init__(
-        self, state: StateDirectory, files: AggregatorFiles, addresses: CustodianAddresses
+        self,
+        state: StateDirectory,
+        charter_file: Path,
+        addresses: CustodianAddresses,
+        *,
+        blobs_url: str | None = None,
     ) -> None:
         """Open the state and make up for a crash.
 
-        Raises SignatureRefused or CharterRefused for the charter, WrongAggregator, WrongContext,
-        StateError if the state belongs to another charter, LogInUse if it is being served already.
+        ``charter_file`` holds the charter's DSSE envelope. Raises SignatureRefused or
+        CharterRefused for it, WrongAggregator, WrongCustodians, NoBlobStore, StateError if the
+        state belongs to another charter, LogInUse if it is being served already.
         """
-        envelope = _read(files.charter)
+        envelope = _read(charter_file)
         charter = open_charter(envelope, state.governance_key())
         _check_own_part(state, charter)
-        _check_context(files.context, charter)
+        _check_addresses(addresses, charter)
         self.room = capacity(charter)
         with contextlib.ExitStack() as opened:
-            self._open(state, charter, opened)
-            self._assemble(state, charter, envelope=envelope, files=files, addresses=addresses)
+            self._open(state, charter, opened, blobs_url)
+            self._assemble(state, charter, envelope=envelope, addresses=addresses)
             self._opened = opened.pop_all()
 
-    def _open(self, state: StateDirectory, charter: Charter, opened: contextlib.ExitStack) -> None:
+    def _open(
+        self,
+        state: StateDirectory,
+        charter: Charter,
+        opened: contextlib.ExitStack,
+        blobs_url: str | None,
+    ) -> None:
         """Open what is on disk, in an order that a second process does not get past."""
         directory = state.role_directory()
         log = EvidenceLog.open(
@@ -86,7 +85,7 @@ class Aggregator:
             rounds=charter.rounds.count,
         )
         opened.callback(self._store.close)
-        self._blobs = BlobStore(directory / "blobs")
+        self._blobs = open_blobs(blobs_url, directory / "blobs", charter_digest=charter.digest)
         self._blobs.sweep(self._store.blob_digests())
         self._journal = Journal(self._store, log)
         self._book = Book(charter, self._journal, self._blobs)
@@ -97,17 +96,9 @@ class Aggregator:
         charter: Charter,
         *,
         envelope: bytes,
-        files: AggregatorFiles,
         addresses: CustodianAddresses,
     ) -> None:
-        worker = SumWorker(
-            files.context,
-            charter.secure_sum,
-            context_digest=charter.custodians.decryptor.context_digest,
-        )
-        uploads = Uploads(
-            charter, self._book, blobs=self._blobs, worker=worker, total=self.room.uploads
-        )
+        uploads = Uploads(charter, self._book, blobs=self._blobs, total=self.room.uploads)
         self._coordinator = Coordinator(
             charter,
             envelope,
@@ -123,7 +114,6 @@ class Aggregator:
             self._book,
             store=self._store,
             blobs=self._blobs,
-            worker=worker,
             custodians=Custodians(state, charter, envelope=envelope, addresses=addresses),
         )
 
@@ -172,9 +162,10 @@ def _check_own_part(state: StateDirectory, charter: Charter) -> None:
         )
 
 
-def _check_context(path: Path, charter: Charter) -> None:
-    if digest(_read(path)) != charter.custodians.decryptor.context_digest:
-        raise WrongContext(
-            f"{path} is not the public CKKS context that the charter pins; fetch the decryptor's "
-            "context.public again."
+def _check_addresses(addresses: CustodianAddresses, charter: Charter) -> None:
+    unmaskers = [unmasker.name for unmasker in charter.custodians.unmaskers]
+    if len(addresses.unmaskers) != len(unmaskers):
+        raise WrongCustodians(
+            f"the charter names {len(unmaskers)} unmaskers; give the address of each with "
+            f"--unmasker, in this order: {', '.join(unmaskers)}."
         )

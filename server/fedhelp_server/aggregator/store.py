@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
 from fedhelp_secure.state import StateError
+from fedhelp_secure.transport.identity import Identity
 from fedhelp_server.aggregator.rounds import RoundState
 
 _SCHEMA = """
@@ -26,7 +28,7 @@ CREATE TABLE IF NOT EXISTS rounds (
     reason TEXT NOT NULL DEFAULT '', sum_digest TEXT NOT NULL DEFAULT '') STRICT;
 CREATE TABLE IF NOT EXISTS contributions (
     round INTEGER NOT NULL, hospital TEXT NOT NULL, manifest BLOB NOT NULL,
-    sealed_seed BLOB NOT NULL, ciphertext_digest TEXT NOT NULL, position INTEGER NOT NULL,
+    sealed_seeds BLOB NOT NULL, ciphertext_digest TEXT NOT NULL, position INTEGER NOT NULL,
     PRIMARY KEY (round, hospital)) STRICT;
 CREATE TABLE IF NOT EXISTS rejections (
     round INTEGER NOT NULL, hospital TEXT NOT NULL, count INTEGER NOT NULL,
@@ -66,7 +68,8 @@ class StoredContribution:
     round_number: int
     hospital: str
     manifest: bytes
-    sealed_seed: bytes
+    sealed_seeds: tuple[bytes, ...]
+    """One for each unmasker, in the charter's order; each of SEALED_SEED_BYTES."""
     ciphertext_digest: str
     position: int
     """Index of its ContributionAccepted entry in the log."""
@@ -77,8 +80,7 @@ class StoredAnswer:
     """One custodian's checked answer; its body is the blob named by ``body_digest``."""
 
     round_number: int
-    custodian: str
-    """``decryptor`` or ``unmasker``."""
+    custodian: Identity
     header: bytes
     """Serialised wire AnswerHeader."""
     body_digest: str
@@ -135,7 +137,7 @@ class Change:
                 contribution.round_number,
                 contribution.hospital,
                 contribution.manifest,
-                contribution.sealed_seed,
+                b"".join(contribution.sealed_seeds),
                 contribution.ciphertext_digest,
                 contribution.position,
             ),
@@ -153,7 +155,7 @@ class Change:
         """Record a custodian's answer."""
         self._connection.execute(
             "INSERT INTO answers VALUES (?, ?, ?, ?)",
-            (answer.round_number, answer.custodian, answer.header, answer.body_digest),
+            (answer.round_number, answer.custodian.uri, answer.header, answer.body_digest),
         )
 
     def add_submission(self, submission: StoredSubmission) -> None:
@@ -235,12 +237,12 @@ class Store:
         rows = self._rows(
             "SELECT * FROM contributions WHERE round = ? AND hospital = ?", number, hospital
         )
-        return StoredContribution(*rows[0]) if rows else None
+        return _contribution(rows[0]) if rows else None
 
     def contributions(self, number: int) -> tuple[StoredContribution, ...]:
         """The accepted contributions to round ``number``, in ascending order of hospital."""
         rows = self._rows("SELECT * FROM contributions WHERE round = ? ORDER BY hospital", number)
-        return tuple(StoredContribution(*row) for row in rows)
+        return tuple(_contribution(row) for row in rows)
 
     def rejections(self, number: int, hospital: str) -> int:
         """Logged rejections of ``hospital`` in round ``number``."""
@@ -249,12 +251,14 @@ class Store:
         )
         return int(rows[0][0]) if rows else 0
 
-    def answer(self, number: int, custodian: str) -> StoredAnswer | None:
+    def answer(self, number: int, custodian: Identity) -> StoredAnswer | None:
         """``custodian``'s answer for round ``number``, or None."""
         rows = self._rows(
-            "SELECT * FROM answers WHERE round = ? AND custodian = ?", number, custodian
+            "SELECT header, body_digest FROM answers WHERE round = ? AND custodian = ?",
+            number,
+            custodian.uri,
         )
-        return StoredAnswer(*rows[0]) if rows else None
+        return StoredAnswer(number, custodian, *rows[0]) if rows else None
 
     def submission(
         self, submitter: str, kind: str, envelope_digest: str
@@ -310,3 +314,10 @@ class Store:
                 "INSERT INTO rounds (number, state) VALUES (?, ?)",
                 [(number, RoundState.PENDING.value) for number in range(1, rounds + 1)],
             )
+
+
+def _contribution(row: tuple[Any, ...]) -> StoredContribution:
+    number, hospital, manifest, seeds, ciphertext_digest, position = row
+    starts = range(0, len(seeds), SEALED_SEED_BYTES)
+    sealed_seeds = tuple(seeds[start : start + SEALED_SEED_BYTES] for start in starts)
+    return StoredContribution(number, hospital, manifest, sealed_seeds, ciphertext_digest, position)

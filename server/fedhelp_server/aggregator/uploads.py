@@ -1,35 +1,35 @@
 """Taking one contribution: every check in the order of its cost, then one durable step.
 
-1. The first message is a header, its parts have the contract's sizes, and it names this charter.
+1. The first message is a header whose parts have the contract's sizes, and it names this charter.
 2. The manifest is signed by the hospital it names, which is the caller, for the header's round, and
-   covers the sealed seed.
+   the sealed seeds are all and only those that it names.
 3. The hospital has sent nothing else for this round, and the round is open.
-4. The chunks have the one length that the charter's parameters give: one byte more ends the call.
-5. Digest and framing (`check_contribution`).
-6. Parsing, in a child process that may die alone.
-7. Store, log, receipt (`Book.accept`).
+4. Each chunk, as it arrives, is whole frames of residues (`check_chunk`) and goes straight to the
+   blob; one chunk more than the charter's parameters give ends the call.
+5. What has arrived has the charter's length and the manifest's digest.
+6. Store, log, receipt (`Book.accept`).
 
-A refusal at any step is logged with its code, and changes nothing else.
+One chunk of each upload is in memory, and nothing is parsed: a ciphertext is numbers in a range. A
+refusal at any step is logged with its code and the digest of what was read, and changes nothing
+else.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.charter import MAXIMUM_UNMASKERS, Charter
 from fedhelp_secure.errors import MalformedMessage, PeerError, PolicyError, UnavailablePeer
 from fedhelp_secure.secure_sum.contribution import (
-    Contribution,
+    SEALED_SEED_BYTES,
     Manifest,
     ManifestRefused,
-    check_contribution,
-    check_sealed_seed,
+    check_sealed_seeds,
     open_manifest,
 )
-from fedhelp_secure.secure_sum.framing import ciphertext_bytes
+from fedhelp_secure.secure_sum.residues import check_chunk
 from fedhelp_secure.transport.chunks import CHUNK_BYTES
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.wire.v1.coordinator_pb2 import ContributeRequest, ContributionHeader
@@ -38,7 +38,6 @@ from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
 from fedhelp_server.aggregator.store import StoredContribution
-from fedhelp_server.aggregator.sum_worker import CONCURRENT_WORKERS, SumWorker, WeightedBlob
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +46,12 @@ class NoHeader(MalformedMessage):
     """The first message of an upload is not its header."""
 
     code = "contribution-no-header"
+
+
+class WrongSeeds(MalformedMessage):
+    """A header has more sealed seeds than any charter has unmaskers, or longer ones."""
+
+    code = "contribution-wrong-seeds"
 
 
 class WrongLength(MalformedMessage):
@@ -73,19 +78,13 @@ class _Attempt:
 class Uploads:
     """Takes contributions to the rounds of one charter, from many threads."""
 
-    def __init__(
-        self, charter: Charter, book: Book, *, blobs: BlobStore, worker: SumWorker, total: int
-    ) -> None:
+    def __init__(self, charter: Charter, book: Book, *, blobs: BlobStore, total: int) -> None:
         """At most ``total`` uploads run at once."""
         self._charter = charter
         self._charter_digest = charter.digest
         self._book = book
         self._blobs = blobs
-        self._worker = worker
-        self._ciphertext_bytes = ciphertext_bytes(charter.secure_sum)
         self._limit = CallLimit(each=CALLS_EACH, total=total)
-        # A whole ciphertext is in memory while its framing is checked.
-        self._in_memory = threading.BoundedSemaphore(CONCURRENT_WORKERS)
 
     def receive(
         self, caller: Identity, requests: Iterator[ContributeRequest]
@@ -118,27 +117,23 @@ class Uploads:
     ) -> StoredContribution:
         header = _header(requests)
         attempt.round_number = header.round
+        sealed_seeds = _sealed_seeds(header)
         manifest = self._check_header(header, caller)
-        earlier = self._book.earlier(
-            manifest, envelope=header.manifest, sealed_seed=header.sealed_seed
-        )
+        check_sealed_seeds(manifest, sealed_seeds)
+        envelope = header.manifest
+        earlier = self._book.earlier(manifest, envelope=envelope, sealed_seeds=sealed_seeds)
         if earlier is None:
             self._book.check_open(manifest.round)
         with self._blobs.incoming() as blob:
             self._fill(blob, attempt, requests)
-            self._check_whole(header, blob, caller)
+            if blob.digest != manifest.ciphertext_digest:
+                raise ManifestRefused(
+                    "the ciphertext is not the one that the manifest names; send that one."
+                )
             if earlier is not None:
                 return earlier
-            self._worker.check(
-                WeightedBlob(
-                    weight=self._charter.weight_of(manifest.hospital),
-                    path=blob.path,
-                    digest=blob.digest,
-                )
-            )
-            return self._book.accept(
-                manifest, blob, envelope=header.manifest, sealed_seed=header.sealed_seed
-            )
+            blob.finish()
+            return self._book.accept(manifest, blob, envelope=envelope, sealed_seeds=sealed_seeds)
 
     def _check_header(self, header: ContributionHeader, caller: Identity) -> Manifest:
         check_charter_digest(header.charter_digest, self._charter_digest)
@@ -148,38 +143,28 @@ class Uploads:
             raise ManifestRefused("the manifest is another hospital's; send your own.")
         if manifest.round != header.round:
             raise ManifestRefused("the manifest is for another round than the upload says.")
-        check_sealed_seed(manifest, header.sealed_seed)
         return manifest
 
     def _fill(
         self, blob: IncomingBlob, attempt: _Attempt, requests: Iterator[ContributeRequest]
     ) -> None:
+        secure_sum = self._charter.secure_sum
         for request in requests:
             chunk = request.ciphertext_chunk
             if not 0 < len(chunk) <= CHUNK_BYTES:
                 raise WrongChunk(
                     "after the header an upload has chunks of 1 byte to 1 MiB; send it so."
                 )
+            # Before the checks: the log names the refused bytes too.
             blob.write(chunk)
             attempt.ciphertext_digest = blob.digest
-            if blob.size > self._ciphertext_bytes:
+            if blob.size > secure_sum.ciphertext_bytes:
                 break
-        if blob.size != self._ciphertext_bytes:
+            check_chunk(chunk, secure_sum)
+        if blob.size != secure_sum.ciphertext_bytes:
             raise WrongLength(
-                f"a ciphertext has {self._ciphertext_bytes} bytes under this charter; send those "
-                "of the contribution that was made for it."
-            )
-        blob.finish()
-
-    def _check_whole(
-        self, header: ContributionHeader, blob: IncomingBlob, caller: Identity
-    ) -> None:
-        with self._in_memory:
-            check_contribution(
-                self._charter,
-                Contribution(header.manifest, header.sealed_seed, blob.path.read_bytes()),
-                expected_hospital=caller.name,
-                expected_round=header.round,
+                f"a ciphertext has {secure_sum.ciphertext_bytes} bytes under this charter; send "
+                "those of the contribution that was made for it."
             )
 
 
@@ -188,3 +173,14 @@ def _header(requests: Iterator[ContributeRequest]) -> ContributionHeader:
     if first.WhichOneof("part") != "header":
         raise NoHeader("an upload begins with its header; send that first.")
     return first.header
+
+
+def _sealed_seeds(header: ContributionHeader) -> tuple[bytes, ...]:
+    if len(header.sealed_seeds) > MAXIMUM_UNMASKERS or any(
+        len(sealed_seed) > SEALED_SEED_BYTES for sealed_seed in header.sealed_seeds
+    ):
+        raise WrongSeeds(
+            f"a header has at most {MAXIMUM_UNMASKERS} sealed seeds of {SEALED_SEED_BYTES} bytes; "
+            "send one for each unmasker of the charter."
+        )
+    return tuple(header.sealed_seeds)

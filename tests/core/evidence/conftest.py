@@ -13,7 +13,7 @@ Writer = Callable[[Story], Path]
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return make_federation(tmp_path_factory.mktemp("federation"), large=1, small=3)
+    return make_federation(tmp_path_factory.mktemp("federation"), large=1, small=3, unmaskers=2)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ import grpc
 import numpy as np
 import pytest
 from support.aggregator import AggregatorServer, charter_of, custodians_of
-from support.evidence import Story, call_record, public_context, report_of
+from support.evidence import Story, call_record, report_of
 from support.federation import Federation, join
+from support.sums import contribute
 from typer.testing import CliRunner
 
 from fedhelp_secure.canonical import digest
@@ -36,7 +37,6 @@ from fedhelp_secure.evidence.merkle import MerkleTree
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.privacy.ledger import Ledger
-from fedhelp_secure.secure_sum.contribution import make_contribution
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import start_server
@@ -80,8 +80,10 @@ def finished(
     named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
     for folder in ("ledgers", "receipts", "report"):
         (root / folder).mkdir()
-    with custodians_of(federation) as (decryptor, unmasker):
-        addresses = CustodianAddresses(decryptor.address, unmasker.address)
+    with custodians_of(federation) as (decryptor, *unmaskers):
+        addresses = CustodianAddresses(
+            decryptor.address, tuple(unmasker.address for unmasker in unmaskers)
+        )
         with AggregatorServer(named, root, chosen, addresses) as server:
             _run_round(named, server, root)
             sources = Sources(
@@ -91,21 +93,19 @@ def finished(
 
 
 def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> None:
-    charter, context = federation.charter, public_context(federation)
+    charter = federation.charter
     ledgers = {}
     server.party("small-1").wait_for(ROUND_STATE_OPEN)
     for hospital in charter.hospitals:
         name = hospital.name
         key = federation.state(name).signing_key()
         ledger = Ledger.open(root / f"{name}.sqlite", hospital=name, signing_key=key)
-        part = make_contribution(
-            charter,
-            1,
-            hospital=name,
+        part = contribute(
+            federation,
+            name,
+            root / f"{name}.ciphertext",
             release=np.ones(charter.secure_sum.values, dtype=np.int64),
             ledger_entry_digest=ledger.reserve(charter, 1).digest,
-            signing_key=key,
-            context=context,
         )
         receipt = server.party(name).contribute(part)
         ledger.record(charter, 1, "sent", contribution_digest=digest(part.manifest))
@@ -286,7 +286,7 @@ def test_a_running_round_is_no_evidence_yet(federation: Federation, tmp_path: Pa
     named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
     for folder in ("ledgers", "receipts"):
         (tmp_path / folder).mkdir()
-    nowhere = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+    nowhere = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1", "127.0.0.1:2"))
     with AggregatorServer(named, tmp_path, chosen, nowhere) as server:
         server.party("small-1").wait_for(ROUND_STATE_OPEN)
         server.contribute("small-1")

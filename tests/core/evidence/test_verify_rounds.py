@@ -19,9 +19,11 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
     LogEntry,
     RoundFailed,
     RoundOpened,
+    RoundSummed,
 )
 
 OTHER = digest(b"something else")
+UNMASKERS = ("unmasker", "unmasker-2")
 
 
 def failure(story: Story, directory: Path) -> StepFailed:
@@ -47,14 +49,27 @@ def key_of(story: Story, party: str | Role) -> SigningKey:
     return story.federation.state(party).signing_key()
 
 
-def _restatement(party: Role, signer: str | Role, **changes: object) -> Callable[[Story], None]:
-    field = f"{party.value}_statement_digest"
+def _statements(summed: RoundSummed) -> list[str]:
+    return [summed.decryptor_statement_digest, *summed.unmasker_statement_digests]
+
+
+def _restatement(
+    party: str | Role, signer: str | Role, **changes: object
+) -> Callable[[Story], None]:
+    """Of round 2: the decryptor's or an unmasker's, which go by their names."""
 
     def change(story: Story) -> None:
         (summed,) = story.of("round_summed", 2)
-        kind = f"{party.value}-statement"
-        name = resign(story, getattr(summed, field), kind, key_of(story, signer), **changes)
-        setattr(summed, field, name)
+        key = key_of(story, signer)
+        if party is Role.DECRYPTOR:
+            name = summed.decryptor_statement_digest
+            new = resign(story, name, "decryptor-statement", key, **changes)
+            summed.decryptor_statement_digest = new
+        else:
+            at = UNMASKERS.index(party)
+            name = summed.unmasker_statement_digests[at]
+            new = resign(story, name, "unmasker-statement", key, **changes)
+            summed.unmasker_statement_digests[at] = new
 
     return change
 
@@ -103,7 +118,7 @@ def manifest_forgotten(story: Story) -> None:
 
 
 def statement_forgotten(story: Story) -> None:
-    forget(story, story.of("round_summed")[0].unmasker_statement_digest)
+    forget(story, story.of("round_summed")[0].unmasker_statement_digests[1])
 
 
 def sum_not_logged(story: Story) -> None:
@@ -169,8 +184,8 @@ def another_length(story: Story) -> None:
 
 def no_contribution(story: Story) -> None:
     forget(story, *[event.manifest_digest for event in story.of("contribution_accepted")])
-    forget(story, *[event.decryptor_statement_digest for event in story.of("round_summed")])
-    forget(story, *[event.unmasker_statement_digest for event in story.of("round_summed")])
+    for event in story.of("round_summed"):
+        forget(story, *_statements(event))
     story.entries = story.entries[:2]
 
 
@@ -251,7 +266,7 @@ def never_closed(story: Story) -> None:
 
 def never_summed(story: Story) -> None:
     summed = story.of("round_summed", 2)[0]
-    forget(story, summed.decryptor_statement_digest, summed.unmasker_statement_digest)
+    forget(story, *_statements(summed))
     del story.entries[story.index("round_summed", 1)]
 
 
@@ -262,7 +277,7 @@ def summed_and_failed(story: Story) -> None:
 
 def sum_after_a_failure(story: Story) -> None:
     summed = story.of("round_summed", 1)[0]
-    forget(story, summed.decryptor_statement_digest, summed.unmasker_statement_digest)
+    forget(story, *_statements(summed))
     failed = RoundFailed(charter_digest=story.charter.digest, round=1, code="x")
     story.entries[story.index("round_summed")] = LogEntry(round_failed=failed)
 
@@ -271,7 +286,7 @@ def second_round_only(story: Story) -> None:
     for event in ("round_opened", "round_closed", "round_summed"):
         named = story.of(event, 1)[0]
         if event == "round_summed":
-            forget(story, named.decryptor_statement_digest, named.unmasker_statement_digest)
+            forget(story, *_statements(named))
         del story.entries[story.index(event)]
 
 
@@ -305,8 +320,8 @@ def a_sum_without_digest(story: Story) -> None:
 
 def statements_swapped_between_rounds(story: Story) -> None:
     first, second = story.of("round_summed")
-    names = (second.unmasker_statement_digest, first.unmasker_statement_digest)
-    first.unmasker_statement_digest, second.unmasker_statement_digest = names
+    names = (second.unmasker_statement_digests[1], first.unmasker_statement_digests[1])
+    first.unmasker_statement_digests[1], second.unmasker_statement_digests[1] = names
 
 
 def decryptor_statements_swapped_between_rounds(story: Story) -> None:
@@ -317,16 +332,39 @@ def decryptor_statements_swapped_between_rounds(story: Story) -> None:
 
 def statements_swapped_between_custodians(story: Story) -> None:
     summed = story.of("round_summed", 1)[0]
-    names = (summed.unmasker_statement_digest, summed.decryptor_statement_digest)
-    summed.decryptor_statement_digest, summed.unmasker_statement_digest = names
+    names = (summed.unmasker_statement_digests[0], summed.decryptor_statement_digest)
+    summed.decryptor_statement_digest, summed.unmasker_statement_digests[0] = names
 
 
-def _unmasked(change: Callable[[list[object]], list[object]]) -> Callable[[Story], None]:
+def statements_swapped_between_unmaskers(story: Story) -> None:
+    names = story.of("round_summed", 1)[0].unmasker_statement_digests
+    names[:] = list(names)[::-1]
+
+
+def one_unmasker_left_out(story: Story) -> None:
+    names = story.of("round_summed", 1)[0].unmasker_statement_digests
+    forget(story, names.pop())
+
+
+def one_unmasker_twice(story: Story) -> None:
+    names = story.of("round_summed", 1)[0].unmasker_statement_digests
+    forget(story, names.pop())
+    names.append(names[0])
+
+
+def one_statement_more(story: Story) -> None:
+    names = story.of("round_summed", 1)[0].unmasker_statement_digests
+    names.append(names[0])
+
+
+def _unmasked(
+    change: Callable[[list[object]], list[object]], *, by: str = "unmasker"
+) -> Callable[[Story], None]:
     def rewrite(story: Story) -> None:
-        name = story.of("round_summed", 2)[0].unmasker_statement_digest
+        name = story.of("round_summed", 2)[0].unmasker_statement_digests[UNMASKERS.index(by)]
         (old,) = [envelope for envelope in story.objects if digest(envelope) == name]
         listed = list(peek_document("unmasker-statement", old)["contributions"])
-        _restatement(Role.UNMASKER, Role.UNMASKER, contributions=change(listed))(story)
+        _restatement(by, by, contributions=change(listed))(story)
 
     return rewrite
 
@@ -384,16 +422,24 @@ CASES: list[tuple[str, str, Callable[[Story], None]]] = [
     ("rounds", "not about round", decryptor_statements_swapped_between_rounds),
     ("rounds", "kind", statements_swapped_between_custodians),
     ("rounds", "not signed", _restatement(Role.DECRYPTOR, Role.AGGREGATOR)),
-    ("rounds", "not signed", _restatement(Role.UNMASKER, Role.DECRYPTOR)),
+    ("rounds", "not signed", _restatement("unmasker", Role.DECRYPTOR)),
     ("rounds", "another sum", _restatement(Role.DECRYPTOR, Role.DECRYPTOR, sum_digest=OTHER)),
     ("rounds", "not about round", _restatement(Role.DECRYPTOR, Role.DECRYPTOR, charter=OTHER)),
-    ("rounds", "not about round", _restatement(Role.UNMASKER, Role.UNMASKER, round=1)),
-    ("rounds", "other fields", _restatement(Role.UNMASKER, Role.UNMASKER, more=1)),
+    ("rounds", "not about round", _restatement("unmasker", "unmasker", round=1)),
+    ("rounds", "other fields", _restatement("unmasker", "unmasker", more=1)),
     ("rounds", "other fields", _restatement(Role.DECRYPTOR, Role.DECRYPTOR, version=2)),
     ("rounds", "other contributions", _unmasked(lambda listed: listed[:-1])),
     ("rounds", "other contributions", _unmasked(lambda listed: listed + listed[-1:])),
     ("rounds", "other contributions", _unmasked(lambda listed: listed[::-1])),
     ("rounds", "other contributions", _unmasked(lambda _: [])),
+    ("rounds", "unmasker-2 lists other", _unmasked(lambda listed: listed[:-1], by="unmasker-2")),
+    ("rounds", "names another unmasker", _restatement("unmasker-2", "unmasker-2", unmasker="x")),
+    ("rounds", "not signed", _restatement("unmasker-2", "unmasker", unmasker="unmasker-2")),
+    ("rounds", "not about round", _restatement("unmasker-2", "unmasker-2", charter=OTHER)),
+    ("rounds", "not signed", statements_swapped_between_unmaskers),
+    ("rounds", "not signed", one_unmasker_twice),
+    ("rounds", "names 1 unmaskers' statements", one_unmasker_left_out),
+    ("rounds", "names 3 unmaskers' statements", one_statement_more),
 ]
 
 
@@ -414,7 +460,7 @@ def test_a_failed_round_and_those_after_it_are_no_fault(
     """A round that could not be summed, with all its contributions, is a true story."""
     for later in range(round_number, 3):
         summed = story.of("round_summed", later)[0]
-        forget(story, summed.decryptor_statement_digest, summed.unmasker_statement_digest)
+        forget(story, *_statements(summed))
     cut = story.index("round_summed", round_number - 1)
     gone = {
         entry.contribution_accepted.manifest_digest

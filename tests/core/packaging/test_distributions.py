@@ -108,6 +108,11 @@ def test_server_custodian_and_core_need_neither_torch_nor_monai() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_aggregator_needs_no_homomorphic_encryption() -> None:
+    result = _import_all(["fedhelp_server.aggregator"], ["tenseal"])
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_client_runs_without_server_or_registrar_code() -> None:
     result = _import_all(
         ["fedhelp_secure", "fedhelp_client"], ["fedhelp_server", "fedhelp_keys", "mlserver"]

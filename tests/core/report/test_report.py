@@ -21,8 +21,7 @@ from fedhelp_secure.report.model import (
     SecureSumCost,
 )
 from fedhelp_secure.sealing import SEALED_OVERHEAD
-from fedhelp_secure.secure_sum.answers import body_bytes
-from fedhelp_secure.secure_sum.framing import ciphertext_bytes
+from fedhelp_secure.secure_sum.bodies import body_bytes
 
 SEALED = SEALED_OVERHEAD + 32
 
@@ -65,7 +64,7 @@ def _report(**changes: object) -> Report:
 
 
 def test_bytes_are_those_of_the_messages(tmp_path: Path) -> None:
-    federation = make_federation(tmp_path / "parties", large=1, small=2)
+    federation = make_federation(tmp_path / "parties", large=1, small=2, unmaskers=2)
     story = tell(federation, tmp_path / "scratch")
     files = layout.read_files(story.write(tmp_path / "bundle"))
     entries = [parse_entry(leaf) for leaf in layout.leaves(files)]
@@ -78,16 +77,16 @@ def test_bytes_are_those_of_the_messages(tmp_path: Path) -> None:
     assert len(accepted) > 2
     assert len(summed) == charter.rounds.count
     manifests = sum(len(objects[event.manifest_digest]) for event in accepted)
-    each = ciphertext_bytes(charter.secure_sum) + SEALED
+    each = charter.secure_sum.ciphertext_bytes + 2 * SEALED
     assert cost.upload_bytes == len(accepted) * each + manifests
-    sums = len(summed) * ciphertext_bytes(charter.secure_sum)
-    assert cost.custodian_bytes == sums + manifests + len(accepted) * SEALED
+    sums = len(summed) * charter.secure_sum.ciphertext_bytes
+    assert cost.custodian_bytes == sums + 2 * (manifests + len(accepted) * SEALED)
     statements = sum(
         len(objects[event.decryptor_statement_digest])
-        + len(objects[event.unmasker_statement_digest])
+        + sum(len(objects[name]) for name in event.unmasker_statement_digests)
         for event in summed
     )
-    answers = statements + len(summed) * 2 * (3 * SEALED + body_bytes(charter.secure_sum))
+    answers = statements + len(summed) * 3 * (3 * SEALED + body_bytes(charter.secure_sum))
     assert cost.answer_bytes == 4 * answers
     assert cost.bytes == cost.upload_bytes + cost.custodian_bytes + cost.answer_bytes
     assert cost.values == charter.secure_sum.values

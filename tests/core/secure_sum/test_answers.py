@@ -1,161 +1,188 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.federation import Federation
-from support.secure_sum import contribute
+from support.sums import answers_of, contribute
 
 from fedhelp_secure.canonical import canonical_json, digest, parse_json
-from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefused
 from fedhelp_secure.sealing import SealRefused
-from fedhelp_secure.secure_sum import answers
 from fedhelp_secure.secure_sum.answer_wire import answer_of, header_of
 from fedhelp_secure.secure_sum.answers import (
+    DECRYPTOR_KIND,
+    UNMASKER_KIND,
     Answer,
-    AnswerRefused,
-    OpenedSum,
-    SumRefused,
-    open_sum,
+    DecryptorStatement,
+    UnmaskerStatement,
+    decryptor_purpose,
+    open_decryptor_statement,
+    open_unmasker_statement,
     seal_decryptor_answer,
-    seal_unmasker_answer,
+    sealed_keys_digest,
+    unmasker_purpose,
 )
+from fedhelp_secure.secure_sum.bodies import AnswerRefused
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall
-from fedhelp_secure.secure_sum.contribution import Manifest, RoundRefused, open_manifest
-from fedhelp_secure.secure_sum.ring import OutsideRing, add, to_ring
+from fedhelp_secure.secure_sum.contribution import RoundRefused
+from fedhelp_secure.secure_sum.opening import Answers
+from fedhelp_secure.secure_sum.ring import OutsideRing
 from fedhelp_secure.signing import peek_document
 
 HOSPITALS = ("large-1", "large-2", "small-1", "small-2", "small-3")
-SUM_DIGEST = digest(b"a ciphertext sum")
+UNMASKERS = ("unmasker", "unmasker-2")
+PARTIES = ("decryptor", *UNMASKERS)
 
 
 @pytest.fixture(scope="module")
-def manifests(federation: Federation) -> list[tuple[bytes, Manifest]]:
-    envelopes = [contribute(federation, name).manifest for name in HOSPITALS]
-    return [(envelope, open_manifest(federation.charter, envelope)) for envelope in envelopes]
+def answers(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    root = tmp_path_factory.mktemp("answers")
+    parts = {name: contribute(federation, name, root / name) for name in HOSPITALS}
+    return answers_of(federation, parts, root / "bodies")
 
 
-def _answers(
+def _answer(answers: Answers, party: str) -> Answer:
+    return answers.decryptor if party == "decryptor" else answers.unmaskers[UNMASKERS.index(party)]
+
+
+def _kind(party: str) -> str:
+    return DECRYPTOR_KIND if party == "decryptor" else UNMASKER_KIND
+
+
+def _check(
+    federation: Federation, party: str, answer: Answer, *, number: int = 1
+) -> DecryptorStatement | UnmaskerStatement:
+    if party == "decryptor":
+        return open_decryptor_statement(federation.charter, number, answer)
+    return open_unmasker_statement(federation.charter, number, answer, unmasker=party)
+
+
+def _resigned(
     federation: Federation,
-    manifests: list[tuple[bytes, Manifest]],
-    total: NDArray[np.int64],
+    answers: Answers,
+    party: str,
+    changes: dict[str, Any],
     *,
-    charter: Charter | None = None,
-    round_number: int = 1,
-) -> tuple[Answer, Answer]:
-    chosen = charter or federation.charter
-    generator = np.random.default_rng(7)
-    mask = generator.integers(0, 2**32, total.size, dtype=np.uint64)
-    decryptor = seal_decryptor_answer(
-        chosen,
-        round_number,
-        masked_sum=add(to_ring(total, 32), mask, 32),
-        sum_digest=SUM_DIGEST,
-        signing_key=federation.state("decryptor").signing_key(),
-    )
-    unmasker = seal_unmasker_answer(
-        chosen,
-        round_number,
-        mask_sum=mask,
-        manifests=manifests,
-        signing_key=federation.state("unmasker").signing_key(),
-    )
-    return decryptor, unmasker
+    signer: str | None = None,
+    kind: str | None = None,
+) -> Answer:
+    answer = _answer(answers, party)
+    document = peek_document(_kind(party), answer.statement) | changes
+    key = federation.state(signer or party).signing_key()
+    return dataclasses.replace(answer, statement=key.sign_document(kind or _kind(party), document))
 
 
-@pytest.fixture(scope="module")
-def pair(federation: Federation, manifests: list[tuple[bytes, Manifest]]) -> tuple[Answer, Answer]:
-    return _answers(federation, manifests, np.arange(8, dtype=np.int64) - 4)
+def test_the_decryptor_says_what_it_decrypted(federation: Federation, answers: Answers) -> None:
+    statement = _check(federation, "decryptor", answers.decryptor)
+    assert isinstance(statement, DecryptorStatement)
+    assert (statement.charter, statement.round) == (federation.charter.digest, 1)
+    assert statement.body_digest == digest(answers.decryptor.body.read_bytes())
 
 
-def _open(
+@pytest.mark.parametrize("party", UNMASKERS)
+def test_each_unmasker_says_whose_masks_it_summed(
+    federation: Federation, answers: Answers, party: str
+) -> None:
+    statement = _check(federation, party, _answer(answers, party))
+    assert isinstance(statement, UnmaskerStatement)
+    assert statement.unmasker == party
+    assert tuple(member.hospital for member in statement.contributions) == HOSPITALS
+
+
+@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize("signer", [*PARTIES, "aggregator", "large-1"])
+def test_only_the_partys_own_key_signs(
+    federation: Federation, answers: Answers, party: str, signer: str
+) -> None:
+    answer = _resigned(federation, answers, party, {}, signer=signer)
+    if signer == party:
+        _check(federation, party, answer)
+        return
+    with pytest.raises(SignatureRefused):
+        _check(federation, party, answer)
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_refuses_a_statement_of_another_kind(
+    federation: Federation, answers: Answers, party: str
+) -> None:
+    for kind in ("manifest", *({DECRYPTOR_KIND, UNMASKER_KIND} - {_kind(party)})):
+        with pytest.raises(MalformedMessage):
+            _check(federation, party, _resigned(federation, answers, party, {}, kind=kind))
+
+
+@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"version": 2}, MalformedMessage),
+        ({"round": True}, MalformedMessage),
+        ({"round": "1"}, MalformedMessage),
+        ({"body_digest": "none"}, MalformedMessage),
+        ({"values": [1]}, MalformedMessage),
+        ({"round": 2}, AnswerRefused),
+        ({"charter": digest(b"another")}, AnswerRefused),
+        ({"body_digest": digest(b"another")}, AnswerRefused),
+        ({"sealed_keys_digest": digest(b"another")}, AnswerRefused),
+    ],
+)
+def test_refuses_signed_statements_that_say_something_else(
     federation: Federation,
-    pair: tuple[Answer, Answer],
-    recipient: str = "small-4",
-    *,
-    charter: Charter | None = None,
-    round_number: int = 1,
-    key_of: str | None = None,
-) -> OpenedSum:
-    return open_sum(
-        charter or federation.charter,
-        round_number,
-        recipient=recipient,
-        unsealing_key=federation.state(key_of or recipient).unsealing_key(),
-        decryptor_answer=pair[0],
-        unmasker_answer=pair[1],
-    )
-
-
-def test_every_hospital_opens_it_whether_it_took_part_or_not(
-    federation: Federation, pair: tuple[Answer, Answer]
+    answers: Answers,
+    party: str,
+    changes: dict[str, Any],
+    error: type[FedHelpError],
 ) -> None:
-    for hospital in federation.charter.hospitals:
-        opened = _open(federation, pair, hospital.name)
-        assert opened.values.tolist() == [-4, -3, -2, -1, 0, 1, 2, 3]
-        assert opened.hospitals == HOSPITALS
+    with pytest.raises(error):
+        _check(federation, party, _resigned(federation, answers, party, changes))
 
 
-@pytest.mark.parametrize("values", [1, 16_384, 16_385, 40_000])
-def test_bodies_of_every_number_of_segments(federation: Federation, values: int) -> None:
-    secure_sum = federation.charter.secure_sum.model_copy(update={"values": values})
-    charter = federation.charter.model_copy(update={"secure_sum": secure_sum})
-    envelopes = [contribute(federation, name, charter=charter).manifest for name in HOSPITALS]
-    manifests = [(envelope, open_manifest(charter, envelope)) for envelope in envelopes]
-    total = np.arange(values, dtype=np.int64)
-    pair = _answers(federation, manifests, total, charter=charter)
-    assert len(pair[0].body) == answers.body_bytes(secure_sum)
-    assert _open(federation, pair, charter=charter).values.tolist() == total.tolist()
-
-
-def test_refuses_anothers_key_and_outsiders(
-    federation: Federation, pair: tuple[Answer, Answer]
+@pytest.mark.parametrize("party", PARTIES)
+def test_refuses_another_round_than_the_statements(
+    federation: Federation, answers: Answers, party: str
 ) -> None:
-    with pytest.raises(SealRefused):
-        _open(federation, pair, "small-4", key_of="small-3")
-    with pytest.raises(AnswerRefused):
-        _open(federation, pair, "small-9", key_of="small-3")
-    for outsider in ("aggregator", "decryptor", "unmasker"):
-        with pytest.raises(SealRefused):
-            _open(federation, pair, "small-4", key_of=outsider)
+    for number, error in ((2, AnswerRefused), (0, RoundRefused), (3, RoundRefused)):
+        with pytest.raises(error):
+            _check(federation, party, _answer(answers, party), number=number)
 
 
-def test_refuses_answers_swapped_between_rounds_custodians_or_charters(
-    federation: Federation,
-    manifests: list[tuple[bytes, Manifest]],
-    pair: tuple[Answer, Answer],
+def test_refuses_an_unmaskers_statement_that_names_another(
+    federation: Federation, answers: Answers
 ) -> None:
-    second = _answers(federation, manifests, np.zeros(8, dtype=np.int64), round_number=2)
-    for mixed in ((second[0], pair[1]), (pair[0], second[1]), second):
-        with pytest.raises(AnswerRefused):
-            _open(federation, mixed)
-    with pytest.raises(MalformedMessage):
-        _open(federation, (pair[1], pair[0]))
-    for round_number in (0, 3):
-        with pytest.raises(RoundRefused):
-            _open(federation, pair, round_number=round_number)
-    other = federation.charter.model_copy(update={"name": "another"})
-    with pytest.raises(AnswerRefused):
-        _open(federation, pair, charter=other)
+    for name in ("unmasker-2", "someone"):
+        answer = _resigned(federation, answers, "unmasker", {"unmasker": name})
+        with pytest.raises(AnswerRefused, match="another unmasker"):
+            _check(federation, "unmasker", answer)
+    with pytest.raises(FedHelpError, match="not in the charter"):
+        _check(federation, "unmasker-3", answers.unmaskers[0])
 
 
-def test_a_body_does_not_open_under_another_rounds_statement(
-    federation: Federation,
-    manifests: list[tuple[bytes, Manifest]],
-    pair: tuple[Answer, Answer],
+def test_checks_the_cohort_that_an_unmasker_states(
+    federation: Federation, answers: Answers
 ) -> None:
-    # A custodian that signs a body of round 1 into round 2: the sealed keys are bound to round 1.
-    document = peek_document("decryptor-statement", pair[0].statement) | {"round": 2}
-    key = federation.state("decryptor").signing_key()
-    statement = key.sign_document("decryptor-statement", document)
-    second = _answers(federation, manifests, np.zeros(8, dtype=np.int64), round_number=2)
-    forged = dataclasses.replace(pair[0], statement=statement)
-    with pytest.raises(SealRefused):
-        _open(federation, (forged, second[1]), round_number=2)
+    statement = answers.unmaskers[1].statement
+    members = peek_document(UNMASKER_KIND, statement)["contributions"]
+    refused: list[tuple[list[dict[str, Any]], type[FedHelpError]]] = [
+        ([], CohortTooSmall),
+        (members[:4], CohortTooSmall),
+        ([*members[:4], members[3]], CohortTooSmall),
+        ([*members[:4], members[4] | {"hospital": "small-9"}], CohortTooSmall),
+        (members[::-1], AnswerRefused),
+        ([*members[:4], members[4] | {"weight": 9}], MalformedMessage),
+        ([*members[:4], members[4] | {"manifest_digest": "none"}], MalformedMessage),
+    ]
+    for forged, error in refused:
+        with pytest.raises(error):
+            _check(
+                federation,
+                "unmasker-2",
+                _resigned(federation, answers, "unmasker-2", {"contributions": forged}),
+            )
 
 
 def _flipped(data: bytes, position: int) -> bytes:
@@ -164,153 +191,112 @@ def _flipped(data: bytes, position: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_refuses_altered_bodies_and_keys(
-    federation: Federation, pair: tuple[Answer, Answer], which: int
+@pytest.mark.parametrize("party", PARTIES)
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda data: _flipped(data, 0),
+        lambda data: _flipped(data, -1),
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: b"",
+    ],
+)
+def test_altered_bodies_show_without_any_private_key(
+    federation: Federation,
+    answers: Answers,
+    party: str,
+    alter: Callable[[bytes], bytes],
+    tmp_path: Path,
 ) -> None:
-    answer = pair[which]
+    answer = _answer(answers, party)
+    (tmp_path / "body").write_bytes(alter(answer.body.read_bytes()))
+    with pytest.raises(AnswerRefused):
+        _check(federation, party, dataclasses.replace(answer, body=tmp_path / "body"))
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_altered_keys_show_without_any_private_key(
+    federation: Federation, answers: Answers, party: str
+) -> None:
+    answer = _answer(answers, party)
     keys = dict(answer.sealed_keys)
     altered = [
-        dataclasses.replace(answer, body=_flipped(answer.body, 0)),
-        dataclasses.replace(answer, body=_flipped(answer.body, -1)),
-        dataclasses.replace(answer, body=answer.body[:-1]),
-        dataclasses.replace(answer, body=b""),
-        dataclasses.replace(answer, body=pair[1 - which].body),
-        dataclasses.replace(answer, sealed_keys=keys | {"small-4": _flipped(keys["small-4"], 0)}),
-        dataclasses.replace(answer, sealed_keys=keys | {"small-4": keys["small-3"]}),
-        dataclasses.replace(answer, sealed_keys=keys | {"small-9": keys["small-3"]}),
-        dataclasses.replace(answer, sealed_keys={"small-4": keys["small-4"]}),
+        keys | {"small-4": _flipped(keys["small-4"], 0)},
+        keys | {"small-4": keys["small-3"]},
+        keys | {"small-9": keys["small-3"]},
+        {"small-4": keys["small-4"]},
+        {},
     ]
-    for forged in altered:
-        mixed = (forged, pair[1]) if which == 0 else (pair[0], forged)
+    for sealed_keys in altered:
         with pytest.raises(AnswerRefused):
-            _open(federation, mixed)
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_altered_bodies_show_without_any_private_key(
-    federation: Federation, pair: tuple[Answer, Answer], which: int
-) -> None:
-    check = (answers.open_decryptor_statement, answers.open_unmasker_statement)[which]
-    check(federation.charter, 1, pair[which])
-    altered = dataclasses.replace(pair[which], body=_flipped(pair[which].body, 5))
-    with pytest.raises(AnswerRefused):
-        check(federation.charter, 1, altered)
-
-
-def _resigned(federation: Federation, answer: Answer, changes: dict[str, Any]) -> Answer:
-    document = peek_document("decryptor-statement", answer.statement) | changes
-    key = federation.state("decryptor").signing_key()
-    return dataclasses.replace(answer, statement=key.sign_document("decryptor-statement", document))
-
-
-@pytest.mark.parametrize("length", [0, 47, 49])
-def test_refuses_signed_bodies_of_another_length(
-    federation: Federation, pair: tuple[Answer, Answer], length: int
-) -> None:
-    # Even if the custodian signs it: the key no longer fits the body's digest.
-    body = pair[0].body[:length].ljust(length, b"\0")
-    forged = dataclasses.replace(
-        _resigned(federation, pair[0], {"body_digest": digest(body)}), body=body
+            _check(federation, party, dataclasses.replace(answer, sealed_keys=sealed_keys))
+    # Not even with a statement about them: every hospital of the charter, and nobody else.
+    fewer = altered[3]
+    resigned = _resigned(
+        federation, answers, party, {"sealed_keys_digest": sealed_keys_digest(fewer)}
     )
-    with pytest.raises(SealRefused):
-        _open(federation, (forged, pair[1]))
+    with pytest.raises(AnswerRefused):
+        _check(federation, party, dataclasses.replace(resigned, sealed_keys=fewer))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"version": 2}, {"sum_digest": "none"}, {"values": [1]}, {"round": True}],
-)
-def test_refuses_statements_of_another_form(
-    federation: Federation, pair: tuple[Answer, Answer], change: dict[str, Any]
+def test_a_content_key_opens_for_its_recipient_custodian_round_and_body_alone(
+    federation: Federation, answers: Answers
 ) -> None:
-    with pytest.raises(MalformedMessage):
-        _open(federation, (_resigned(federation, pair[0], change), pair[1]))
-
-
-def test_refuses_statements_of_other_signers(
-    federation: Federation, pair: tuple[Answer, Answer]
-) -> None:
-    document = peek_document("decryptor-statement", pair[0].statement)
-    for signer in ("unmasker", "aggregator", "large-1"):
-        key = federation.state(signer).signing_key()
-        statement = key.sign_document("decryptor-statement", document)
-        with pytest.raises(SignatureRefused):
-            _open(federation, (dataclasses.replace(pair[0], statement=statement), pair[1]))
-
-
-def _with_set(
-    federation: Federation, pair: tuple[Answer, Answer], members: list[dict[str, Any]]
-) -> tuple[Answer, Answer]:
-    document = peek_document("unmasker-statement", pair[1].statement)
-    key = federation.state("unmasker").signing_key()
-    statement = key.sign_document("unmasker-statement", document | {"contributions": members})
-    return pair[0], dataclasses.replace(pair[1], statement=statement)
-
-
-def test_checks_the_cohort_that_the_unmasker_states(
-    federation: Federation, pair: tuple[Answer, Answer]
-) -> None:
-    members = peek_document("unmasker-statement", pair[1].statement)["contributions"]
-    refused: list[tuple[list[dict[str, Any]], type[FedHelpError]]] = [
-        ([], CohortTooSmall),
-        (members[:4], CohortTooSmall),
-        ([*members[:4], members[3]], CohortTooSmall),
-        ([*members[:4], members[4] | {"hospital": "small-9"}], CohortTooSmall),
-        (members[::-1], AnswerRefused),
-        ([*members[:4], members[4] | {"weight": 9}], MalformedMessage),
+    charter, key = federation.charter, federation.state("small-4").unsealing_key()
+    body = digest(answers.decryptor.body.read_bytes())
+    sealed = answers.decryptor.sealed_keys["small-4"]
+    purpose = decryptor_purpose(charter, 1)
+    assert len(key.open(sealed, purpose.key_info("small-4", body))) == 32
+    others = [
+        purpose.key_info("small-3", body),
+        purpose.key_info("small-4", digest(b"another body")),
+        decryptor_purpose(charter, 2).key_info("small-4", body),
+        unmasker_purpose(charter, 1, "unmasker").key_info("small-4", body),
+        purpose.associated_data(),
     ]
-    for forged, error in refused:
-        with pytest.raises(error):
-            _open(federation, _with_set(federation, pair, forged))
+    for info in others:
+        with pytest.raises(SealRefused):
+            key.open(sealed, info)
+    bound = {
+        decryptor_purpose(charter, 1).associated_data(),
+        decryptor_purpose(charter, 2).associated_data(),
+        *(unmasker_purpose(charter, 1, name).associated_data() for name in UNMASKERS),
+    }
+    assert len(bound) == 4
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_refuses_sums_that_honest_releases_cannot_reach(
-    federation: Federation, manifests: list[tuple[bytes, Manifest]], sign: int
+def test_refuses_to_seal_anything_but_the_charters_elements(
+    federation: Federation, tmp_path: Path
 ) -> None:
-    bound = federation.charter.bound_of_sum()
-    fits = np.full(8, sign * bound, dtype=np.int64)
-    assert _open(federation, _answers(federation, manifests, fits)).values.tolist() == fits.tolist()
-    exceeds = fits.copy()
-    exceeds[7] += sign
-    with pytest.raises(SumRefused):
-        _open(federation, _answers(federation, manifests, exceeds))
-
-
-def test_refuses_to_seal_another_number_of_integers(federation: Federation) -> None:
-    key = federation.state("decryptor").signing_key()
-    for elements, error in (
-        (np.zeros(7, dtype=np.uint64), AnswerRefused),
-        (np.full(8, 2**32, dtype=np.uint64), OutsideRing),
-    ):
+    secure_sum = federation.charter.secure_sum
+    refused = [
+        (np.zeros(secure_sum.elements - 1, dtype=np.uint64), AnswerRefused),
+        (np.full(secure_sum.elements, 2**secure_sum.packed_bits, dtype=np.uint64), OutsideRing),
+    ]
+    for number, (elements, error) in enumerate(refused):
         with pytest.raises(error):
             seal_decryptor_answer(
                 federation.charter,
                 1,
-                masked_sum=elements,
-                sum_digest=SUM_DIGEST,
-                signing_key=key,
+                masked_sum=[elements],
+                sum_digest=digest(b"a sum"),
+                signing_key=federation.state("decryptor").signing_key(),
+                out=tmp_path / str(number),
             )
 
 
-def test_nothing_of_the_sum_is_in_the_clear(
-    federation: Federation, manifests: list[tuple[bytes, Manifest]]
-) -> None:
-    pair = _answers(federation, manifests, np.full(8, 0x00ABCDEF, dtype=np.int64))
-    for answer in pair:
-        assert b"\xef\xcd\xab\x00" not in answer.body + answer.statement
+@pytest.mark.parametrize("party", PARTIES)
+def test_the_wire_form_carries_everything(answers: Answers, party: str) -> None:
+    answer = _answer(answers, party)
+    header = header_of(answer)
+    assert answer_of(header, answer.body) == answer
+    header.sealed_keys.append(header.sealed_keys[0])
+    with pytest.raises(MalformedMessage):
+        answer_of(header, answer.body)
 
 
-def test_the_wire_form_carries_everything(pair: tuple[Answer, Answer]) -> None:
-    for answer in pair:
-        header = header_of(answer)
-        assert answer_of(header, answer.body) == answer
-        header.sealed_keys.append(header.sealed_keys[0])
-        with pytest.raises(MalformedMessage):
-            answer_of(header, answer.body)
-
-
-def test_statements_are_canonical(pair: tuple[Answer, Answer]) -> None:
-    for answer in pair:
-        assert canonical_json(parse_json(answer.statement, "statement")) == answer.statement
+@pytest.mark.parametrize("party", PARTIES)
+def test_statements_are_canonical(answers: Answers, party: str) -> None:
+    statement = _answer(answers, party).statement
+    assert canonical_json(parse_json(statement, "statement")) == statement

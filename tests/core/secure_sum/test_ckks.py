@@ -1,144 +1,269 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-import tenseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.federation import Federation
-from support.secure_sum import coefficients_out_of_range, encrypt_reals, secret_context
+from tenseal import sealapi
 
-from fedhelp_secure.charter import SecureSum
+from fedhelp_secure.charter import CKKS_NOISE_UNITS, SecureSum, noise_fits
+from fedhelp_secure.secure_sum import seal
 from fedhelp_secure.secure_sum.ckks import (
+    DEGREE,
+    LARGEST_DISTANCE,
+    MODULUS_BITS,
     ContextRefused,
     NotAnInteger,
     PublicContext,
     SecretContext,
     generate_keys,
 )
-from fedhelp_secure.secure_sum.framing import CiphertextRefused
+from fedhelp_secure.secure_sum.plan import plan_secure_sum
+from fedhelp_secure.secure_sum.residues import MODULUS, CiphertextRefused, weighted_sum
 from fedhelp_secure.secure_sum.ring import OutsideRing
 
 SECRET, PUBLIC = generate_keys()
+OTHER_SECRET, OTHER_PUBLIC = generate_keys()
+
+Elements = NDArray[np.uint64]
 
 
-def _parameters(values: int = 5, ring_bits: int = 32) -> SecureSum:
-    return SecureSum(values=values, ring_bits=ring_bits, fraction_bits=12, scale_bits=22)
+def _plan(bound: int, weights: Sequence[int]) -> SecureSum:
+    return plan_secure_sum(values=5000, fraction_bits=12, bound_of_sum=bound, weights=weights)
 
 
-def _vector(integers: list[int]) -> NDArray[np.uint64]:
-    return np.array(integers, dtype=np.uint64)
+PLAN = _plan(30_000, [2, 2, 1, 1, 1, 1])
+
+PLANS: list[tuple[int, list[int]]] = [
+    (100, [1, 1]),
+    (30_000, [2, 2, 1, 1, 1, 1]),
+    (2**24, [2, 2, 1, 1, 1, 1]),
+    (2**29 - 1, [1, 1, 1]),
+    (5000, [1] * 8),
+    (5000, [1] * 64),
+    (100, [64, 64, 1]),
+    (2**20, [3] * 5),
+    (1000, [5] * 40),
+]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_weighted_sums_are_exact_up_to_the_capacity(data: st.DataObject) -> None:
-    values = data.draw(st.sampled_from([1, 5, 2048, 2049]))
-    weights = data.draw(st.lists(st.integers(1, 16), min_size=2, max_size=5))
-    ring_bits = data.draw(st.integers(8, 36 - (sum(weights) - 1).bit_length() + 1))
-    parameters = _parameters(values, ring_bits)
-    top = 2**ring_bits - 1
-    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    extremes = data.draw(st.booleans())
-    vectors = [
-        np.full(values, top, dtype=np.uint64)
-        if extremes
-        else generator.integers(0, top, values, dtype=np.uint64, endpoint=True)
-        for _ in weights
-    ]
+def _weighted(parameters: SecureSum, parts: Sequence[tuple[int, Elements]]) -> bytes:
     public = PublicContext(PUBLIC, parameters)
-    parts = [(w, public.encrypt(v)) for w, v in zip(weights, vectors, strict=True)]
-    opened = SecretContext(SECRET, parameters).decrypt(public.weighted_sum(parts))
-    columns = zip(*(vector.tolist() for vector in vectors), strict=True)
-    assert opened.tolist() == [
-        sum(w * entry for w, entry in zip(weights, column, strict=True)) % 2**ring_bits
+    encrypted = [(weight, iter([public.encrypt_frame(part)])) for weight, part in parts]
+    return b"".join(weighted_sum(encrypted, parameters))
+
+
+def _expected(parameters: SecureSum, parts: Sequence[tuple[int, Elements]]) -> list[int]:
+    modulus = 2**parameters.packed_bits
+    columns = zip(*(part.tolist() for _, part in parts), strict=True)
+    weights = [weight for weight, _ in parts]
+    return [
+        sum(weight * entry for weight, entry in zip(weights, column, strict=True)) % modulus
         for column in columns
     ]
 
 
-def test_encryption_is_randomised() -> None:
-    public = PublicContext(PUBLIC, _parameters())
-    assert public.encrypt(_vector([1] * 5)) != public.encrypt(_vector([1] * 5))
+def _full(element: int) -> Elements:
+    return np.full(DEGREE, element, dtype=np.uint64)
 
 
-@pytest.mark.parametrize("elements", [[1] * 4, [1] * 6, [2**32, 0, 0, 0, 0]])
-def test_refuses_other_vectors(elements: list[int]) -> None:
-    with pytest.raises(OutsideRing):
-        PublicContext(PUBLIC, _parameters()).encrypt(_vector(elements))
+def _patterns(packed_bits: int) -> list[Elements]:
+    """Frames whose slots are at the ends of the ring, and whose coefficients are the largest."""
+    half = 2 ** (packed_bits - 1)
+    low, high = half, half - 1  # as signed integers -half and half - 1
+    alternating = _full(low)
+    alternating[1::2] = high
+    halves = _full(low)
+    halves[DEGREE // 2 :] = high
+    return [_full(low), _full(high), alternating, halves]
 
 
-def _context(bits: list[int], scale_bits: int, *, extra_keys: bool = False) -> bytes:
-    context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, 4096, coeff_mod_bit_sizes=bits)
-    context.global_scale = 2.0**scale_bits
-    if extra_keys:
-        context.generate_galois_keys()
-    data: bytes = context.serialize(
-        save_secret_key=False, save_galois_keys=extra_keys, save_relin_keys=extra_keys
+@pytest.mark.parametrize(("bound", "weights"), PLANS)
+def test_sums_of_the_largest_elements_that_a_plan_allows_are_exact(
+    bound: int, weights: list[int]
+) -> None:
+    parameters = _plan(bound, weights)
+    secret = SecretContext(SECRET, parameters)
+    for pattern in _patterns(parameters.packed_bits):
+        parts = [(weight, pattern) for weight in weights]
+        opened = secret.decrypt_frame(_weighted(parameters, parts))
+        assert opened.tolist() == _expected(parameters, parts)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(PLANS), st.integers(1, DEGREE), st.integers(0, 2**32))
+def test_sums_of_random_elements_are_exact_under_every_plan(
+    plan: tuple[int, list[int]], size: int, seed: int
+) -> None:
+    bound, weights = plan[0], plan[1][:8]
+    parameters, generator = _plan(bound, plan[1]), np.random.default_rng(seed)
+    top = 2**parameters.packed_bits
+    parts = [(weight, generator.integers(0, top, size, dtype=np.uint64)) for weight in weights]
+    opened = SecretContext(SECRET, parameters).decrypt_frame(_weighted(parameters, parts))
+    assert opened[:size].tolist() == _expected(parameters, parts)
+    assert not opened[size:].any()
+
+
+def _decoded(parameters: SecureSum, frame: bytes) -> NDArray[np.float64]:
+    """The numbers before rounding: what never leaves `SecretContext`."""
+    context, scratch = seal.seal_context(DEGREE, MODULUS_BITS), seal.Scratch()
+    prefix = seal.saved_prefix(DEGREE, MODULUS_BITS, parameters.scale_bits)
+    key = scratch.load(sealapi.SecretKey(), SECRET, context)
+    ciphertext = scratch.load(sealapi.Ciphertext(), prefix + frame, context)
+    plaintext = sealapi.Plaintext()
+    sealapi.Decryptor(context, key).decrypt(ciphertext, plaintext)
+    slots = np.array(sealapi.CKKSEncoder(context).decode_complex(plaintext))
+    return np.concatenate([slots.real, slots.imag])
+
+
+def test_the_error_of_a_fresh_ciphertext_has_the_deviation_that_the_bound_is_made_of() -> None:
+    public = PublicContext(PUBLIC, PLAN)
+    zeros = np.zeros(DEGREE, dtype=np.uint64)
+    errors = (
+        np.concatenate([_decoded(PLAN, public.encrypt_frame(zeros)) for _ in range(60)])
+        * 2.0**PLAN.scale_bits
     )
-    return data
+    # One key, so its own transform leaves some spread; 10,840 units on average over keys.
+    assert 9_500 < errors.std() < 12_200
+    assert abs(errors.mean()) < 500
+    # 2 * 46 Laplace scales, of which 23 deviations: nothing near that in a quarter of a million.
+    assert np.abs(errors).max() < CKKS_NOISE_UNITS / 2
+
+
+@pytest.mark.parametrize(("bound", "weights"), PLANS)
+def test_errors_stay_well_inside_a_quarter(bound: int, weights: list[int]) -> None:
+    parameters = _plan(bound, weights)
+    patterns = _patterns(parameters.packed_bits)
+    for pattern in (patterns[0], patterns[2]):
+        numbers = _decoded(parameters, _weighted(parameters, [(w, pattern) for w in weights]))
+        assert np.abs(numbers - np.rint(numbers)).max() < LARGEST_DISTANCE / 2
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 1], [2, 2, 1, 1, 1, 1], [64] * 20])
+def test_the_smallest_scale_that_fits_leaves_the_noise_a_quarter(weights: list[int]) -> None:
+    squared = sum(weight**2 for weight in weights)
+    scale = next(bits for bits in range(14, 41) if noise_fits(squared, bits))
+    assert CKKS_NOISE_UNITS * squared**0.5 <= 2**scale * LARGEST_DISTANCE
+    assert CKKS_NOISE_UNITS * squared**0.5 > 2 ** (scale - 1) * LARGEST_DISTANCE
+
+
+def test_encryption_is_randomised_and_has_no_header() -> None:
+    public = PublicContext(PUBLIC, PLAN)
+    frames = [public.encrypt_frame(_full(1)) for _ in range(2)]
+    assert frames[0] != frames[1]
+    first, second = (np.frombuffer(frame, dtype="<u8") for frame in frames)
+    assert first.size == 2 * DEGREE
+    assert (first != second).mean() > 0.999
+    for residues in (first, second):
+        assert residues.max() < MODULUS
+        # Uniform: the mean of 8,192 is within 8 deviations of the middle.
+        assert abs(float(residues.mean()) / MODULUS - 0.5) < 8 * (12 * 8192) ** -0.5
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        np.zeros(0, dtype=np.uint64),
+        np.zeros(DEGREE + 1, dtype=np.uint64),
+        np.array([2**PLAN.packed_bits], dtype=np.uint64),
+        np.array([2**63], dtype=np.uint64),
+        np.array([1], dtype=np.int64),
+        np.zeros((2, 2), dtype=np.uint64),
+    ],
+)
+def test_refuses_to_encrypt_anything_else(elements: Elements) -> None:
+    with pytest.raises(OutsideRing):
+        PublicContext(PUBLIC, PLAN).encrypt_frame(elements)
+
+
+def _key_of(bits: list[int]) -> bytes:
+    parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
+    parameters.set_poly_modulus_degree(DEGREE)
+    parameters.set_coeff_modulus(sealapi.CoeffModulus.Create(DEGREE, bits))
+    public = sealapi.PublicKey()
+    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    sealapi.KeyGenerator(context).create_public_key(public)
+    return seal.Scratch().saved(public)
 
 
 @pytest.mark.parametrize(
     "public",
-    [
-        SECRET,
-        _context([60, 48], 22),
-        _context([40, 20, 40], 22),
-        _context([60, 49], 21),
-        _context([60, 49], 22, extra_keys=True),
-        b"",
-        b"no context",
-        PUBLIC[:1000],
-    ],
-    ids=["secret", "prime", "chain", "scale", "keys", "empty", "text", "truncated"],
+    [SECRET, _key_of([59]), _key_of([60, 49]), b"", b"no key", PUBLIC[:1000], PUBLIC[:-1]],
+    ids=["secret", "prime", "chain", "empty", "text", "truncated", "short"],
 )
-def test_refuses_other_contexts(public: bytes) -> None:
+def test_refuses_what_is_no_public_key_of_these_parameters(public: bytes) -> None:
     with pytest.raises(ContextRefused):
-        PublicContext(public, _parameters())
+        PublicContext(public, PLAN)
 
 
-def test_the_public_context_has_no_secret_and_the_secret_one_hides_it() -> None:
+def test_the_secret_key_is_no_public_one_and_does_not_show() -> None:
     with pytest.raises(ContextRefused):
-        SecretContext(PUBLIC, _parameters())
-    assert repr(SecretContext(SECRET, _parameters())) == "SecretContext(...)"
-    assert len(PUBLIC) < 140_000
+        SecretContext(PUBLIC, PLAN)
+    assert repr(SecretContext(SECRET, PLAN)) == "SecretContext(...)"
+    assert SECRET[200:300] not in PUBLIC
+    assert (len(SECRET) < 34_000, len(PUBLIC) < 67_000) == (True, True)
 
 
-def test_refuses_sums_of_nothing_and_weights_below_one() -> None:
-    public = PublicContext(PUBLIC, _parameters())
-    part = public.encrypt(_vector([1] * 5))
-    for parts in ([], [(0, part)], [(1, part), (-1, part)], [(1, part[:-1])], [(1, b"")]):
+def _encrypted_reals(reals: list[float], scale_bits: int) -> bytes:
+    """A frame whose slots begin with ``reals``: what no honest hospital sends."""
+    context, scratch = seal.seal_context(DEGREE, MODULUS_BITS), seal.Scratch()
+    key = scratch.load(sealapi.PublicKey(), PUBLIC, context)
+    plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
+    padded = [complex(real) for real in reals] + [0j] * (DEGREE // 2 - len(reals))
+    sealapi.CKKSEncoder(context).encode(padded, 2.0**scale_bits, plaintext)
+    sealapi.Encryptor(context, key).encrypt(plaintext, ciphertext)
+    prefix = seal.saved_prefix(DEGREE, MODULUS_BITS, scale_bits)
+    return scratch.saved(ciphertext).removeprefix(prefix)
+
+
+@pytest.mark.parametrize("reals", [[0.5], [0.4], [-3.4], [0.0] * 2047 + [0.5], [2.0**20 + 0.45]])
+def test_refuses_numbers_that_are_no_integers_in_the_padding_too(reals: list[float]) -> None:
+    frame = _encrypted_reals(reals, PLAN.scale_bits)
+    with pytest.raises(NotAnInteger):
+        SecretContext(SECRET, PLAN).decrypt_frame(frame)
+
+
+def test_reduces_integers_outside_the_ring() -> None:
+    bits = PLAN.packed_bits
+    frame = _encrypted_reals([-1.0, -(2.0**bits) + 5, 2.0**bits + 7, 2.0**bits], PLAN.scale_bits)
+    opened = SecretContext(SECRET, PLAN).decrypt_frame(frame)
+    assert opened[:4].tolist() == [2**bits - 1, 5, 7, 0]
+
+
+def test_a_ciphertext_under_another_key_or_scale_is_no_sum() -> None:
+    foreign = PublicContext(OTHER_PUBLIC, PLAN).encrypt_frame(_full(1))
+    finer = PLAN.model_copy(update={"scale_bits": PLAN.scale_bits - 3})
+    for frame, secret in (
+        (foreign, SecretContext(SECRET, PLAN)),
+        (PublicContext(PUBLIC, finer).encrypt_frame(_full(3)), SecretContext(SECRET, PLAN)),
+        (PublicContext(PUBLIC, PLAN).encrypt_frame(_full(3)), SecretContext(OTHER_SECRET, PLAN)),
+    ):
+        with pytest.raises(NotAnInteger):
+            secret.decrypt_frame(frame)
+
+
+@pytest.mark.parametrize("length", [0, 8, 65_535, 65_537, 131_072])
+def test_refuses_to_decrypt_anything_but_one_frame(length: int) -> None:
+    with pytest.raises(CiphertextRefused):
+        SecretContext(SECRET, PLAN).decrypt_frame(bytes(length))
+
+
+def test_refuses_to_decrypt_words_that_are_no_residues() -> None:
+    frame = bytearray(PublicContext(PUBLIC, PLAN).encrypt_frame(_full(1)))
+    for word in (MODULUS, 2**64 - 1):
+        frame[-8:] = word.to_bytes(8, "little")
         with pytest.raises(CiphertextRefused):
-            public.weighted_sum(parts)
+            SecretContext(SECRET, PLAN).decrypt_frame(bytes(frame))
 
 
-def test_refuses_coefficients_outside_the_modulus() -> None:
-    public = PublicContext(PUBLIC, _parameters())
-    forged = coefficients_out_of_range(public.encrypt(_vector([1] * 5)))
-    with pytest.raises(CiphertextRefused):
-        public.weighted_sum([(1, forged)])
-    with pytest.raises(CiphertextRefused):
-        SecretContext(SECRET, _parameters()).decrypt(forged)
-
-
-@pytest.mark.parametrize(
-    ("reals", "position"), [([0.5], 0), ([0.2], 0), ([-3.3], 0), ([0.0] * 2047 + [0.5], 2047)]
-)
-def test_refuses_slots_that_are_no_integers_in_the_padding_too(
-    federation: Federation, reals: list[float], position: int
-) -> None:
-    with pytest.raises(NotAnInteger):
-        secret_context(federation).decrypt(encrypt_reals(federation, reals))
-
-
-def test_reduces_integers_outside_the_ring(federation: Federation) -> None:
-    reals = [-1.0, -(2.0**33) + 5, 2.0**34 + 7, 2.0**32]
-    opened = secret_context(federation).decrypt(encrypt_reals(federation, reals))
-    assert opened.tolist() == [2**32 - 1, 5, 7, 0, 0, 0, 0, 0]
-
-
-def test_a_ciphertext_under_another_key_is_no_sum(federation: Federation) -> None:
-    foreign = PublicContext(PUBLIC, federation.charter.secure_sum).encrypt(_vector([1] * 8))
-    with pytest.raises(NotAnInteger):
-        secret_context(federation).decrypt(foreign)
+def test_random_residues_are_no_integers() -> None:
+    generator = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+    secret = SecretContext(SECRET, PLAN)
+    for _ in range(20):
+        frame = generator.integers(0, MODULUS, 2 * DEGREE, dtype=np.uint64).tobytes()
+        with pytest.raises(NotAnInteger):
+            secret.decrypt_frame(frame)

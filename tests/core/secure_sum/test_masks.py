@@ -1,25 +1,37 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import mask_reference
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import MalformedMessage
-from fedhelp_secure.secure_sum.masks import draw_seed, expand_mask, seed_info
+from fedhelp_secure.secure_sum.masks import MaskPurpose, MaskStream, draw_seed
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("mask_vectors.json").read_text())
-FIELDS: dict[str, Any] = {
-    "charter_digest": digest(b"a charter"),
-    "round_number": 1,
-    "hospital": "large-1",
-    "values": 64,
-    "ring_bits": 32,
-}
+PURPOSE = MaskPurpose(
+    charter_digest=digest(b"a charter"),
+    round_number=1,
+    hospital="large-1",
+    unmasker="unmasker",
+    elements=64,
+    packed_bits=32,
+)
+CHANGES: list[dict[str, Any]] = [
+    {"charter_digest": digest(b"another charter")},
+    {"round_number": 2},
+    {"hospital": "large-2"},
+    {"unmasker": "unmasker-2"},
+    {"elements": 65},
+    {"packed_bits": 31},
+]
 
 
 def test_the_reference_agrees_with_the_block_of_rfc_8439() -> None:
@@ -30,39 +42,56 @@ def test_the_reference_agrees_with_the_block_of_rfc_8439() -> None:
     )
 
 
+def test_the_reference_agrees_with_the_third_case_of_rfc_5869() -> None:
+    derived = mask_reference.derive(b"\x0b" * 22, b"", 42)
+    assert derived.hex() == (
+        "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
+    )
+
+
 def test_the_vectors_are_what_the_reference_makes() -> None:
     assert mask_reference.vectors() == VECTORS
 
 
 @pytest.mark.parametrize("vector", VECTORS["vectors"])
 def test_masks_are_those_of_the_vectors(vector: dict[str, Any]) -> None:
-    mask = expand_mask(
-        bytes.fromhex(vector["seed"]),
+    purpose = MaskPurpose(
         charter_digest=vector["charter"],
         round_number=vector["round"],
         hospital=vector["hospital"],
-        values=vector["values"],
-        ring_bits=vector["ring_bits"],
+        unmasker=vector["unmasker"],
+        elements=vector["elements"],
+        packed_bits=vector["packed_bits"],
     )
-    assert mask.tolist() == vector["mask"]
+    stream = MaskStream(bytes.fromhex(vector["seed"]), purpose)
+    assert stream.take(vector["elements"]).tolist() == vector["mask"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"charter_digest": digest(b"another charter")},
-        {"round_number": 2},
-        {"hospital": "large-2"},
-        {"values": 65},
-        {"ring_bits": 31},
-    ],
-)
+@given(st.lists(st.integers(0, 200), max_size=6), st.integers(8, 45))
+def test_a_stream_is_the_same_in_parts_of_any_length(parts: list[int], bits: int) -> None:
+    purpose = dataclasses.replace(PURPOSE, packed_bits=bits)
+    seed = bytes(range(32))
+    stream = MaskStream(seed, purpose)
+    taken = [element for part in parts for element in stream.take(part).tolist()]
+    assert taken == MaskStream(seed, purpose).take(sum(parts)).tolist()
+    assert all(element < 2**bits for element in taken)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_every_field_separates_the_streams(change: dict[str, Any]) -> None:
     seed = bytes(32)
-    mask = expand_mask(seed, **FIELDS)
-    other = expand_mask(seed, **(FIELDS | change))[:64]
+    mask = MaskStream(seed, PURPOSE).take(64)
+    other = MaskStream(seed, dataclasses.replace(PURPOSE, **change)).take(64)
     low_bits = np.uint64(2**31 - 1)
     assert np.mean((mask & low_bits) == (other & low_bits)) < 0.1
+
+
+def test_every_bit_of_a_mask_is_fair() -> None:
+    mask = MaskStream(bytes(32), dataclasses.replace(PURPOSE, packed_bits=45)).take(40_000)
+    for bit in range(45):
+        ones = int(((mask >> np.uint64(bit)) & np.uint64(1)).sum())
+        # Six standard deviations, of a fixed seed.
+        assert abs(ones - 20_000) < 600
 
 
 def test_seeds_are_fresh() -> None:
@@ -74,21 +103,12 @@ def test_seeds_are_fresh() -> None:
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
 def test_refuses_seeds_of_another_length(length: int) -> None:
     with pytest.raises(MalformedMessage):
-        expand_mask(bytes(length), **FIELDS)
+        MaskStream(bytes(length), PURPOSE)
 
 
-def test_the_sealing_context_names_charter_round_hospital_and_ciphertext() -> None:
-    fields: dict[str, Any] = {
-        "charter_digest": digest(b"a charter"),
-        "round_number": 1,
-        "hospital": "large-1",
-        "ciphertext_digest": digest(b"a ciphertext"),
-    }
-    changes: list[dict[str, Any]] = [
-        {},
-        {"charter_digest": digest(b"another charter")},
-        {"round_number": 2},
-        {"hospital": "large-2"},
-        {"ciphertext_digest": digest(b"another ciphertext")},
-    ]
-    assert len({seed_info(**(fields | change)) for change in changes}) == len(changes)
+def test_the_sealing_context_names_charter_round_hospital_unmasker_and_ciphertext() -> None:
+    one, other = digest(b"a ciphertext"), digest(b"another ciphertext")
+    infos = {PURPOSE.seed_info(one), PURPOSE.seed_info(other), PURPOSE.key_info()}
+    for change in CHANGES[:4]:
+        infos.add(dataclasses.replace(PURPOSE, **change).seed_info(one))
+    assert len(infos) == 7

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum import ring
 
-BITS = st.integers(8, 48)
+BITS = st.integers(1, 62)
 
 
 def _elements(data: st.DataObject, bits: int) -> list[int]:
@@ -48,8 +48,36 @@ def test_centring_inverts_the_way_into_the_ring(bits: int, data: st.DataObject) 
 def test_packing_is_inverted_by_unpacking(bits: int, data: st.DataObject) -> None:
     elements = _elements(data, bits)
     packed = ring.pack(_vector(elements), bits)
-    assert len(packed) == len(elements) * (4 if bits <= 32 else 8)
+    assert len(packed) == len(elements) * -(-bits // 8)
     assert ring.unpack(packed, bits, values=len(elements)).tolist() == elements
+
+
+@pytest.mark.parametrize("bits", range(1, 63))
+def test_words_of_every_width_are_little_endian_and_as_short_as_they_can_be(bits: int) -> None:
+    elements = [0, 2**bits - 1, (0x0123456789ABCDEF >> (64 - bits)), 1]
+    width = ring.word_bytes(bits)
+    assert 256 ** (width - 1) < 2**bits <= 256**width
+    data = b"".join(element.to_bytes(width, "little") for element in elements)
+    assert ring.pack(_vector(elements), bits) == data
+    assert ring.unpack(data, bits, values=4).tolist() == elements
+
+
+@given(BITS, st.data())
+def test_bytes_become_elements_by_dropping_the_high_bits(bits: int, data: st.DataObject) -> None:
+    width = ring.word_bytes(bits)
+    words = data.draw(st.lists(st.integers(0, 256**width - 1), max_size=8))
+    stream = b"".join(word.to_bytes(width, "little") for word in words)
+    assert ring.from_words(stream, bits).tolist() == [word % 2**bits for word in words]
+
+
+@given(BITS, st.data())
+def test_refuses_packed_integers_outside_the_ring(bits: int, data: st.DataObject) -> None:
+    width = ring.word_bytes(bits)
+    if bits == 8 * width:
+        return
+    word = data.draw(st.integers(2**bits, 256**width - 1))
+    with pytest.raises(MalformedMessage):
+        ring.unpack(word.to_bytes(width, "little"), bits, values=1)
 
 
 @pytest.mark.parametrize("integer", [128, -129, 2**40, -(2**62)])
@@ -92,7 +120,10 @@ def test_refuses_rings_that_the_words_cannot_hold(bits: int) -> None:
         ring.add(_vector([0]), _vector([0]), bits)
 
 
-@pytest.mark.parametrize("data", [b"", bytes(7), bytes(9), bytes(4), b"\x00\x01" + bytes(6)])
-def test_refuses_packed_integers_of_another_form(data: bytes) -> None:
-    with pytest.raises(MalformedMessage):
-        ring.unpack(data, 8, values=2)
+@pytest.mark.parametrize("bits", [8, 15, 24, 36, 45, 62])
+@pytest.mark.parametrize("words", [0, 1, 3])
+def test_refuses_packed_integers_of_another_length(bits: int, words: int) -> None:
+    width = ring.word_bytes(bits)
+    for data in (bytes(words * width), bytes(2 * width - 1), bytes(2 * width + 1)):
+        with pytest.raises(MalformedMessage):
+            ring.unpack(data, bits, values=2)

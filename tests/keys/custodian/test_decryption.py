@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
@@ -9,14 +11,35 @@ from threading import Timer
 import numpy as np
 import pytest
 from support.federation import Federation
-from support.secure_sum import coefficients_out_of_range, encrypt_reals, public_context
+from support.secure_sum import encrypt_reals, residues_out_of_range
+from support.sums import public_context
 
-from fedhelp_keys.custodian.decryption import DecryptionFailed, DecryptionWorker
+from fedhelp_keys.custodian.decryption import MEMORY_BYTES, DecryptionFailed, DecryptionWorker
 from fedhelp_keys.custodian.decryptor import secret_context_path
+from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.secure_sum.ckks import NotAnInteger
-from fedhelp_secure.secure_sum.framing import CiphertextRefused
+from fedhelp_secure.secure_sum.residues import CiphertextRefused
 
-EXPECTED = [1, 2, 3, 4, 5, 6, 7, 2**32 - 1]
+FRAMES_A_CHUNK = 16
+
+
+@pytest.fixture(scope="module")
+def secure_sum(shared_federation: Federation) -> SecureSum:
+    return shared_federation.charter.secure_sum
+
+
+@pytest.fixture(scope="module")
+def expected(secure_sum: SecureSum) -> list[int]:
+    """A full frame with the largest and the smallest element in it."""
+    top = (1 << secure_sum.packed_bits) - 1
+    elements = np.random.default_rng(3).integers(0, top, 4096, dtype=np.uint64, endpoint=True)
+    elements[:4] = [0, 1, top, top // 2]
+    return [int(element) for element in elements]
+
+
+@pytest.fixture(scope="module")
+def frame(shared_federation: Federation, expected: list[int]) -> bytes:
+    return public_context(shared_federation).encrypt_frame(np.array(expected, dtype=np.uint64))
 
 
 @pytest.fixture(scope="module")
@@ -26,100 +49,193 @@ def worker(shared_federation: Federation) -> Iterator[DecryptionWorker]:
     running.close()
 
 
-@pytest.fixture(scope="module")
-def ciphertext(shared_federation: Federation) -> bytes:
-    return public_context(shared_federation).encrypt(np.array(EXPECTED, dtype=np.uint64))
+def _opened(worker: DecryptionWorker, secure_sum: SecureSum, *chunks: bytes) -> list[list[int]]:
+    return [elements.tolist() for elements in worker.decrypt(chunks, secure_sum)]
 
 
-def _works(federation: Federation, worker: DecryptionWorker, ciphertext: bytes) -> None:
-    opened = worker.decrypt(ciphertext, federation.charter.secure_sum)
-    assert opened.tolist() == EXPECTED
-
-
-def test_one_child_serves_many_sums(
-    shared_federation: Federation, worker: DecryptionWorker, ciphertext: bytes
-) -> None:
-    _works(shared_federation, worker, ciphertext)
+def _child(worker: DecryptionWorker) -> int:
     child = worker.process_id
     assert child not in (None, os.getpid())
-    _works(shared_federation, worker, ciphertext)
+    assert child is not None
+    return child
+
+
+def test_one_child_serves_many_sums_frame_by_frame(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+) -> None:
+    assert _opened(worker, secure_sum, frame) == [expected]
+    child = _child(worker)
+    assert _opened(worker, secure_sum, frame * FRAMES_A_CHUNK, frame) == [expected] * 17
+    assert _opened(worker, secure_sum) == []
     assert worker.process_id == child
 
 
-def test_what_tenseal_refuses_is_refused_and_the_next_sum_works(
-    shared_federation: Federation, worker: DecryptionWorker, ciphertext: bytes
+def test_chunks_are_read_only_as_their_frames_are_taken(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes
 ) -> None:
-    secure_sum = shared_federation.charter.secure_sum
-    with pytest.raises(CiphertextRefused):
-        worker.decrypt(coefficients_out_of_range(ciphertext), secure_sum)
-    with pytest.raises(NotAnInteger):
-        worker.decrypt(encrypt_reals(shared_federation, [0.5]), secure_sum)
-    _works(shared_federation, worker, ciphertext)
+    read = []
+
+    def chunks() -> Iterator[bytes]:
+        for number in range(1000):
+            read.append(number)
+            yield frame
+
+    frames = worker.decrypt(chunks(), secure_sum)
+    for _ in range(5):
+        next(frames)
+    assert len(read) == 5
+    frames.close()
 
 
-def test_headers_are_refused_before_the_child_sees_them(
-    shared_federation: Federation, worker: DecryptionWorker, ciphertext: bytes
+def test_a_consumer_that_stops_early_leaves_the_worker_free_and_in_step(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
 ) -> None:
-    _works(shared_federation, worker, ciphertext)
+    frames = worker.decrypt([frame * 3, frame], secure_sum)
+    next(frames)
     child = worker.process_id
-    for position in range(131):
-        mutated = bytearray(ciphertext)
-        mutated[position] ^= 0xFF
+    frames.close()
+    other = secure_sum.model_copy(update={"scale_bits": secure_sum.scale_bits + 1})
+    with pytest.raises(NotAnInteger):
+        # Half of every number, under a scale twice as large.
+        _opened(worker, other, frame)
+    assert _opened(worker, secure_sum, frame) == [expected]
+    assert worker.process_id == child
+
+
+def test_one_sum_at_a_time(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+) -> None:
+    first = worker.decrypt([frame, frame], secure_sum)
+    next(first)
+    second: list[list[list[int]]] = []
+    thread = threading.Thread(target=lambda: second.append(_opened(worker, secure_sum, frame)))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    assert next(first).tolist() == expected
+    first.close()
+    thread.join(60)
+    assert second == [[expected]]
+
+
+def test_what_is_no_ciphertext_is_refused_and_the_next_sum_works(
+    shared_federation: Federation,
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+) -> None:
+    for wrong in (b"x", frame[:-1], frame + b"x" * 8, residues_out_of_range(frame)):
         with pytest.raises(CiphertextRefused):
-            worker.decrypt(bytes(mutated), shared_federation.charter.secure_sum)
+            _opened(worker, secure_sum, wrong)
+    with pytest.raises(NotAnInteger):
+        _opened(
+            worker, secure_sum, encrypt_reals(shared_federation, shared_federation.charter, 0.5)
+        )
+    assert _opened(worker, secure_sum, frame) == [expected]
+
+
+def test_random_residues_never_kill_the_child(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+) -> None:
+    _opened(worker, secure_sum, frame)
+    child = worker.process_id
+    generator = np.random.default_rng(4)
+    for _ in range(20):
+        words = generator.integers(0, 1 << 59, 2 * 4096, dtype=np.uint64)
+        with pytest.raises(NotAnInteger):
+            _opened(worker, secure_sum, words.astype("<u8").tobytes())
+    assert _opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id == child
 
 
 def test_a_child_that_died_between_sums_is_replaced(
-    shared_federation: Federation, worker: DecryptionWorker, ciphertext: bytes
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
 ) -> None:
-    _works(shared_federation, worker, ciphertext)
-    child = worker.process_id
-    assert child is not None
+    _opened(worker, secure_sum, frame)
+    child = _child(worker)
     os.kill(child, signal.SIGSEGV)
     # The death may be noticed before the sum is sent or after; it must be noticed only once.
     try:
-        _works(shared_federation, worker, ciphertext)
+        assert _opened(worker, secure_sum, frame) == [expected]
     except CiphertextRefused:
-        _works(shared_federation, worker, ciphertext)
+        assert _opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id != child
 
 
-def test_a_child_that_dies_on_a_sum_takes_nothing_else_along(
-    shared_federation: Federation, worker: DecryptionWorker, ciphertext: bytes
+def test_a_child_that_dies_on_a_chunk_takes_nothing_else_along(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
 ) -> None:
-    _works(shared_federation, worker, ciphertext)
-    child = worker.process_id
-    assert child is not None
+    frames = worker.decrypt([frame, frame * FRAMES_A_CHUNK], secure_sum)
+    assert next(frames).tolist() == expected
+    child = _child(worker)
     os.kill(child, signal.SIGSTOP)
     killer = Timer(0.3, os.kill, (child, signal.SIGKILL))
     killer.start()
     with pytest.raises(CiphertextRefused):
-        worker.decrypt(ciphertext, shared_federation.charter.secure_sum)
+        next(frames)
     killer.join()
-    _works(shared_federation, worker, ciphertext)
+    assert _opened(worker, secure_sum, frame) == [expected]
 
 
-def test_a_child_that_stalls_is_ended(shared_federation: Federation, ciphertext: bytes) -> None:
-    secret = secret_context_path(shared_federation.state("decryptor"))
-    worker = DecryptionWorker(secret)
-    _works(shared_federation, worker, ciphertext)
-    child = worker.process_id
-    assert child is not None
+@pytest.mark.parametrize("frames_a_chunk", [1, FRAMES_A_CHUNK])
+def test_a_child_that_stalls_is_ended(
+    shared_federation: Federation,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    frames_a_chunk: int,
+) -> None:
+    """A long chunk does not fit the pipe: then it is the sending that stalls."""
+    worker = DecryptionWorker(secret_context_path(shared_federation.state("decryptor")))
+    frames = worker.decrypt([frame, frame * frames_a_chunk], secure_sum)
+    assert next(frames).tolist() == expected
+    child = _child(worker)
     os.kill(child, signal.SIGSTOP)
-    worker.start_seconds = 0.2
+    worker.limit_seconds = 0.2
     with pytest.raises(CiphertextRefused):
-        worker.decrypt(ciphertext, shared_federation.charter.secure_sum)
+        next(frames)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+    worker.limit_seconds = 60
+    assert _opened(worker, secure_sum, frame) == [expected]
     worker.close()
+
+
+def test_the_child_writes_no_core_and_has_bounded_memory(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes
+) -> None:
+    _opened(worker, secure_sum, frame)
+    child = _child(worker)
+    assert resource.prlimit(child, resource.RLIMIT_CORE) == (0, 0)
+    assert resource.prlimit(child, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+
+
+def test_a_child_that_runs_out_of_memory_is_refused_and_replaced(
+    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+) -> None:
+    _opened(worker, secure_sum, frame)
+    child = _child(worker)
+    pages = int(Path(f"/proc/{child}/statm").read_text().split()[0])
+    taken = pages * resource.getpagesize()
+    # No more than it has: the next large array does not fit.
+    resource.prlimit(child, resource.RLIMIT_AS, (taken, MEMORY_BYTES))
+    worker.limit_seconds = 1
+    with pytest.raises(CiphertextRefused):
+        _opened(worker, secure_sum, frame * FRAMES_A_CHUNK)
+    worker.limit_seconds = 60
+    assert _opened(worker, secure_sum, frame) == [expected]
+    assert worker.process_id != child
 
 
 def test_a_secret_context_that_cannot_be_used_is_our_own_fault(
-    shared_federation: Federation, ciphertext: bytes, tmp_path: Path
+    shared_federation: Federation, secure_sum: SecureSum, frame: bytes, tmp_path: Path
 ) -> None:
-    worker = DecryptionWorker(tmp_path / "missing")
-    with pytest.raises(DecryptionFailed):
-        worker.decrypt(ciphertext, shared_federation.charter.secure_sum)
-    worker.close()
-    assert worker.process_id is None
+    state = shared_federation.state("decryptor")
+    public = state.role_directory() / "context.public"
+    for path in (tmp_path / "missing", public):
+        worker = DecryptionWorker(path)
+        with pytest.raises(DecryptionFailed):
+            _opened(worker, secure_sum, frame)
+        worker.close()
+        assert worker.process_id is None

@@ -1,27 +1,33 @@
-"""Both custodians behind mutual TLS, called as the aggregator calls them."""
+"""The custodians behind mutual TLS, called as the aggregator calls them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.federation import Federation
-from support.secure_sum import ciphertext_sum, contribute, contribute_all
+from support.secure_sum import contribute_all, members_for
+from support.sums import chunks, summed
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import sign_charter
 from fedhelp_secure.secure_sum.answer_wire import answer_of
-from fedhelp_secure.secure_sum.answers import Answer, OpenedSum, open_sum
+from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.contribution import Contribution
+from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.transport.chunks import collect, split
+from fedhelp_secure.transport.chunks import collect
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.server import RunningServer, start_server
 from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
+
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -40,36 +46,62 @@ def decryptor_server(
 
 
 @pytest.fixture
-def unmasker_server(federation: Federation, unmasker: UnmaskerService) -> Iterator[RunningServer]:
-    server = start_server(
-        federation.state("unmasker"),
-        "127.0.0.1:0",
-        register=lambda target: custodian_pb2_grpc.add_UnmaskerServicer_to_server(unmasker, target),
-    )
-    yield server
-    server.stop(0)
+def unmasker_servers(
+    federation: Federation, unmaskers: Mapping[str, UnmaskerService]
+) -> Iterator[dict[str, RunningServer]]:
+    def start(name: str, service: UnmaskerService) -> RunningServer:
+        return start_server(
+            federation.state(name),
+            "127.0.0.1:0",
+            register=lambda target: custodian_pb2_grpc.add_UnmaskerServicer_to_server(
+                service, target
+            ),
+        )
+
+    servers = {name: start(name, service) for name, service in unmaskers.items()}
+    yield servers
+    for server in servers.values():
+        server.stop(0)
 
 
-def _collected(parts: Iterator[custodian_pb2.AnswerPart]) -> Answer:
+@pytest.fixture
+def unmasker_server(unmasker_servers: dict[str, RunningServer]) -> RunningServer:
+    return unmasker_servers["unmasker"]
+
+
+def _collected(federation: Federation, parts: Iterator[custodian_pb2.AnswerPart]) -> Answer:
     received = list(parts)
     assert received[0].WhichOneof("part") == "header"
-    body = collect((part.body_chunk for part in received[1:]), limit=1 << 20)
+    body = federation.root / f"answer-{next(_NUMBERS)}"
+    body.write_bytes(collect((part.body_chunk for part in received[1:]), limit=1 << 24))
     return answer_of(received[0].header, body)
 
 
-def _decryption(envelope: bytes, ciphertext: bytes) -> Iterator[custodian_pb2.DecryptSumRequest]:
-    header = custodian_pb2.DecryptSumHeader(charter=envelope, round=1)
-    yield custodian_pb2.DecryptSumRequest(header=header)
-    for chunk in split(ciphertext):
+def _header(envelope: bytes, total: bytes, *, number: int = 1) -> custodian_pb2.DecryptSumRequest:
+    return custodian_pb2.DecryptSumRequest(
+        header=custodian_pb2.DecryptSumHeader(
+            charter=envelope, round=number, sum_digest=digest(total)
+        )
+    )
+
+
+def _decryption(federation: Federation, total: bytes) -> Iterator[custodian_pb2.DecryptSumRequest]:
+    yield _header(federation.charter_envelope, total)
+    for chunk in chunks(total, federation.charter):
         yield custodian_pb2.DecryptSumRequest(ciphertext_chunk=chunk)
 
 
 def _unmasking(
-    envelope: bytes, sent: dict[str, Contribution]
+    federation: Federation,
+    sent: Mapping[str, Contribution],
+    unmasker: str = "unmasker",
+    *,
+    envelope: bytes | None = None,
 ) -> Iterator[custodian_pb2.UnmaskSumRequest]:
-    header = custodian_pb2.UnmaskSumHeader(charter=envelope, round=1)
+    charter = federation.charter_envelope if envelope is None else envelope
+    header = custodian_pb2.UnmaskSumHeader(charter=charter, round=1)
     yield custodian_pb2.UnmaskSumRequest(header=header)
-    for part in sent.values():
+    for part in members_for(federation.charter, unmasker, sent):
         yield custodian_pb2.UnmaskSumRequest(
             contribution=custodian_pb2.SealedContribution(
                 manifest=part.manifest, sealed_seed=part.sealed_seed
@@ -89,7 +121,8 @@ def _decrypt(
         open_channel(federation.state(caller), server.address, expected=expected) as channel,
         translated_errors(),
     ):
-        return _collected(custodian_pb2_grpc.DecryptorStub(channel).DecryptSum(requests))
+        stub = custodian_pb2_grpc.DecryptorStub(channel)
+        return _collected(federation, stub.DecryptSum(requests))
 
 
 def _unmask(
@@ -98,45 +131,63 @@ def _unmask(
     requests: Iterator[custodian_pb2.UnmaskSumRequest],
     *,
     caller: str = "aggregator",
+    unmasker: str = "unmasker",
 ) -> Answer:
-    expected = federation.state("unmasker").identity
+    expected = federation.state(unmasker).identity
     with (
         open_channel(federation.state(caller), server.address, expected=expected) as channel,
         translated_errors(),
     ):
-        return _collected(custodian_pb2_grpc.UnmaskerStub(channel).UnmaskSum(requests))
+        stub = custodian_pb2_grpc.UnmaskerStub(channel)
+        return _collected(federation, stub.UnmaskSum(requests))
 
 
-def _opened(federation: Federation, masked: Answer, masks: Answer) -> OpenedSum:
+def _opened(federation: Federation, masked: Answer, masks: tuple[Answer, ...]) -> OpenedSum:
     return open_sum(
         federation.charter,
         1,
         recipient="small-2",
         unsealing_key=federation.state("small-2").unsealing_key(),
-        decryptor_answer=masked,
-        unmasker_answer=masks,
+        answers=Answers(masked, masks),
     )
 
 
 def test_a_round_over_the_wire_opens_to_the_sum_and_logs_nothing_of_it(
     federation: Federation,
     decryptor_server: RunningServer,
-    unmasker_server: RunningServer,
+    unmasker_servers: dict[str, RunningServer],
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    release = np.array([123457, -765432, 0, 1, -1, 777771, -1, 2], dtype=np.int64)
-    names = [hospital.name for hospital in federation.charter.hospitals]
-    sent = {name: contribute(federation, name, release=release) for name in names}
-    total = ciphertext_sum(federation, sent)
-    envelope = federation.charter_envelope
-    masked = _decrypt(federation, decryptor_server, _decryption(envelope, total))
-    masks = _unmask(federation, unmasker_server, _unmasking(envelope, sent))
+    charter = federation.charter
+    release = np.resize(
+        np.array([123457, -765432, 0, 1, -1, 777771, -1, 2]), charter.secure_sum.values
+    )
+    names = [hospital.name for hospital in charter.hospitals]
+    sent = contribute_all(federation, tmp_path / "sent", releases=dict.fromkeys(names, release))
+    total = summed(charter, sent)
+    masked = _decrypt(federation, decryptor_server, _decryption(federation, total))
+    masks = tuple(
+        _unmask(federation, server, _unmasking(federation, sent, name), unmasker=name)
+        for name, server in unmasker_servers.items()
+    )
     opened = _opened(federation, masked, masks)
-    assert opened.values.tolist() == (release * federation.charter.total_weight).tolist()
+    assert opened.values.tolist() == (release * charter.total_weight).tolist()
     assert opened.hospitals == tuple(names)
     for integer in (*release[[0, 1, 5]], *opened.values[[0, 1, 5]]):
         assert str(abs(int(integer))) not in caplog.text
+
+
+def test_the_same_sum_is_answered_again_before_it_is_sent(
+    federation: Federation, decryptor_server: RunningServer, sent: dict[str, Contribution]
+) -> None:
+    total = summed(federation.charter, sent)
+    first = _decrypt(federation, decryptor_server, _decryption(federation, total))
+    header = _header(federation.charter_envelope, total)
+    again = _decrypt(federation, decryptor_server, iter([header]))
+    assert (again.statement, again.sealed_keys) == (first.statement, first.sealed_keys)
+    assert again.body.read_bytes() == first.body.read_bytes()
 
 
 def test_the_public_context_is_the_one_that_the_charter_pins(
@@ -158,14 +209,13 @@ def test_the_public_context_is_the_one_that_the_charter_pins(
 def test_only_the_aggregator_may_ask(
     federation: Federation, decryptor_server: RunningServer, unmasker_server: RunningServer
 ) -> None:
-    envelope = federation.charter_envelope
     for role in ("large-1", "auditor", "broker", "unmasker"):
         with pytest.raises(PeerRefused) as refusal:
-            _decrypt(federation, decryptor_server, _decryption(envelope, b"x"), caller=role)
+            _decrypt(federation, decryptor_server, _decryption(federation, b"x"), caller=role)
         assert refusal.value.code == "access"
-    for role in ("large-1", "auditor", "broker", "decryptor"):
+    for role in ("large-1", "auditor", "broker", "decryptor", "unmasker-2"):
         with pytest.raises(PeerRefused) as refusal:
-            _unmask(federation, unmasker_server, _unmasking(envelope, {}), caller=role)
+            _unmask(federation, unmasker_server, _unmasking(federation, {}), caller=role)
         assert refusal.value.code == "access"
 
 
@@ -174,37 +224,41 @@ def test_requests_of_another_form_are_refused(
 ) -> None:
     envelope = federation.charter_envelope
     stranger = sign_charter(federation.charter, SigningKey.generate())
-    chunk = custodian_pb2.DecryptSumRequest(ciphertext_chunk=b"x")
-    header = next(_decryption(envelope, b""))
-    late = custodian_pb2.DecryptSumHeader(charter=envelope, round=3)
-    too_long = bytes(70_000)
+    part = custodian_pb2.DecryptSumRequest
+    chunk, header = part(ciphertext_chunk=b"x"), _header(envelope, b"x")
+    no_digest = custodian_pb2.DecryptSumHeader(charter=envelope, round=1)
     decryptions = [
         ([], "malformed"),
         ([chunk], "malformed"),
         ([header, header], "malformed"),
-        ([header, custodian_pb2.DecryptSumRequest()], "malformed"),
-        ([header, custodian_pb2.DecryptSumRequest(ciphertext_chunk=b"")], "malformed"),
-        ([header, custodian_pb2.DecryptSumRequest(ciphertext_chunk=too_long)], "malformed"),
+        ([header, part()], "malformed"),
+        ([part(header=no_digest), chunk], "malformed"),
+        # 17 frames.
+        ([header, part(ciphertext_chunk=bytes(17 * 65_536))], "malformed"),
+        ([header, part(ciphertext_chunk=b"")], "ciphertext"),
+        ([header, part(ciphertext_chunk=bytes(70_000))], "ciphertext"),
         ([header], "ciphertext"),
         ([header, chunk], "ciphertext"),
-        ([custodian_pb2.DecryptSumRequest(header=late)], "round"),
-        (list(_decryption(stranger, b"x")), "signature"),
-        (list(_decryption(b"{}", b"x")), "malformed"),
-        (list(_decryption(bytes(1 << 21), b"x")), "malformed"),
+        # What was sent is not what the header names.
+        ([header, part(ciphertext_chunk=bytes(3 * 65_536))], "ciphertext"),
+        ([_header(envelope, b"x", number=3)], "round"),
+        ([_header(stranger, b"x"), chunk], "signature"),
+        ([_header(b"{}", b"x"), chunk], "malformed"),
+        ([_header(bytes(1 << 21), b"x"), chunk], "malformed"),
     ]
     for requests, code in decryptions:
         with pytest.raises(PeerRefused) as refusal:
             _decrypt(federation, decryptor_server, iter(requests))
         assert refusal.value.code == code
     member = custodian_pb2.UnmaskSumRequest(contribution=custodian_pb2.SealedContribution())
-    first = next(_unmasking(envelope, {}))
+    first = next(_unmasking(federation, {}))
     unmaskings = [
         ([], "malformed"),
         ([member], "malformed"),
         ([first], "cohort"),
         ([first, first], "malformed"),
         ([first, member], "malformed"),
-        (list(_unmasking(stranger, {})), "signature"),
+        (list(_unmasking(federation, {}, envelope=stranger)), "signature"),
     ]
     for parts, code in unmaskings:
         with pytest.raises(PeerRefused) as refusal:
@@ -216,7 +270,7 @@ def test_reads_no_more_contributions_than_there_are_hospitals(
     federation: Federation, unmasker_server: RunningServer
 ) -> None:
     member = custodian_pb2.UnmaskSumRequest(contribution=custodian_pb2.SealedContribution())
-    first = next(_unmasking(federation.charter_envelope, {}))
+    first = next(_unmasking(federation, {}))
     with pytest.raises(PeerRefused, match="more contributions than the charter has hospitals"):
         _unmask(federation, unmasker_server, iter([first, *[member] * 7]))
 
@@ -227,7 +281,7 @@ def test_refuses_a_charter_of_another_federation(
     charter = federation.charter.model_copy(update={"federation": "elsewhere"})
     envelope = sign_charter(charter, federation.governance_key)
     with pytest.raises(PeerRefused) as refusal:
-        _unmask(federation, unmasker_server, _unmasking(envelope, {}))
+        _unmask(federation, unmasker_server, _unmasking(federation, {}, envelope=envelope))
     assert refusal.value.code == "charter"
 
 
@@ -240,12 +294,17 @@ def test_refuses_a_charter_that_names_another_custodian(
 ) -> None:
     def ask(envelope: bytes) -> Answer:
         if custodian == "decryptor":
-            return _decrypt(federation, decryptor_server, _decryption(envelope, b"x"))
-        return _unmask(federation, unmasker_server, _unmasking(envelope, {}))
+            return _decrypt(federation, decryptor_server, iter([_header(envelope, b"x")]))
+        return _unmask(federation, unmasker_server, _unmasking(federation, {}, envelope=envelope))
 
     for change in ({"name": "another"}, {"signing_key": SigningKey.generate().public.to_base64()}):
-        named = getattr(federation.charter.custodians, custodian).model_copy(update=change)
-        custodians = federation.charter.custodians.model_copy(update={custodian: named})
+        custodians = federation.charter.custodians
+        decryptor = custodians.decryptor.model_copy(update=change)
+        unmasker = custodians.unmaskers[0].model_copy(update=change)
+        if custodian == "decryptor":
+            custodians = custodians.model_copy(update={"decryptor": decryptor})
+        else:
+            custodians = custodians.model_copy(update={"unmaskers": (unmasker,)})
         charter = federation.charter.model_copy(update={"custodians": custodians})
         envelope = sign_charter(charter, federation.governance_key)
         with pytest.raises(PeerRefused) as refusal:
@@ -254,22 +313,19 @@ def test_refuses_a_charter_that_names_another_custodian(
 
 
 def test_a_second_set_is_refused_over_the_wire(
-    federation: Federation, decryptor_server: RunningServer, unmasker_server: RunningServer
+    federation: Federation,
+    decryptor_server: RunningServer,
+    unmasker_server: RunningServer,
+    tmp_path: Path,
 ) -> None:
-    envelope = federation.charter_envelope
-    for number in range(2):
-        sent = contribute_all(federation)
-        requests = (
-            _decryption(envelope, ciphertext_sum(federation, sent)),
-            _unmasking(envelope, sent),
-        )
-        if number == 0:
-            _decrypt(federation, decryptor_server, requests[0])
-            _unmask(federation, unmasker_server, requests[1])
-            continue
-        with pytest.raises(PeerRefused) as refusal:
-            _decrypt(federation, decryptor_server, requests[0])
-        assert refusal.value.code == "already-answered"
-        with pytest.raises(PeerRefused) as refusal:
-            _unmask(federation, unmasker_server, requests[1])
-        assert refusal.value.code == "already-answered"
+    first, second = (contribute_all(federation, tmp_path / str(number)) for number in range(2))
+    total = summed(federation.charter, first)
+    _decrypt(federation, decryptor_server, _decryption(federation, total))
+    _unmask(federation, unmasker_server, _unmasking(federation, first))
+    other = summed(federation.charter, second)
+    with pytest.raises(PeerRefused) as refusal:
+        _decrypt(federation, decryptor_server, _decryption(federation, other))
+    assert refusal.value.code == "already-answered"
+    with pytest.raises(PeerRefused) as refusal:
+        _unmask(federation, unmasker_server, _unmasking(federation, second))
+    assert refusal.value.code == "already-answered"

@@ -2,51 +2,122 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
 from support.federation import Federation
-from support.secure_sum import contribute, contribute_all
+from support.secure_sum import ask_unmaskers, contribute_all, members_for
+from support.sums import contribute, mask_sum
 
 from fedhelp_keys.custodian.store import AlreadyAnswered
 from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import CharterRefused
+from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefused
-from fedhelp_secure.sealing import SealRefused
-from fedhelp_secure.secure_sum.answers import open_unmasker_statement
+from fedhelp_secure.sealing import SealRefused, UnsealingKey
+from fedhelp_secure.secure_sum.answers import (
+    Answer,
+    open_unmasker_statement,
+    unmasker_purpose,
+)
+from fedhelp_secure.secure_sum.bodies import body_bytes, read_body
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall
-from fedhelp_secure.secure_sum.contribution import Contribution, ManifestRefused
-from fedhelp_secure.secure_sum.masks import seed_info
-from fedhelp_secure.signing import peek_document
+from fedhelp_secure.secure_sum.contribution import Contribution, ManifestRefused, mask_purpose
+from fedhelp_secure.signing import SigningKey, peek_document
+
+Unmaskers = Mapping[str, UnmaskerService]
 
 
 @pytest.fixture
-def sent(federation: Federation) -> dict[str, Contribution]:
-    return contribute_all(federation)
+def unmasker(unmaskers: Unmaskers) -> UnmaskerService:
+    return unmaskers["unmasker"]
 
 
-def _set(sent: Mapping[str, Contribution]) -> list[SealedContribution]:
-    return [SealedContribution(part.manifest, part.sealed_seed) for part in sent.values()]
+def _set(charter: Charter, sent: Mapping[str, Contribution]) -> list[SealedContribution]:
+    return members_for(charter, "unmasker", sent)
+
+
+def _elements(charter: Charter, name: str, answer: Answer, key: UnsealingKey) -> list[int]:
+    """What is in an unmasker's answer, as the hospital large-1 reads it."""
+    purpose = unmasker_purpose(charter, 1, name)
+    statement = open_unmasker_statement(charter, 1, answer, unmasker=name)
+    info = purpose.key_info("large-1", statement.body_digest)
+    frames = read_body(
+        answer.body,
+        secure_sum=charter.secure_sum,
+        key=key.open(answer.sealed_keys["large-1"], info),
+        associated_data=purpose.associated_data(),
+    )
+    return [element for frame in frames for element in frame.tolist()]
 
 
 def test_answers_one_set_a_round_and_repeats_its_bytes_after_a_restart(
-    federation: Federation, unmasker: UnmaskerService, sent: dict[str, Contribution]
+    federation: Federation,
+    unmasker: UnmaskerService,
+    sent: dict[str, Contribution],
+    tmp_path: Path,
 ) -> None:
     charter = federation.charter
-    first = unmasker.answer(charter, 1, _set(sent))
-    statement = open_unmasker_statement(charter, 1, first)
+    first = unmasker.answer(charter, 1, _set(charter, sent))
+    statement = open_unmasker_statement(charter, 1, first, unmasker="unmasker")
+    assert first.body.stat().st_size == body_bytes(charter.secure_sum)
     assert [
         (member.hospital, member.manifest_digest, member.ciphertext_digest)
         for member in statement.contributions
-    ] == [(name, digest(part.manifest), digest(part.ciphertext)) for name, part in sent.items()]
+    ] == [
+        (name, digest(part.manifest), digest(part.ciphertext.read_bytes()))
+        for name, part in sent.items()
+    ]
     restarted = UnmaskerService(federation.state("unmasker"))
-    smaller = _set(sent)[1:]
-    other = _set(sent | {"large-1": contribute(federation, "large-1")})
+    smaller = _set(charter, sent)[1:]
+    another = contribute(federation, "large-1", tmp_path / "another")
+    other = _set(charter, sent | {"large-1": another})
     for service in (unmasker, restarted):
-        assert service.answer(charter, 1, _set(sent)) == first
-        for another in (smaller, other):
+        assert service.answer(charter, 1, _set(charter, sent)) == first
+        for changed in (smaller, other):
             with pytest.raises(AlreadyAnswered):
-                service.answer(charter, 1, another)
+                service.answer(charter, 1, changed)
+
+
+def test_each_unmasker_sums_its_own_masks(
+    federation: Federation, unmaskers: Unmaskers, sent: dict[str, Contribution]
+) -> None:
+    charter = federation.charter
+    answers = ask_unmaskers(unmaskers, charter, sent)
+    key = federation.state("large-1").unsealing_key()
+    for one, answer in zip(charter.custodians.unmaskers, answers, strict=True):
+        expected = np.concatenate(list(mask_sum(federation, charter, one.name, sent)))
+        assert expected.any()
+        assert _elements(charter, one.name, answer, key) == expected.tolist()
+
+
+def test_an_unmasker_refuses_the_seeds_of_another(
+    federation: Federation, unmaskers: Unmaskers, sent: dict[str, Contribution]
+) -> None:
+    charter = federation.charter
+    with pytest.raises(ManifestRefused):
+        unmaskers["unmasker-2"].answer(charter, 1, _set(charter, sent))
+
+
+def test_an_unmasker_is_found_by_name_and_key_together(
+    federation: Federation, unmaskers: Unmaskers, sent: dict[str, Contribution]
+) -> None:
+    custodians = federation.charter.custodians
+    stranger = SigningKey.generate().public.to_base64()
+    changes = [
+        custodians.unmaskers[1:],
+        (
+            custodians.unmaskers[0].model_copy(update={"signing_key": stranger}),
+            *custodians.unmaskers[1:],
+        ),
+    ]
+    members = _set(federation.charter, sent)
+    for others in changes:
+        named = custodians.model_copy(update={"unmaskers": others})
+        charter = federation.charter.model_copy(update={"custodians": named})
+        with pytest.raises(CharterRefused):
+            unmaskers["unmasker"].answer(charter, 1, members)
 
 
 def test_refuses_cohorts_below_the_minima(
@@ -54,26 +125,29 @@ def test_refuses_cohorts_below_the_minima(
 ) -> None:
     for names in ([], ["large-1"], ["large-1", "small-1", "small-2", "small-3"]):
         with pytest.raises(CohortTooSmall):
-            unmasker.answer(federation.charter, 1, _set({name: sent[name] for name in names}))
-    unmasker.answer(federation.charter, 1, _set(sent)[1:])
+            unmasker.answer(
+                federation.charter,
+                1,
+                _set(federation.charter, {name: sent[name] for name in names}),
+            )
+    unmasker.answer(federation.charter, 1, _set(federation.charter, sent)[1:])
 
 
 def test_refuses_cohorts_below_a_groups_minimum(
-    federation: Federation, unmasker: UnmaskerService
+    federation: Federation, unmasker: UnmaskerService, tmp_path: Path
 ) -> None:
     cohort = federation.charter.cohort.model_copy(update={"minimum_large": 2})
     charter = federation.charter.model_copy(update={"cohort": cohort})
-    names = [hospital.name for hospital in charter.hospitals]
-    sent = {name: contribute(federation, name, charter=charter) for name in names}
+    sent = contribute_all(federation, tmp_path / "sent", charter=charter)
     with pytest.raises(CohortTooSmall):
-        unmasker.answer(charter, 1, _set(sent)[1:])
-    unmasker.answer(charter, 1, _set(sent))
+        unmasker.answer(charter, 1, _set(charter, sent)[1:])
+    unmasker.answer(charter, 1, _set(charter, sent))
 
 
 def test_refuses_sets_out_of_order_or_with_repetitions(
     federation: Federation, unmasker: UnmaskerService, sent: dict[str, Contribution]
 ) -> None:
-    parts = _set(sent)
+    parts = _set(federation.charter, sent)
     for wrong in (parts[::-1], [parts[0], *parts], [*parts, parts[-1]]):
         with pytest.raises(MalformedMessage):
             unmasker.answer(federation.charter, 1, wrong)
@@ -87,27 +161,40 @@ def _resigned(
     return dataclasses.replace(part, manifest=key.sign_document("manifest", document))
 
 
+def _seeds(part: SealedContribution, changed: bytes) -> dict[str, object]:
+    """The manifest's entry once the first unmasker's sealed seed is ``changed``."""
+    others = peek_document("manifest", part.manifest)["seed_digests"][1:]
+    return {"seed_digests": [digest(changed), *others]}
+
+
 def _resealed(federation: Federation, part: SealedContribution, seed: bytes) -> SealedContribution:
     """``part`` with ``seed`` sealed for it, signed by its own hospital."""
     document = peek_document("manifest", part.manifest)
-    info = seed_info(
-        charter_digest=document["charter"],
-        round_number=document["round"],
+    purpose = mask_purpose(
+        federation.charter,
+        document["round"],
         hospital=document["hospital"],
-        ciphertext_digest=document["ciphertext_digest"],
+        unmasker="unmasker",
     )
-    sealed = federation.charter.custodians.unmasker.recipient_key().seal(seed, info)
+    sealed = (
+        federation.charter.custodians.unmasker("unmasker")
+        .recipient_key()
+        .seal(seed, purpose.seed_info(document["ciphertext_digest"]))
+    )
     changed = dataclasses.replace(part, sealed_seed=sealed)
-    return _resigned(federation, changed, "large-1", {"seed_digest": digest(sealed)})
+    return _resigned(federation, changed, "large-1", _seeds(part, sealed))
 
 
 def test_refuses_bad_members_and_stays_unanswered(
-    federation: Federation, unmasker: UnmaskerService, sent: dict[str, Contribution]
+    federation: Federation,
+    unmasker: UnmaskerService,
+    sent: dict[str, Contribution],
+    tmp_path: Path,
 ) -> None:
-    parts = _set(sent)
+    parts = _set(federation.charter, sent)
     good = parts[0]
-    other = contribute(federation, "large-1")
-    second_round = contribute(federation, "large-1", round_number=2)
+    other = contribute(federation, "large-1", tmp_path / "other")
+    later = contribute(federation, "large-1", tmp_path / "later", round_number=2)
     signed: list[tuple[str, dict[str, object], type[FedHelpError]]] = [
         ("large-2", {}, SignatureRefused),
         ("aggregator", {}, SignatureRefused),
@@ -116,14 +203,14 @@ def test_refuses_bad_members_and_stays_unanswered(
         ("large-1", {"group": "small"}, ManifestRefused),
         ("large-1", {"round": 2}, ManifestRefused),
         # The seed was sealed for the other ciphertext.
-        ("large-1", {"ciphertext_digest": digest(other.ciphertext)}, SealRefused),
+        ("large-1", {"ciphertext_digest": digest(other.ciphertext.read_bytes())}, SealRefused),
     ]
     bad = [
         (_resigned(federation, good, signer, changes), error) for signer, changes, error in signed
     ]
     bad += [
-        (SealedContribution(second_round.manifest, second_round.sealed_seed), ManifestRefused),
-        (dataclasses.replace(good, sealed_seed=other.sealed_seed), ManifestRefused),
+        (SealedContribution(later.manifest, later.sealed_seeds[0]), ManifestRefused),
+        (dataclasses.replace(good, sealed_seed=other.sealed_seeds[0]), ManifestRefused),
         (dataclasses.replace(good, sealed_seed=b""), ManifestRefused),
         (dataclasses.replace(good, manifest=b"{}"), MalformedMessage),
         (_resealed(federation, good, bytes(31)), ManifestRefused),
@@ -138,8 +225,8 @@ def test_refuses_another_hospitals_seed_under_an_own_manifest(
     federation: Federation, unmasker: UnmaskerService, sent: dict[str, Contribution]
 ) -> None:
     """A hospital cannot have another's mask added once more by copying its sealed seed."""
-    parts = _set(sent)
+    parts = _set(federation.charter, sent)
     stolen = dataclasses.replace(parts[0], sealed_seed=parts[1].sealed_seed)
-    forged = _resigned(federation, stolen, "large-1", {"seed_digest": digest(stolen.sealed_seed)})
+    forged = _resigned(federation, stolen, "large-1", _seeds(stolen, stolen.sealed_seed))
     with pytest.raises(SealRefused):
         unmasker.answer(federation.charter, 1, [forged, *parts[1:]])

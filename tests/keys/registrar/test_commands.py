@@ -23,7 +23,7 @@ classes: [benign, malignant]
 hospitals: [one, two, three]
 weights: {large: 2, small: 1}
 privacy: {epsilon: "3", delta: "1e-6", clip: "0.8", maximum_patients: 2000}
-secure_sum: {ring_bits: 32, fraction_bits: 12, scale_bits: 22}
+secure_sum: {fraction_bits: 12}
 probe: {dimension: 8, ridge: "0.1", step: "1.0", nominal_patients: 300}
 cohort: {minimum: 2, colluders: 1, minimum_large: 1, minimum_small: 1}
 rounds: {count: 3, deadline_seconds: 600}
@@ -101,7 +101,7 @@ def make_charter(root: Path, public_set: Path, plan: str, *options: str) -> str:
 
 def test_commands_make_a_federation_and_its_charter(root: Path, public_set: Path) -> None:
     output = make_charter(root, public_set, PLAN, "--explain")
-    for words in ("largest sum", "37 bits", "epsilon (collusion)", "noise share, large"):
+    for words in ("largest sum", "lanes in an element", "tags", "noise share, large"):
         assert words in " ".join(output.split())
     hospital = StateDirectory.open(root / "hospital-two")
     charter = open_charter((root / "charter.json").read_bytes(), hospital.governance_key())
@@ -113,8 +113,10 @@ def test_commands_make_a_federation_and_its_charter(root: Path, public_set: Path
 
 def test_a_refused_charter_leaves_no_file(root: Path, public_set: Path) -> None:
     (root / "charter.json").unlink(missing_ok=True)
-    with pytest.raises(FedHelpError, match="ring of 20 bits"):
-        make_charter(root, public_set, PLAN.replace("ring_bits: 32", "ring_bits: 20"))
+    with pytest.raises(FedHelpError, match="does not fit a ciphertext"):
+        make_charter(
+            root, public_set, PLAN.replace("2000", "1000000").replace("large: 2", "large: 64")
+        )
     assert not (root / "charter.json").exists()
 
 

@@ -10,12 +10,21 @@ import pytest
 import yaml
 from support.federation import FEDERATION, Federation, join, make_federation
 
+from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_keys.registrar.plan import CharterPlan, PlanRefused, load_plan
 from fedhelp_keys.registrar.planning import explain, plan_charter
-from fedhelp_secure.charter import Charter, CharterRefused, open_charter, sign_charter
+from fedhelp_secure.charter import (
+    Charter,
+    CharterRefused,
+    open_charter,
+    parse_charter,
+    sign_charter,
+)
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
 from fedhelp_secure.public_set import PublicSet, PublicSetRefused, fit_projection, proxy_digest
+from fedhelp_secure.sealing import SealRefused
+from fedhelp_secure.secure_sum.authenticator import check_elements, key_info
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -26,7 +35,7 @@ classes: [normal, benign, malignant]
 hospitals: [small-2, small-1, large-1, small-3]
 weights: {large: 2, small: 1}
 privacy: {epsilon: "3", delta: "1e-6", clip: "0.8", maximum_patients: 2000}
-secure_sum: {ring_bits: 32, fraction_bits: 12, scale_bits: 22}
+secure_sum: {fraction_bits: 12}
 probe: {dimension: 8, ridge: "0.1", step: "1.0", nominal_patients: 300}
 cohort: {minimum: 3, colluders: 1, minimum_large: 1, minimum_small: 1}
 rounds: {count: 3, deadline_seconds: 600}
@@ -108,8 +117,16 @@ def test_the_explanation_gives_the_numbers_of_the_charter(planned: Charter) -> N
     lines = {line.quantity: line for line in explain(planned)}
     assert lines["values in a release"].value == "24"
     assert lines["largest sum"].value == f"{planned.bound_of_sum():,} grid units"
-    assert lines["largest masked sum"].value == "35 bits"
-    assert "37 bits" in lines["largest masked sum"].condition
+    secure_sum = planned.secure_sum
+    assert f"ring of {secure_sum.ring_bits} bits" in lines["largest sum"].condition
+    assert lines["lanes in an element"].value == str(secure_sum.lanes)
+    lane_condition = lines["lanes in an element"].condition
+    assert f"{secure_sum.lanes} x {secure_sum.ring_bits} bits" in lane_condition
+    assert f"at most the {secure_sum.capacity_bits} bits" in lane_condition
+    assert lines["scale"].value == f"2^{secure_sum.scale_bits}"
+    assert lines["tags"].value == str(secure_sum.check_elements)
+    assert lines["ciphertext"].value == "65,536 bytes"
+    assert lines["unmaskers"].value == "1"
     assert lines["sigma of the sum"].value == f"{planned.privacy.sigma_units:,} grid units"
     for group in ("large", "small"):
         aggregate = float(lines[f"epsilon (aggregate), {group}"].value)
@@ -119,37 +136,136 @@ def test_the_explanation_gives_the_numbers_of_the_charter(planned: Charter) -> N
         assert f"noise share, {group}" in lines
 
 
-UNSOUND: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda plan: plan["secure_sum"].update(ring_bits=20), "ring of 20 bits holds less"),
-    (lambda plan: plan["secure_sum"].update(ring_bits=36), "does not fit the 37 bits"),
-    (lambda plan: plan["secure_sum"].update(scale_bits=29), "does not fit the 30 bits"),
-    (lambda plan: plan["secure_sum"].update(ring_bits=49), "secure_sum.ring_bits"),
-    (lambda plan: plan["cohort"].update(minimum=5), "above the number of hospitals"),
-    (lambda plan: plan["cohort"].update(colluders=3), "t = m - c >= 1"),
-    (lambda plan: plan["cohort"].update(minimum_large=2), "number of large hospitals"),
-    (lambda plan: plan["privacy"].update(maximum_patients=10**6), "raise ring_bits"),
+UNSOUND: list[tuple[Callable[[dict[str, Any]], object], type[FedHelpError], str]] = [
+    (lambda plan: plan["cohort"].update(minimum=5), CharterRefused, "number of hospitals"),
+    (lambda plan: plan["cohort"].update(colluders=3), PlanRefused, "t = m - c >= 1"),
+    (lambda plan: plan["cohort"].update(minimum_large=2), CharterRefused, "of large hospitals"),
+    (
+        lambda plan: plan["privacy"].update(maximum_patients=10**6),
+        CharterRefused,
+        "does not fit a ciphertext; lower fraction_bits, maximum_patients or the weights",
+    ),
     (
         lambda plan: (
             plan["privacy"].update(clip="0.05", epsilon="100"),
             plan["secure_sum"].update(fraction_bits=5),
         ),
+        CharterRefused,
         "under 4 grid units",
     ),
-    (lambda plan: plan.update(classes=["one"]), "classes"),
-    (lambda plan: plan.update(hospitals=["small-1", "small-1"]), "each named once"),
+    (lambda plan: plan.update(classes=["one"]), CharterRefused, "classes"),
+    (
+        lambda plan: plan.update(hospitals=["small-1", "small-1"]),
+        CharterRefused,
+        "each named once",
+    ),
+    (
+        lambda plan: plan["secure_sum"].update(values=100),
+        PlanRefused,
+        "secure_sum.values is for rehearsals",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("change", "sentence"), UNSOUND)
+@pytest.mark.parametrize(("change", "error", "sentence"), UNSOUND)
 def test_an_unsound_charter_is_refused_with_the_reason(
     federation: Federation,
     tmp_path: Path,
     change: Callable[[dict[str, Any]], object],
+    error: type[FedHelpError],
     sentence: str,
 ) -> None:
     plan = changed(tmp_path, change)
-    with pytest.raises(CharterRefused, match=sentence):
+    with pytest.raises(error, match=sentence):
         plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+
+
+def _coarse(plan: dict[str, Any]) -> None:
+    """Small sums: few patients, a coarse grid."""
+    plan["secure_sum"].update(fraction_bits=8)
+    plan["privacy"].update(maximum_patients=5, epsilon="30")
+
+
+@pytest.mark.parametrize(
+    ("change", "several"), [(lambda plan: None, False), (_coarse, True)], ids=["one", "several"]
+)
+def test_lanes_are_as_many_as_fit(
+    federation: Federation,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    several: bool,
+) -> None:
+    """Any lane more, any bit of the ring or the scale less, and the charter is refused."""
+    plan = changed(tmp_path, change)
+    charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+    secure_sum = charter.secure_sum
+    assert (secure_sum.lanes > 1) == several
+    lanes, ring_bits = secure_sum.lanes, secure_sum.ring_bits
+    more: dict[str, int] = {"lanes": lanes + 1, "packed_bits": ring_bits * (lanes + 1)}
+    refusals: list[tuple[dict[str, int], str]] = [
+        (more, "CKKS carries exactly; lower lanes|secure_sum.packed_bits"),
+        ({"ring_bits": ring_bits - 1}, "holds less"),
+        ({"scale_bits": secure_sum.scale_bits - 1}, "raise scale_bits"),
+    ]
+    for change_of, sentence in refusals:
+        document = charter.document()
+        sizes = document["secure_sum"]
+        sizes |= change_of
+        sizes["check_elements"] = check_elements(
+            ring_bits=sizes["ring_bits"], packed_bits=sizes["packed_bits"]
+        )
+        with pytest.raises(CharterRefused, match=sentence):
+            parse_charter(document)
+
+
+def test_a_rehearsal_may_have_any_number_of_values(federation: Federation, tmp_path: Path) -> None:
+    def rehearse(plan: dict[str, Any]) -> None:
+        plan["privacy"].update(mechanism="rehearsal")
+        plan["secure_sum"].update(values=1_000_000)
+
+    plan = changed(tmp_path, rehearse)
+    charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+    assert charter.privacy.mechanism == "rehearsal"
+    assert charter.secure_sum.values == 1_000_000
+    (line,) = [line for line in explain(charter) if line.quantity == "values in a release"]
+    assert (line.value, "rehearsal" in line.condition) == ("1,000,000", True)
+
+
+def _authenticator_key(federation: Federation, charter: Charter, hospital: str, by: str) -> bytes:
+    """What ``by`` reads in the entry of ``hospital``."""
+    info = key_info(
+        federation=charter.federation,
+        charter_name=charter.name,
+        created=charter.created,
+        hospital=hospital,
+    )
+    sealed = charter.hospital(hospital).sealed_authenticator_key()
+    return federation.state(by).unsealing_key().open(sealed, info)
+
+
+def test_hospitals_and_nobody_else_get_one_new_key_a_charter(
+    federation: Federation, tmp_path: Path
+) -> None:
+    plan = load_plan(write(tmp_path, PLAN))
+    registrar = federation.state("registrar")
+    keys: list[bytes] = []
+    for _ in range(2):
+        charter = plan_charter(registrar, plan, make_public_set(), now=utc_now())
+        names = [hospital.name for hospital in charter.hospitals]
+        opened = {_authenticator_key(federation, charter, name, name) for name in names}
+        assert [len(key) for key in opened] == [32]
+        keys += opened
+        for name in names:
+            for other in {*federation.states} - {name, "registrar"}:
+                with pytest.raises(SealRefused):
+                    _authenticator_key(federation, charter, name, other)
+    assert keys[0] != keys[1]
+
+
+def test_a_key_is_bound_to_its_charter(federation: Federation, planned: Charter) -> None:
+    for change in ({"name": "other"}, {"created": "2026-01-01T00:00:00Z"}, {"federation": "other"}):
+        with pytest.raises(SealRefused):
+            _authenticator_key(federation, planned.model_copy(update=change), "large-1", "large-1")
 
 
 def test_a_clip_below_the_grid_is_refused(federation: Federation, tmp_path: Path) -> None:
@@ -187,6 +303,44 @@ def test_two_aggregators_leave_the_choice_open(tmp_path: Path) -> None:
         plan_charter(registrar, plan, make_public_set(), now=utc_now())
 
 
+def test_every_enrolled_unmasker_is_in_the_charter_in_order_of_name(tmp_path: Path) -> None:
+    federation = make_federation(tmp_path / "federation", large=1, small=3)
+    registrar = federation.state("registrar")
+    plan = load_plan(write(tmp_path, PLAN))
+    joined = {"unmasker": federation.state("unmasker")}
+    for name in ("zeta", "alpha", "e-1", "e-10", "e-2", "beta", "y"):
+        joined[name] = join(registrar, tmp_path, Identity(FEDERATION, Role.UNMASKER, name))
+    charter = plan_charter(registrar, plan, make_public_set(), now=utc_now())
+    unmaskers = charter.custodians.unmaskers
+    assert [one.name for one in unmaskers] == sorted(joined)
+    for one in unmaskers:
+        assert one.verifying_key() == joined[one.name].signing_key().public
+        assert one.recipient_key().raw == joined[one.name].unsealing_key().public.raw
+    (line,) = [line for line in explain(charter) if line.quantity == "unmaskers"]
+    assert line.value == "8"
+    join(registrar, tmp_path, Identity(FEDERATION, Role.UNMASKER, "ninth"))
+    with pytest.raises(PlanRefused, match="9 unmaskers are enrolled; a charter needs 1 to 8"):
+        plan_charter(registrar, plan, make_public_set(), now=utc_now())
+
+
+def test_a_charter_needs_an_unmasker(tmp_path: Path) -> None:
+    registrar = found_federation(tmp_path / "registrar", FEDERATION, now=utc_now())
+    for name in ("small-1", "small-2", "small-3"):
+        join(registrar, tmp_path, Identity(FEDERATION, Role.HOSPITAL, name))
+    for role in (Role.DECRYPTOR, Role.AGGREGATOR, Role.BROKER):
+        join(registrar, tmp_path, Identity(FEDERATION, role, role.value))
+
+    def without_large(plan: dict[str, Any]) -> None:
+        plan["hospitals"] = ["small-1", "small-2", "small-3"]
+        plan["cohort"].update(minimum_large=0)
+
+    plan = changed(tmp_path, without_large)
+    with pytest.raises(PlanRefused, match="0 unmaskers are enrolled; a charter needs 1 to 8"):
+        plan_charter(registrar, plan, make_public_set(), now=utc_now())
+    join(registrar, tmp_path, Identity(FEDERATION, Role.UNMASKER, "b"))
+    plan_charter(registrar, plan, make_public_set(), now=utc_now())
+
+
 BAD_PLANS = {
     "empty": ("", "no charter plan"),
     "a list": ("- 1", "no charter plan"),
@@ -202,8 +356,13 @@ BAD_PLANS = {
     "an entry missing": (PLAN.replace("name: pilot\n", ""), "name"),
     "a number for epsilon": (PLAN.replace('"3"', "3"), "privacy.epsilon.*put it in quotes"),
     "a negative epsilon": (PLAN.replace('"3"', '"-3"'), "privacy.epsilon"),
-    "a float for the ring": (PLAN.replace("32", "32.0"), "secure_sum.ring_bits"),
-    "a text for the ring": (PLAN.replace("ring_bits: 32", 'ring_bits: "32"'), "ring_bits"),
+    "a float for the grid": (PLAN.replace("bits: 12", "bits: 12.0"), "secure_sum.fraction_bits"),
+    "a text for the grid": (PLAN.replace("bits: 12", 'bits: "12"'), "secure_sum.fraction_bits"),
+    "a fine grid": (PLAN.replace("bits: 12", "bits: 25"), "secure_sum.fraction_bits"),
+    "a ring": (PLAN.replace("{fraction", "{ring_bits: 25, fraction"), "secure_sum.ring_bits"),
+    "lanes": (PLAN.replace("{fraction", "{lanes: 2, fraction"), "secure_sum.lanes"),
+    "a scale": (PLAN.replace("{fraction", "{scale_bits: 22, fraction"), "secure_sum.scale_bits"),
+    "another mechanism": (PLAN.replace("{epsilon", "{mechanism: none, epsilon"), "mechanism"),
     "a truth for the count": (PLAN.replace("count: 3", "count: true"), "rounds.count"),
     "a date": (PLAN.replace("pilot", "2026-01-01"), "put other values in quotes"),
     "another task": (PLAN.replace("classification", "regression"), "task"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.aggregator import Custodian, custodians_of
+from support.aggregator import Custodian, addresses_of, custodians_of
 from support.federation import Federation, make_federation
 
 from fedhelp_server.aggregator.custodians import CustodianAddresses
@@ -18,13 +18,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture(scope="session")
-def custodians(federation: Federation) -> Iterator[tuple[Custodian, Custodian]]:
+def custodians(federation: Federation) -> Iterator[tuple[Custodian, ...]]:
     """Decryptor and unmasker, serving for the whole session."""
-    with custodians_of(federation) as both:
-        yield both
+    with custodians_of(federation) as running:
+        yield running
 
 
 @pytest.fixture
-def addresses(custodians: tuple[Custodian, Custodian]) -> CustodianAddresses:
-    decryptor, unmasker = custodians
-    return CustodianAddresses(decryptor.address, unmasker.address)
+def addresses(custodians: tuple[Custodian, ...]) -> CustodianAddresses:
+    return addresses_of(custodians)

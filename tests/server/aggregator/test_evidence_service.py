@@ -28,7 +28,7 @@ from fedhelp_server.aggregator.evidence_service import (
 
 @pytest.fixture
 def running(federation: Federation, tmp_path: Path) -> Iterator[AggregatorServer]:
-    nowhere = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+    nowhere = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",))
     charter = charter_of(federation, "evidence", rounds={"count": 1})
     with AggregatorServer(federation, tmp_path, charter, nowhere) as server:
         server.party("large-1").wait_for(coordinator_pb2.ROUND_STATE_OPEN)
@@ -171,7 +171,7 @@ def test_only_auditors_list_objects_and_only_of_this_charter(running: Aggregator
 
 
 def test_submissions_survive_a_restart(federation: Federation, tmp_path: Path) -> None:
-    nowhere = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+    nowhere = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",))
     charter = charter_of(federation, "submissions", rounds={"count": 1})
     server = AggregatorServer(federation, tmp_path, charter, nowhere)
     with server as running:

@@ -84,7 +84,7 @@ def test_a_crash_in_the_middle_of_the_log_is_made_up_for(state: State) -> None:
 def test_a_change_that_raises_is_in_neither(state: State) -> None:
     store, log = state.store(), state.log()
     journal = Journal(store, log)
-    contribution = StoredContribution(1, "h", b"m", b"s", digest(b"c"), 0)
+    contribution = StoredContribution(1, "h", b"m", (b"s",), digest(b"c"), 0)
     with journal.change() as change:
         change.add_contribution(contribution)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sqlite3
-import threading
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +14,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.aggregator import (
+    SEVERAL_FRAMES,
     AggregatorProcess,
     AggregatorServer,
     Custodian,
+    addresses_of,
     charter_of,
     contribution_of,
+    custodians_of,
     events_of,
+    upload,
     weighted_sum,
 )
-from support.federation import Federation
+from support.federation import Federation, make_federation
 
 from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_server.aggregator.custodians import CustodianAddresses
 
@@ -37,7 +42,7 @@ ONE_ROUND = {"count": 1}
 @pytest.mark.parametrize("absent", ["decryptor", "unmasker"])
 def test_a_custodian_that_is_away_is_waited_for(
     federation: Federation,
-    custodians: tuple[Custodian, Custodian],
+    custodians: tuple[Custodian, ...],
     addresses: CustodianAddresses,
     tmp_path: Path,
     absent: str,
@@ -60,7 +65,7 @@ def test_a_custodian_that_is_away_is_waited_for(
 
 def test_an_aggregator_killed_between_close_and_open_goes_on(
     federation: Federation,
-    custodians: tuple[Custodian, Custodian],
+    custodians: tuple[Custodian, ...],
     addresses: CustodianAddresses,
     tmp_path: Path,
 ) -> None:
@@ -92,18 +97,17 @@ def test_an_aggregator_killed_between_close_and_open_goes_on(
 def test_kills_at_any_moment_lose_nothing_and_log_nothing_twice(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
-    charter = charter_of(federation, "kills", rounds=ONE_ROUND)
+    charter = charter_of(federation, "kills", rounds=ONE_ROUND, **SEVERAL_FRAMES)
     with AggregatorProcess(federation, tmp_path, charter, addresses) as running:
         receipts = {}
         # Killed at the start, in the middle and at the end of an upload; the node sends again.
-        for name, moment in zip(HOSPITALS, (0.02, 0.25, 0.6), strict=True):
+        for name, moment in zip(HOSPITALS, (0, 2, None), strict=True):
             _patiently(lambda: running.party("small-1").wait_for(wire.ROUND_STATE_OPEN))
             contribution = contribution_of(federation, running.charter, name)
-            timer = threading.Timer(moment, running.process.kill)
-            timer.start()
+            messages = upload(running.charter, contribution, frames=1)
+            dying = _killing(running.process, messages, moment)
             with contextlib.suppress(UnavailablePeer):
-                receipts[name] = running.party(name).contribute(contribution)
-            timer.join()
+                receipts[name] = running.party(name).send(dying)
             running.kill()
             running.start()
             again = running.party(name).contribute(contribution)
@@ -124,6 +128,27 @@ def test_kills_at_any_moment_lose_nothing_and_log_nothing_twice(
                 log_key=running.charter.aggregator.verifying_key(),
                 origin=log_origin(running.charter),
             )
+
+
+def test_every_unmasker_is_waited_for_before_the_decryptor_is_asked(tmp_path: Path) -> None:
+    federation = make_federation(
+        tmp_path / "federation", large=1, small=2, unmaskers=2, rounds=ONE_ROUND
+    )
+    charter = (federation.charter, federation.charter_envelope)
+    with (
+        custodians_of(federation) as custodians,
+        AggregatorServer(federation, tmp_path, charter, addresses_of(custodians)) as running,
+    ):
+        party = running.party("small-1")
+        party.wait_for(wire.ROUND_STATE_OPEN)
+        custodians[2].stop()
+        running.contribute(*HOSPITALS)
+        party.wait_for_reason("waiting for custodian unmasker-2")
+        kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
+        assert kinds == [*["manifest"] * 3, "unmasker-statement"]
+        custodians[2].start()
+        party.wait_for(wire.ROUND_STATE_OPENED)
+        assert np.array_equal(party.open().values, weighted_sum(running.charter, HOSPITALS))
 
 
 def test_a_round_that_was_open_waits_anew_after_a_restart(
@@ -162,7 +187,7 @@ def test_a_damaged_ciphertext_stops_the_aggregator_rather_than_the_round(
 
 def test_a_damaged_sum_is_not_sent_until_it_is_mended(
     federation: Federation,
-    custodians: tuple[Custodian, Custodian],
+    custodians: tuple[Custodian, ...],
     addresses: CustodianAddresses,
     tmp_path: Path,
 ) -> None:
@@ -188,7 +213,7 @@ def test_it_stops_at_once_while_it_is_watched_and_waiting(
     federation: Federation, tmp_path: Path
 ) -> None:
     charter = charter_of(federation, "stopped", rounds=ONE_ROUND)
-    nowhere = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+    nowhere = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",))
     with AggregatorProcess(federation, tmp_path, charter, nowhere) as running:
         running.contribute(*HOSPITALS)
         watch = running.party("large-1").watch()
@@ -200,6 +225,20 @@ def test_it_stops_at_once_while_it_is_watched_and_waiting(
         assert running.process.wait(timeout=10) == 0
         assert time.monotonic() - before < 3
         assert list(watch) == []
+
+
+def _killing(
+    process: subprocess.Popen[bytes],
+    messages: Iterator[wire.ContributeRequest],
+    moment: int | None,
+) -> Iterator[wire.ContributeRequest]:
+    """``messages``, with the process killed before number ``moment`` (from 0), or after all."""
+    for number, message in enumerate(messages):
+        if number == moment:
+            process.kill()
+        yield message
+    if moment is None:
+        process.kill()
 
 
 def _first(events: Iterator[wire.RoundEvent], count: int) -> list[wire.RoundEvent]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from support.aggregator import (
+    SEVERAL_FRAMES,
     AggregatorProcess,
     AggregatorServer,
+    addresses_of,
     charter_of,
     contribution_of,
+    custodians_of,
     events_of,
     weighted_sum,
 )
-from support.federation import Federation
+from support.federation import Federation, make_federation
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.signing import peek_document
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
@@ -62,8 +67,40 @@ def test_two_rounds_from_process_to_teacher(
         kinds = [*["manifest"] * 3, "decryptor-statement", "unmasker-statement"]
         assert [kind for kind, _ in objects] == kinds * 2
         assert entries[6].round_summed.decryptor_statement_digest == digest(objects[3][1])
-        assert entries[6].round_summed.unmasker_statement_digest == digest(objects[4][1])
+        assert entries[6].round_summed.unmasker_statement_digests == [digest(objects[4][1])]
     assert running.status == 0
+
+
+def test_three_unmaskers_open_long_releases_from_an_object_store(tmp_path: Path) -> None:
+    """Several frames, blobs in memory:// instead of the state directory."""
+    federation = make_federation(
+        tmp_path / "federation", large=1, small=2, unmaskers=3, rounds={"count": 1}
+    )
+    charter = charter_of(federation, "three", **SEVERAL_FRAMES)
+    url = "memory://three-unmaskers"
+    with (
+        custodians_of(federation) as custodians,
+        AggregatorServer(
+            federation, tmp_path, charter, addresses_of(custodians), blobs_url=url
+        ) as running,
+    ):
+        running.contribute(*HOSPITALS)
+        running.party("large-1").wait_for(wire.ROUND_STATE_OPENED)
+        for name in HOSPITALS:
+            opened = running.party(name).open()
+            assert np.array_equal(opened.values, weighted_sum(running.charter, HOSPITALS))
+            assert opened.hospitals == tuple(HOSPITALS)
+        objects = running.party(Role.AUDITOR).objects()
+        kinds = [*["manifest"] * 3, "decryptor-statement", *["unmasker-statement"] * 3]
+        assert [kind for kind, _ in objects] == kinds
+        summed = running.entries()[-1].round_summed
+        assert summed.decryptor_statement_digest == digest(objects[3][1])
+        assert summed.unmasker_statement_digests == [digest(item) for _, item in objects[4:]]
+        names = [peek_document(kind, item)["unmasker"] for kind, item in objects[4:]]
+        assert names == ["unmasker", "unmasker-2", "unmasker-3"]
+        # Ciphertexts, the sum and four bodies are where the URL says, and nowhere else.
+        assert len(fsspec.filesystem("memory").find("/three-unmaskers")) == 3 + 1 + 4
+        assert list((running.root / "aggregator" / "blobs").iterdir()) == []
 
 
 def test_at_the_deadline_a_cohort_is_summed_and_less_than_one_fails(

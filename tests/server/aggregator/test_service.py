@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.aggregator import charter_of, context_file
+from support.aggregator import charter_of
 from support.federation import Federation
 from typer.testing import CliRunner
 
@@ -17,17 +19,13 @@ from fedhelp_secure.evidence.log import LogInUse
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, StateError, write_atomically
 from fedhelp_secure.transport.identity import Role
+from fedhelp_server.aggregator.blobs import NoBlobStore
 from fedhelp_server.aggregator.commands import app
 from fedhelp_server.aggregator.custodians import CustodianAddresses
 from fedhelp_server.aggregator.limits import MAXIMUM_WATCHES, SHORT_CALLS, capacity
-from fedhelp_server.aggregator.service import (
-    Aggregator,
-    AggregatorFiles,
-    WrongAggregator,
-    WrongContext,
-)
+from fedhelp_server.aggregator.service import Aggregator, WrongAggregator, WrongCustodians
 
-NOWHERE = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+NOWHERE = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",))
 
 
 @pytest.fixture
@@ -37,48 +35,41 @@ def root(federation: Federation, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def files(federation: Federation, tmp_path: Path) -> AggregatorFiles:
-    charter = tmp_path / "charter.json"
-    charter.write_bytes(federation.charter_envelope)
-    return AggregatorFiles(charter, context_file(federation))
+def charter_file(federation: Federation, tmp_path: Path) -> Path:
+    path = tmp_path / "charter.json"
+    path.write_bytes(federation.charter_envelope)
+    return path
 
 
-def opened(root: Path, files: AggregatorFiles) -> Aggregator:
-    return Aggregator(StateDirectory.open(root, Role.AGGREGATOR), files, NOWHERE)
+def opened(root: Path, charter_file: Path) -> Aggregator:
+    return Aggregator(StateDirectory.open(root, Role.AGGREGATOR), charter_file, NOWHERE)
 
 
-def other_context(federation: Federation, root: Path, files: AggregatorFiles) -> AggregatorFiles:
-    path = root.parent / "context"
-    path.write_bytes(files.context.read_bytes()[:-1])
-    return AggregatorFiles(files.charter, path)
+def missing(federation: Federation, root: Path, charter_file: Path) -> Path:
+    return root / "nothing"
 
 
-def no_context(federation: Federation, root: Path, files: AggregatorFiles) -> AggregatorFiles:
-    return AggregatorFiles(files.charter, root / "nothing")
-
-
-def unsigned(federation: Federation, root: Path, files: AggregatorFiles) -> AggregatorFiles:
+def unsigned(federation: Federation, root: Path, charter_file: Path) -> Path:
     key = SigningKey.generate()
-    files.charter.write_bytes(key.sign_document("charter", federation.charter.document()))
-    return files
+    charter_file.write_bytes(key.sign_document("charter", federation.charter.document()))
+    return charter_file
 
 
-def other_key(federation: Federation, root: Path, files: AggregatorFiles) -> AggregatorFiles:
+def other_key(federation: Federation, root: Path, charter_file: Path) -> Path:
     write_atomically(root / "keys" / "signing.pem", SigningKey.generate().to_pem())
-    return files
+    return charter_file
 
 
-def other_name(federation: Federation, root: Path, files: AggregatorFiles) -> AggregatorFiles:
+def other_name(federation: Federation, root: Path, charter_file: Path) -> Path:
     identity = {"federation": "testfed", "role": "aggregator", "name": "someone-else"}
     write_atomically(root / "identity.json", canonical_json(identity))
-    return files
+    return charter_file
 
 
 @pytest.mark.parametrize(
     ("spoil", "error"),
     [
-        (other_context, WrongContext),
-        (no_context, ConfigurationError),
+        (missing, ConfigurationError),
         (unsigned, SignatureRefused),
         (other_key, WrongAggregator),
         (other_name, WrongAggregator),
@@ -87,45 +78,45 @@ def other_name(federation: Federation, root: Path, files: AggregatorFiles) -> Ag
 def test_a_wrong_file_is_refused_before_anything_is_made(
     federation: Federation,
     root: Path,
-    files: AggregatorFiles,
-    spoil: Callable[[Federation, Path, AggregatorFiles], AggregatorFiles],
+    charter_file: Path,
+    spoil: Callable[[Federation, Path, Path], Path],
     error: type[FedHelpError],
 ) -> None:
-    spoiled = spoil(federation, root, files)
+    spoiled = spoil(federation, root, charter_file)
     with pytest.raises(error):
         opened(root, spoiled)
     assert not (root / "aggregator").exists()
 
 
 def test_another_charter_on_the_same_state_is_refused(
-    federation: Federation, root: Path, files: AggregatorFiles
+    federation: Federation, root: Path, charter_file: Path
 ) -> None:
-    opened(root, files).close()
+    opened(root, charter_file).close()
     _, envelope = charter_of(federation, "another")
-    first = files.charter.read_bytes()
-    files.charter.write_bytes(envelope)
+    first = charter_file.read_bytes()
+    charter_file.write_bytes(envelope)
     with pytest.raises(StateError, match="another charter"):
-        opened(root, files)
-    files.charter.write_bytes(first)
-    opened(root, files).close()
+        opened(root, charter_file)
+    charter_file.write_bytes(first)
+    opened(root, charter_file).close()
 
 
-def test_two_processes_on_one_state_are_refused(root: Path, files: AggregatorFiles) -> None:
-    aggregator = opened(root, files)
+def test_two_processes_on_one_state_are_refused(root: Path, charter_file: Path) -> None:
+    aggregator = opened(root, charter_file)
     with pytest.raises(LogInUse):
-        opened(root, files)
+        opened(root, charter_file)
     aggregator.close()
 
 
-def test_the_charters_adoption_is_logged_once(root: Path, files: AggregatorFiles) -> None:
+def test_the_charters_adoption_is_logged_once(root: Path, charter_file: Path) -> None:
     for _ in range(3):
-        aggregator = opened(root, files)
+        aggregator = opened(root, charter_file)
         assert aggregator._journal.log.size == 1
         aggregator.close()
 
 
-def test_everything_stored_is_for_its_owner_only(root: Path, files: AggregatorFiles) -> None:
-    opened(root, files).close()
+def test_everything_stored_is_for_its_owner_only(root: Path, charter_file: Path) -> None:
+    opened(root, charter_file).close()
     exposed = [path for path in (root / "aggregator").rglob("*") if path.stat().st_mode & 0o077]
     assert exposed == []
 
@@ -141,12 +132,30 @@ def test_threads_follow_from_the_charter_and_are_bounded(
     assert (many.watches, many.uploads, many.downloads) == (MAXIMUM_WATCHES, 64, 64)
 
 
-def test_the_command_line_names_what_is_wrong(root: Path, files: AggregatorFiles) -> None:
+def test_the_command_line_names_what_is_wrong(root: Path, charter_file: Path) -> None:
     arguments = [
-        *("run", "--state", str(root), "--charter", str(files.charter)),
-        *("--context", str(files.charter), "--listen", "127.0.0.1:0"),
-        *("--decryptor", NOWHERE.decryptor, "--unmasker", NOWHERE.unmasker),
+        *("run", "--state", str(root), "--charter", str(charter_file)),
+        *("--listen", "127.0.0.1:0", "--decryptor", "127.0.0.1:1"),
+        *("--unmasker", "127.0.0.1:1", "--unmasker", "127.0.0.1:1"),
     ]
     result = CliRunner().invoke(app, arguments)
-    assert isinstance(result.exception, WrongContext)
-    assert "context.public" in str(result.exception)
+    assert isinstance(result.exception, WrongCustodians)
+    assert "in this order: unmasker." in str(result.exception)
+    assert not (root / "aggregator").exists()
+
+
+def test_a_blob_store_that_cannot_be_used_is_refused(root: Path, charter_file: Path) -> None:
+    state = StateDirectory.open(root, Role.AGGREGATOR)
+    for _ in range(2):
+        # The second time: what was opened before it was refused is closed again.
+        with pytest.raises(NoBlobStore, match="install"):
+            Aggregator(state, charter_file, NOWHERE, blobs_url="no-such-protocol://x")
+    opened(root, charter_file).close()
+
+
+def test_the_commands_load_nothing_that_they_do_not_need() -> None:
+    code = (
+        "import sys, fedhelp_server.aggregator.commands;"
+        "sys.exit(bool({'tenseal', 'grpc', 'torch', 'fsspec'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

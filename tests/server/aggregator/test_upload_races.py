@@ -1,14 +1,11 @@
-"""Uploads that meet: repeats, rivals, floods and dying workers."""
+"""Uploads that meet: repeats, rivals and floods."""
 
 from __future__ import annotations
 
 import dataclasses
-import signal
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from support.aggregator import (
     AggregatorServer,
@@ -18,8 +15,6 @@ from support.aggregator import (
 )
 from support.federation import Federation
 
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
@@ -98,51 +93,3 @@ def test_rejections_cannot_fill_the_log(
                 party.send(iter(()))
         events = events_of(running.entries())
         assert events.count("contribution_rejected") == MAXIMUM_LOGGED_REJECTIONS
-
-
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_rejects_its_contribution_alone(
-    federation: Federation, addresses: CustodianAddresses, tmp_path: Path, way: signal.Signals
-) -> None:
-    charter = charter_of(federation, f"worker-{way.value}")
-    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
-        party = running.party("small-1")
-        party.wait_for(wire.ROUND_STATE_OPEN)
-        good = contribution_of(federation, running.charter, "small-1")
-        killer = threading.Thread(target=_kill_next_worker, args=(way,))
-        killer.start()
-        with pytest.raises(PeerRefused) as refused:
-            party.contribute(good)
-        killer.join(10)
-        assert refused.value.code == "contribution-worker-died"
-        rejected = running.entries()[-1].contribution_rejected
-        assert rejected.code == "contribution-worker-died"
-        assert rejected.ciphertext_digest == digest(good.ciphertext)
-        # The server is unharmed, and the next worker takes the same bytes.
-        party.contribute(good)
-
-
-def test_a_worker_that_an_operator_ends_rejects_nothing(
-    federation: Federation, addresses: CustodianAddresses, tmp_path: Path
-) -> None:
-    charter = charter_of(federation, "interrupted")
-    with AggregatorServer(federation, tmp_path, charter, addresses) as running:
-        party = running.party("small-1")
-        party.wait_for(wire.ROUND_STATE_OPEN)
-        killer = threading.Thread(target=_kill_next_worker, args=(signal.SIGTERM,))
-        killer.start()
-        with pytest.raises(UnavailablePeer, match="again"):
-            party.contribute(contribution_of(federation, running.charter, "small-1"))
-        killer.join(10)
-        assert events_of(running.entries()) == ["charter_adopted", "round_opened"]
-
-
-def _kill_next_worker(way: signal.Signals) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for child in psutil.Process().children():
-            if "fedhelp_server.aggregator.sum_worker" in child.cmdline():
-                child.send_signal(way)
-                return
-        time.sleep(0.005)
-    raise AssertionError("no worker was seen")

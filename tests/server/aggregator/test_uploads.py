@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 from support.aggregator import (
+    SEVERAL_FRAMES,
     AggregatorServer,
     Party,
     charter_of,
     contribution_of,
+    new_file,
     upload,
 )
-from support.federation import Federation, join
+from support.federation import join, make_federation
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.charter import MAXIMUM_UNMASKERS
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.secure_sum.contribution import KIND, Contribution, open_manifest
-from fedhelp_secure.secure_sum.framing import _form
+from fedhelp_secure.secure_sum.residues import MODULUS
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
@@ -31,28 +33,35 @@ from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 Messages = Iterator[wire.ContributeRequest]
 
+FRAME = 65_536
+
 
 @pytest.fixture(scope="module")
-def running(
-    federation: Federation,
-    custodians: object,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[AggregatorServer]:
-    """One open round that nobody completes: its custodians are never asked."""
-    charter = charter_of(federation, "uploads")
-    addresses = CustodianAddresses("127.0.0.1:1", "127.0.0.1:1")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AggregatorServer]:
+    """One open round that nobody completes: its two unmaskers are never asked."""
+    federation = make_federation(
+        tmp_path_factory.mktemp("federation"), large=1, small=2, unmaskers=2
+    )
+    charter = charter_of(federation, "uploads", **SEVERAL_FRAMES)
+    assert charter[0].secure_sum.frames > 2
+    addresses = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",) * 2)
     root: Path = tmp_path_factory.mktemp("uploads")
     with AggregatorServer(federation, root, charter, addresses) as server:
         server.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
         yield server
 
 
+def filled(running: AggregatorServer, good: Contribution, ciphertext: bytes) -> Contribution:
+    """``good`` with another ciphertext than its manifest says."""
+    path = new_file(running.federation)
+    path.write_bytes(ciphertext)
+    return dataclasses.replace(good, ciphertext=path)
+
+
 def resigned(running: AggregatorServer, good: Contribution, ciphertext: bytes) -> Contribution:
     """``good`` with another ciphertext, and a manifest that says so, signed by the hospital."""
-    manifest = open_manifest(running.charter, good.manifest)
-    document = manifest.document() | {"ciphertext_digest": digest(ciphertext)}
-    envelope = running.federation.state("large-1").signing_key().sign_document(KIND, document)
-    return Contribution(envelope, good.sealed_seed, ciphertext)
+    other = altered(running, good, ciphertext_digest=digest(ciphertext))
+    return filled(running, other, ciphertext)
 
 
 def altered(running: AggregatorServer, good: Contribution, **changes: object) -> Contribution:
@@ -62,19 +71,41 @@ def altered(running: AggregatorServer, good: Contribution, **changes: object) ->
     return dataclasses.replace(good, manifest=envelope)
 
 
-def framed_noise(charter: Charter) -> bytes:
-    """A frame's constant bytes around random coefficients."""
-    form = _form(charter.secure_sum)
-    return form.prefix + os.urandom(form.coefficient_bytes) + form.suffix
-
-
 def _too_long(running: AggregatorServer, good: Contribution) -> Messages:
     yield from upload(running.charter, good)
-    yield wire.ContributeRequest(ciphertext_chunk=b"x")
+    yield wire.ContributeRequest(ciphertext_chunk=good.ciphertext.read_bytes()[:FRAME])
 
 
-def _truncated(running: AggregatorServer, good: Contribution) -> Messages:
-    return upload(running.charter, dataclasses.replace(good, ciphertext=good.ciphertext[:-1]))
+def _a_chunk_beyond_the_end(running: AggregatorServer, good: Contribution) -> Messages:
+    ciphertext = good.ciphertext.read_bytes()
+    return upload(running.charter, filled(running, good, ciphertext + ciphertext[:FRAME]))
+
+
+def _a_frame_short(running: AggregatorServer, good: Contribution) -> Messages:
+    short = good.ciphertext.read_bytes()[:-FRAME]
+    return upload(running.charter, resigned(running, good, short))
+
+
+def _no_ciphertext(running: AggregatorServer, good: Contribution) -> Messages:
+    yield next(upload(running.charter, good))
+
+
+def _half_a_frame_at_the_end(running: AggregatorServer, good: Contribution) -> Messages:
+    cut = good.ciphertext.read_bytes()[: -FRAME // 2]
+    return upload(running.charter, resigned(running, good, cut))
+
+
+def _chunks_that_are_not_whole_frames(running: AggregatorServer, good: Contribution) -> Messages:
+    header, *_ = upload(running.charter, good)
+    yield header
+    ciphertext = good.ciphertext.read_bytes()
+    for start in range(0, len(ciphertext), 40_000):
+        yield wire.ContributeRequest(ciphertext_chunk=ciphertext[start : start + 40_000])
+
+
+def _a_chunk_over_its_size(running: AggregatorServer, good: Contribution) -> Messages:
+    yield next(upload(running.charter, good))
+    yield wire.ContributeRequest(ciphertext_chunk=bytes(17 * FRAME))
 
 
 def _another_round(running: AggregatorServer, good: Contribution) -> Messages:
@@ -106,21 +137,59 @@ def _a_manifest_over_its_size(running: AggregatorServer, good: Contribution) -> 
 
 
 def _random_bytes(running: AggregatorServer, good: Contribution) -> Messages:
-    return upload(running.charter, resigned(running, good, os.urandom(len(good.ciphertext))))
+    noise = os.urandom(good.ciphertext.stat().st_size)
+    return upload(running.charter, resigned(running, good, noise))
 
 
-def _random_bytes_in_a_good_frame(running: AggregatorServer, good: Contribution) -> Messages:
-    return upload(running.charter, resigned(running, good, framed_noise(running.charter)))
+def _no_residue(place: int) -> Callable[[AggregatorServer, Contribution], Messages]:
+    def messages(running: AggregatorServer, good: Contribution) -> Messages:
+        ciphertext = bytearray(good.ciphertext.read_bytes())
+        start = place % len(ciphertext)
+        ciphertext[start : start + 8] = MODULUS.to_bytes(8, "little")
+        return upload(running.charter, resigned(running, good, bytes(ciphertext)))
+
+    return messages
+
+
+_no_residue_at_first, _no_residue_at_last = _no_residue(0), _no_residue(-8)
 
 
 def _other_bytes_than_the_manifest_says(running: AggregatorServer, good: Contribution) -> Messages:
-    flipped = bytearray(good.ciphertext)
-    flipped[-100] ^= 1
-    return upload(running.charter, dataclasses.replace(good, ciphertext=bytes(flipped)))
+    flipped = bytearray(good.ciphertext.read_bytes())
+    flipped[-8] ^= 1
+    return upload(running.charter, filled(running, good, bytes(flipped)))
 
 
-def _another_seed(running: AggregatorServer, good: Contribution) -> Messages:
-    return upload(running.charter, dataclasses.replace(good, sealed_seed=os.urandom(1168)))
+def _swapped_frames(running: AggregatorServer, good: Contribution) -> Messages:
+    whole = good.ciphertext.read_bytes()
+    swapped = whole[FRAME : 2 * FRAME] + whole[:FRAME] + whole[2 * FRAME :]
+    return upload(running.charter, filled(running, good, swapped))
+
+
+def _seeds(
+    change: Callable[[tuple[bytes, ...]], tuple[bytes, ...]],
+) -> Callable[[AggregatorServer, Contribution], Messages]:
+    def messages(running: AggregatorServer, good: Contribution) -> Messages:
+        seeds = change(good.sealed_seeds)
+        return upload(running.charter, dataclasses.replace(good, sealed_seeds=seeds))
+
+    return messages
+
+
+_another_seed = _seeds(lambda seeds: (os.urandom(1168), seeds[1]))
+_a_seed_too_few = _seeds(lambda seeds: seeds[:1])
+_a_seed_too_many = _seeds(lambda seeds: (*seeds, seeds[0]))
+_no_seeds = _seeds(lambda _: ())
+_swapped_seeds = _seeds(lambda seeds: seeds[::-1])
+_one_seed_twice = _seeds(lambda seeds: (seeds[0], seeds[0]))
+_a_short_seed = _seeds(lambda seeds: (seeds[0], seeds[1][:-1]))
+_a_long_seed = _seeds(lambda seeds: (seeds[0], seeds[1] + b"x"))
+_more_seeds_than_any_charter = _seeds(lambda _: (b"",) * (MAXIMUM_UNMASKERS + 1))
+
+
+def _seeds_of_another_contribution(running: AggregatorServer, good: Contribution) -> Messages:
+    other = contribution_of(running.federation, running.charter, "large-1")
+    return upload(running.charter, dataclasses.replace(good, sealed_seeds=other.sealed_seeds))
 
 
 def _an_unknown_charter(running: AggregatorServer, good: Contribution) -> Messages:
@@ -164,7 +233,12 @@ def _anothers_manifest(running: AggregatorServer, good: Contribution) -> Message
 
 BAD_INPUTS: list[tuple[Callable[[AggregatorServer, Contribution], Messages], str, int]] = [
     (_too_long, "contribution-wrong-length", 1),
-    (_truncated, "contribution-wrong-length", 1),
+    (_a_chunk_beyond_the_end, "contribution-wrong-length", 1),
+    (_a_frame_short, "contribution-wrong-length", 1),
+    (_no_ciphertext, "contribution-wrong-length", 1),
+    (_half_a_frame_at_the_end, "ciphertext", 1),
+    (_chunks_that_are_not_whole_frames, "ciphertext", 1),
+    (_a_chunk_over_its_size, "contribution-wrong-chunk", 1),
     (_another_round, "manifest", 2),
     (_a_round_that_is_not_open, "round-not-open", 2),
     (_a_round_beyond_the_charter, "round", 0),
@@ -172,9 +246,20 @@ BAD_INPUTS: list[tuple[Callable[[AggregatorServer, Contribution], Messages], str
     (_not_a_manifest, "malformed", 1),
     (_a_manifest_over_its_size, "malformed", 1),
     (_random_bytes, "ciphertext", 1),
-    (_random_bytes_in_a_good_frame, "ciphertext", 1),
+    (_no_residue_at_first, "ciphertext", 1),
+    (_no_residue_at_last, "ciphertext", 1),
     (_other_bytes_than_the_manifest_says, "manifest", 1),
+    (_swapped_frames, "manifest", 1),
     (_another_seed, "manifest", 1),
+    (_a_seed_too_few, "manifest", 1),
+    (_a_seed_too_many, "manifest", 1),
+    (_no_seeds, "manifest", 1),
+    (_swapped_seeds, "manifest", 1),
+    (_one_seed_twice, "manifest", 1),
+    (_a_short_seed, "manifest", 1),
+    (_seeds_of_another_contribution, "manifest", 1),
+    (_a_long_seed, "contribution-wrong-seeds", 1),
+    (_more_seeds_than_any_charter, "contribution-wrong-seeds", 1),
     (_an_unknown_charter, "other-charter", 1),
     (_a_manifest_for_another_charter, "manifest", 1),
     (_chunk_before_header, "contribution-no-header", 0),
@@ -184,19 +269,26 @@ BAD_INPUTS: list[tuple[Callable[[AggregatorServer, Contribution], Messages], str
     (_anothers_manifest, "manifest", 1),
 ]
 
+_NAMES = [
+    next(name for name, value in globals().items() if value is case[0]) for case in BAD_INPUTS
+]
+
 AFTER_THE_HEADER = {
     _too_long,
-    _truncated,
+    _a_chunk_beyond_the_end,
+    _a_frame_short,
+    _half_a_frame_at_the_end,
+    _chunks_that_are_not_whole_frames,
     _random_bytes,
-    _random_bytes_in_a_good_frame,
+    _no_residue_at_first,
+    _no_residue_at_last,
     _other_bytes_than_the_manifest_says,
+    _swapped_frames,
 }
 """Everything else is refused before any ciphertext is taken."""
 
 
-@pytest.mark.parametrize(
-    ("messages", "code", "logged_round"), BAD_INPUTS, ids=[case[0].__name__ for case in BAD_INPUTS]
-)
+@pytest.mark.parametrize(("messages", "code", "logged_round"), BAD_INPUTS, ids=_NAMES)
 def test_bad_input_is_refused_logged_and_changes_nothing(
     running: AggregatorServer,
     messages: Callable[[AggregatorServer, Contribution], Messages],
@@ -237,10 +329,20 @@ def test_an_endless_upload_is_ended_early(running: AggregatorServer) -> None:
 
 def test_the_log_names_the_refused_bytes(running: AggregatorServer) -> None:
     good = contribution_of(running.federation, running.charter, "large-1")
-    noise = os.urandom(len(good.ciphertext))
+    spoiled = bytearray(good.ciphertext.read_bytes())
+    spoiled[2 * FRAME : 2 * FRAME + 8] = MODULUS.to_bytes(8, "little")
+    bad = resigned(running, good, bytes(spoiled))
     with pytest.raises(PeerRefused):
-        running.party("large-1").contribute(resigned(running, good, noise))
-    assert running.entries()[-1].contribution_rejected.ciphertext_digest == digest(noise)
+        running.party("large-1").send(upload(running.charter, bad, frames=1))
+    # Up to the frame that was refused: what would come after it was not read.
+    read = digest(bytes(spoiled[: 3 * FRAME]))
+    assert running.entries()[-1].contribution_rejected.ciphertext_digest == read
+    # Every frame is good, the whole is not what the manifest says.
+    other = contribution_of(running.federation, running.charter, "large-1")
+    with pytest.raises(PeerRefused):
+        running.party("large-1").contribute(dataclasses.replace(good, ciphertext=other.ciphertext))
+    read = digest(other.ciphertext.read_bytes())
+    assert running.entries()[-1].contribution_rejected.ciphertext_digest == read
 
 
 def test_an_enrolled_hospital_outside_the_charter_is_refused(running: AggregatorServer) -> None:
@@ -276,7 +378,7 @@ def test_a_client_that_vanishes_in_the_middle_leaves_nothing(running: Aggregator
     sent = threading.Event()
 
     def half() -> Messages:
-        messages = upload(running.charter, good)
+        messages = upload(running.charter, good, frames=1)
         yield next(messages)
         yield next(messages)
         sent.set()

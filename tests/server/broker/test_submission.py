@@ -28,7 +28,7 @@ def test_the_record_is_submitted_after_a_restart_of_both(
         federation,
         tmp_path,
         (charter, federation.charter_envelope),
-        CustodianAddresses(nobody, nobody),
+        CustodianAddresses(nobody, (nobody,)),
     ) as aggregator:
         with BrokerProcess(world, tmp_path, aggregator=aggregator.address):
             wait_until(receipt_file.exists)

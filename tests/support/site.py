@@ -1,0 +1,124 @@
+"""One hospital's node parts on its real state directory, without images or training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from support.federation import Federation
+from support.processes import context_file
+
+from fedhelp_client.node.coordinator import Coordinator
+from fedhelp_client.node.files import ReleaseFiles
+from fedhelp_client.node.release import Releaser
+from fedhelp_secure.charter import Charter
+from fedhelp_secure.policy import SitePolicy
+from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.probe import PatientExamples
+from fedhelp_secure.public_set import PublicSet, fit_projection
+from fedhelp_secure.secure_sum.ckks import PublicContext
+from fedhelp_secure.secure_sum.contribution import ContributionKeys
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.client import open_channel
+from fedhelp_secure.transport.identity import Identity, Role
+
+_RUN_SECONDS = 120.0
+"""When a test gives up."""
+
+DIMENSION, CLASSES = 4, 2
+"""Of the charter that `support.federation` makes unless told otherwise."""
+
+
+def _public_set() -> PublicSet:
+    generator = np.random.default_rng(3)
+    embeddings = generator.normal(size=(30, 1, 10)).astype(np.float32)
+    projection = fit_projection(embeddings, DIMENSION)
+    images = generator.integers(0, 256, (30, 16, 16), dtype=np.uint8)
+    return PublicSet(images, projection.apply(embeddings), projection)
+
+
+PUBLIC_SET = _public_set()
+
+
+def patients(count: int) -> list[PatientExamples]:
+    """``count`` patients with one image each."""
+    features = PUBLIC_SET.features[:count].astype(np.float64)
+    return [
+        PatientExamples(row, np.eye(CLASSES)[[number % CLASSES]], np.ones(1))
+        for number, row in enumerate(features)
+    ]
+
+
+class Site:
+    """What `fedhelp_client.node.node` puts together, for the aggregator at ``address``."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        charter: Charter,
+        context: Path,
+        address: str,
+        policy: SitePolicy | None = None,
+    ) -> None:
+        self.state = state
+        expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
+        self.ledger = Ledger.open(
+            state.role_directory() / "ledger.sqlite",
+            hospital=state.identity.name,
+            signing_key=state.signing_key(),
+            policy=policy,
+        )
+        self.said: list[str] = []
+        self.releaser = Releaser(
+            coordinator=Coordinator(
+                state, charter, open_channel(state, address, expected=expected)
+            ),
+            public_set=PUBLIC_SET,
+            keys=ContributionKeys(
+                state.signing_key(),
+                state.unsealing_key(),
+                PublicContext(context.read_bytes(), charter.secure_sum),
+            ),
+            ledger=self.ledger,
+            files=ReleaseFiles.of_charter(state, charter.digest),
+            progress=lambda step, done, total: self.said.append(step),
+        )
+
+    def run(self) -> NDArray[np.float64]:
+        """All rounds, for six patients."""
+        return self.releaser.run(patients(6))
+
+    def stored(self) -> dict[str, bytes]:
+        """Every file that the node keeps of its rounds."""
+        directory = self.releaser.files.directory
+        return {
+            str(path.relative_to(directory)): path.read_bytes()
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        }
+
+
+def site_of(
+    federation: Federation, name: str, address: str, policy: SitePolicy | None = None
+) -> Site:
+    """The site of the hospital called ``name``."""
+    return Site(
+        federation.state(name), federation.charter, context_file(federation), address, policy
+    )
+
+
+def run_together(sites: Sequence[Site]) -> list[NDArray[np.float64]]:
+    """Every site's public model in the end; raises what the first that fails raises."""
+    with ThreadPoolExecutor(len(sites)) as pool:
+        running = [pool.submit(site.run) for site in sites]
+        done, waiting = wait(running, timeout=_RUN_SECONDS, return_when=FIRST_EXCEPTION)
+        if waiting:
+            # The others would wait for the one that failed.
+            for site in sites:
+                site.releaser.coordinator.channel.close()
+        for ended in done:
+            ended.result()
+        return [future.result() for future in running]
