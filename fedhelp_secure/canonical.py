@@ -18,13 +18,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 def canonical_json(document: Mapping[str, Any]) -> bytes:
     """The RFC 8785 form of ``document``: equal documents give equal bytes on every machine.
 
-    Raises MalformedMessage for what has no such form: NaN, infinities, integers beyond 2**53.
+    Raises MalformedMessage for what has no such form: NaN, infinities, integers beyond 2**53, text
+    that is no Unicode, nesting beyond all sense.
     """
     try:
         return rfc8785.dumps(dict(document))
-    except rfc8785.CanonicalizationError as error:
+    # Of a lone surrogate in a key, rfc8785 lets Python's own error through.
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise MalformedMessage(
-            "a document holds a number that JSON cannot carry exactly; its sender must mend it."
+            "a document holds a number or a text that JSON cannot carry exactly; its sender must "
+            "mend it."
         ) from error
 
 

@@ -97,19 +97,23 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("cohort too large", {"cohort": {"minimum": 7}}, "above the number of hospitals"),
     ("too few large", {"cohort": {"minimum_large": 3}}, "minimum_large"),
     ("too few small", {"cohort": {"minimum_small": 5}}, "minimum_small"),
-    ("ring too small", {"secure_sum": {"ring_bits": 24}}, "raise ring_bits"),
+    (
+        "ring too small",
+        {"secure_sum": {"ring_bits": 24, "check_elements": 7}},
+        "raise ring_bits",
+    ),
     ("too many patients", {"privacy": {"maximum_patients": 100_000}}, "lower maximum_patients"),
     ("noise beyond the ring", {"privacy": {"sigma_units": 1 << 28}}, "raise ring_bits"),
-    ("a lane too many", {"secure_sum": {"lanes": 2}}, "does not fit the 37 bits"),
+    ("a lane too many", {"secure_sum": {"lanes": 2}}, "do not fit an element"),
+    ("a wider element", {"secure_sum": {"packed_bits": 35, "check_elements": 6}}, "the 37 bits"),
     ("scale too fine", {"secure_sum": {"scale_bits": 32}}, "lower lanes, ring_bits, scale_bits"),
     ("CKKS noise", {"secure_sum": {"scale_bits": 21}}, "CKKS itself"),
     ("values not the probe's", {"secure_sum": {"values": 13}}, r"secure_sum\.values"),
-    ("a check value less", {"secure_sum": {"check_values": 3}}, "check_values is not what"),
-    ("check values more", {"secure_sum": {"check_values": 6}}, "check_values is not what"),
-    ("no room for a digit", {"secure_sum": {"ring_bits": 8}, "weights": {"large": 64}}, "no room"),
+    ("a tag less", {"secure_sum": {"check_elements": 7}}, "check_elements is not what"),
+    ("a tag more", {"secure_sum": {"check_elements": 9}}, "check_elements is not what"),
     (
         "weights too heavy",
-        {"weights": {"large": 64, "small": 64}, "secure_sum": {"check_values": 6}},
+        {"weights": {"large": 64, "small": 64}},
         "lower maximum_patients, the weights",
     ),
     ("grid too coarse", {"privacy": {"sigma_units": 4}}, "raise fraction_bits"),
@@ -134,8 +138,10 @@ def test_each_bound_is_met_exactly_and_not_one_above() -> None:
     parse_charter(changed({"privacy": {"maximum_patients": patients}}))
     with pytest.raises(CharterRefused, match="raise ring_bits"):
         parse_charter(changed({"privacy": {"maximum_patients": patients + 1}}))
-    # A total weight of 8 over 25 bits takes 28 bits, which is what a scale of 31 bits leaves.
-    parse_charter(changed({"secure_sum": {"scale_bits": 31}}))
+    # A total weight of 8 over 32 bits takes 35 bits, which is what a scale of 24 bits leaves.
+    parse_charter(changed({"secure_sum": {"scale_bits": 24}}))
+    with pytest.raises(CharterRefused, match="the 34 bits"):
+        parse_charter(changed({"secure_sum": {"scale_bits": 25}}))
 
 
 def test_a_rehearsal_may_have_any_number_of_values_but_keeps_every_other_bound() -> None:
@@ -143,8 +149,8 @@ def test_a_rehearsal_may_have_any_number_of_values_but_keeps_every_other_bound()
     for values in (1, 13, 1 << 26):
         charter = parse_charter(changed({"privacy": rehearsal, "secure_sum": {"values": values}}))
         assert charter.secure_sum.values == values
-    for _, changes, reason in BOUNDS:
-        if "secure_sum" in reason and "values" in reason:
+    for name, changes, reason in BOUNDS:
+        if name == "values not the probe's":
             continue
         document = changed(changes)
         merge(document, {"privacy": rehearsal})
@@ -169,13 +175,14 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     ("other CKKS primes", {"secure_sum": {"coefficient_modulus_bits": [60, 49]}}, "coefficient"),
     ("a smaller CKKS prime", {"secure_sum": {"coefficient_modulus_bits": [59]}}, "coefficient"),
     ("no CKKS prime", {"secure_sum": {"coefficient_modulus_bits": []}}, "coefficient"),
-    ("a ring above the tags' prime", {"secure_sum": {"ring_bits": 31}}, "secure_sum.ring_bits"),
+    ("a ring of 41 bits", {"secure_sum": {"ring_bits": 41}}, "secure_sum.ring_bits"),
+    ("elements of 45 bits", {"secure_sum": {"packed_bits": 45}}, "secure_sum.packed_bits"),
     ("a ring of 7 bits", {"secure_sum": {"ring_bits": 7}}, "secure_sum.ring_bits"),
     ("no lane", {"secure_sum": {"lanes": 0}}, "secure_sum.lanes"),
     ("8 lanes", {"secure_sum": {"lanes": 8}}, "secure_sum.lanes"),
     ("no values", {"secure_sum": {"values": 0}}, "secure_sum.values"),
     ("too many values", {"secure_sum": {"values": (1 << 26) + 1}}, "secure_sum.values"),
-    ("no check values", {"secure_sum": {"check_values": 0}}, "secure_sum.check_values"),
+    ("no tags", {"secure_sum": {"check_elements": 0}}, "secure_sum.check_elements"),
     ("no unmasker", {"custodians": {"unmaskers": []}}, "custodians.unmaskers"),
     (
         "9 unmaskers",
@@ -375,11 +382,12 @@ def test_a_charter_whose_bounds_hold_keeps_its_promises(charter: Charter) -> Non
 def test_the_shape_of_a_release_follows_from_the_parameters() -> None:
     secure_sum = CHARTER.secure_sum
     assert (secure_sum.scale_bits, secure_sum.capacity_bits) == (22, 37)
-    assert (secure_sum.ring_bits, secure_sum.lanes, secure_sum.packed_bits) == (25, 1, 25)
-    assert (secure_sum.elements, secure_sum.frames) == (16, 1)
+    assert (secure_sum.ring_bits, secure_sum.lanes, secure_sum.packed_bits) == (25, 1, 32)
+    assert (secure_sum.packed_elements, secure_sum.check_elements) == (12, 8)
+    assert (secure_sum.elements, secure_sum.frames) == (20, 1)
     assert CHARTER.total_weight == 8
-    packed = secure_sum.model_copy(update={"values": 16_380, "ring_bits": 12, "lanes": 2})
-    assert (packed.packed_bits, packed.elements, packed.frames) == (24, 8192, 2)
+    packed = secure_sum.model_copy(update={"values": 16_368, "ring_bits": 12, "lanes": 2})
+    assert (packed.packed_elements, packed.elements, packed.frames) == (8184, 8192, 2)
     assert packed.ciphertext_bytes == 2 * packed.frame_bytes == 131_072
 
 

@@ -455,9 +455,8 @@ def mutate_json(generator: random.Random, data: bytes) -> bytes:
             case 3 if isinstance(holder, list):
                 generator.shuffle(holder)
             case 3:
-                holder[generator.choice(("more", "", "\u202e", "__class__"))] = copy.deepcopy(
-                    holder[key]
-                )
+                other = generator.choice(("more", "", "\u202e", "\ud800", "__class__"))
+                holder[other] = copy.deepcopy(holder[key])
             case _ if isinstance(holder, list):
                 holder.append(copy.deepcopy(holder[key]))
             case _:

@@ -18,16 +18,13 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.sealing import SealRefused, UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import (
-    PRIME,
+    FORGING_BITS,
     SEALED_KEY_BYTES,
-    TAGS,
     Authenticator,
     InnerProducts,
-    NoRoomForTags,
     RoundPurpose,
     SumForged,
-    check_values,
-    digit_bits,
+    check_elements,
     key_info,
     seal_new_key,
 )
@@ -36,8 +33,10 @@ VECTORS: dict[str, Any] = json.loads(
     Path(__file__).with_name("authenticator_vectors.json").read_text()
 )
 KEY = bytes(range(32))
+TAGS = 4
+BITS = 32
 PURPOSE = RoundPurpose(
-    charter_digest=digest(b"a charter"), round_number=1, values=6, ring_bits=20, total_weight=7
+    charter_digest=digest(b"a charter"), round_number=1, values=6, packed_bits=BITS, tags=TAGS
 )
 WEIGHTS = {"a": 4, "b": 2, "c": 1}
 RELEASES = {"a": [1, -2, 3, 0, 0, 5], "b": [0, 0, 0, -1, 7, 7], "c": [9, 9, 9, 9, -9, -9]}
@@ -58,7 +57,7 @@ def _product(authenticator: Authenticator, values: Sequence[int]) -> InnerProduc
 
 
 def _tags(authenticator: Authenticator, hospital: str, release: Sequence[int]) -> list[int]:
-    tags: list[int] = authenticator.tag_values(_product(authenticator, release), hospital).tolist()
+    tags: list[int] = authenticator.tags(_product(authenticator, release), hospital).tolist()
     return tags
 
 
@@ -73,7 +72,9 @@ def _check(
     tags: Sequence[int],
     cohort: Sequence[tuple[str, int]],
 ) -> None:
-    authenticator.check(_product(authenticator, values), _array(tags), cohort)
+    """``tags`` are reduced first, as ring elements are."""
+    sums = np.array([tag % 2**64 for tag in tags], dtype=np.uint64)
+    authenticator.check(_product(authenticator, values), sums, cohort)
 
 
 def test_the_vectors_are_what_the_reference_makes() -> None:
@@ -81,37 +82,30 @@ def test_the_vectors_are_what_the_reference_makes() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["vectors"])
-def test_coefficients_tags_and_digits_are_those_of_the_vectors(vector: dict[str, Any]) -> None:
+def test_coefficients_pads_and_tags_are_those_of_the_vectors(vector: dict[str, Any]) -> None:
     length = len(vector["coefficients"][0])
     purpose = RoundPurpose(
         charter_digest=vector["charter"],
         round_number=vector["round"],
         values=length,
-        ring_bits=vector["ring_bits"],
-        total_weight=sum(vector["weights"].values()),
+        packed_bits=vector["packed_bits"],
+        tags=vector["tags"],
     )
     authenticator = Authenticator(bytes.fromhex(vector["key"]), purpose)
     for at in range(length):
         unit = [1 if place == at else 0 for place in range(length)]
         results = _product(authenticator, unit).results
-        assert list(results) == [row[at] % PRIME for row in vector["coefficients"]]
-    bits = digit_bits(purpose.ring_bits, purpose.total_weight)
+        assert results.tolist() == [row[at] for row in vector["coefficients"]]
     for name, expected in vector["hospitals"].items():
-        digits = _tags(authenticator, name, vector["releases"][name])
-        assert digits == expected["digits"]
-        assert len(digits) == check_values(purpose.ring_bits, purpose.total_weight)
+        assert _tags(authenticator, name, vector["releases"][name]) == expected["tags"]
         # A release of zeros shows the pads.
-        zeros = _tags(authenticator, name, [0] * length)
-        width = len(zeros) // TAGS
-        assert [
-            sum(digit << (bits * place) for place, digit in enumerate(zeros[at : at + width]))
-            for at in (0, width)
-        ] == expected["pads"]
+        assert _tags(authenticator, name, [0] * length) == expected["pads"]
 
 
 rounds = st.fixed_dictionaries(
     {
-        "ring_bits": st.integers(8, 30),
+        "ring_bits": st.integers(8, 40),
+        "spare_bits": st.integers(0, 20),
         "weights": st.lists(st.integers(1, 64), min_size=1, max_size=5),
         "length": st.integers(1, 12),
     }
@@ -119,12 +113,10 @@ rounds = st.fixed_dictionaries(
 
 
 @given(rounds, st.data())
-def test_honest_weighted_sums_are_accepted_and_digits_stay_in_their_lanes(
-    case: dict[str, Any], data: st.DataObject
-) -> None:
+def test_honest_weighted_sums_are_accepted(case: dict[str, Any], data: st.DataObject) -> None:
     """Whatever the releases are, up to the ends of the lane, negative ones too."""
     ring_bits, weights, length = case["ring_bits"], case["weights"], case["length"]
-    assume(ring_bits - 1 - sum(weights).bit_length() >= 1)
+    packed_bits = min(44, ring_bits + case["spare_bits"])
     half = 2 ** (ring_bits - 1)
     release = st.lists(
         st.one_of(st.sampled_from([-half, half - 1, 0]), st.integers(-half, half - 1)),
@@ -133,24 +125,42 @@ def test_honest_weighted_sums_are_accepted_and_digits_stay_in_their_lanes(
     )
     names = {f"h{place}": weight for place, weight in enumerate(weights)}
     releases = {name: data.draw(release) for name in names}
-    purpose = dataclasses.replace(
-        PURPOSE, values=length, ring_bits=ring_bits, total_weight=sum(weights)
-    )
+    count = check_elements(ring_bits=ring_bits, packed_bits=packed_bits)
+    purpose = dataclasses.replace(PURPOSE, values=length, packed_bits=packed_bits, tags=count)
     authenticator = _authenticator(purpose, data.draw(st.binary(min_size=32, max_size=32)))
     tags = {name: _tags(authenticator, name, row) for name, row in releases.items()}
-    tag_sums = _sum(tags, names)
-    assert all(0 <= digit_sum < half for digit_sum in tag_sums)
-    assert len(tag_sums) == check_values(ring_bits, sum(weights))
+    assert all(len(row) == count and max(row) < 2**packed_bits for row in tags.values())
+    tag_sums = [total % 2**packed_bits for total in _sum(tags, names)]
     _check(authenticator, _sum(releases, names), tag_sums, list(names.items()))
 
 
-def test_the_largest_digits_fit_at_the_largest_weight() -> None:
-    for ring_bits in range(8, 31):
-        for total in range(1, 2 ** (ring_bits - 2), max(1, 2 ** (ring_bits - 7))):
-            largest = 2 ** digit_bits(ring_bits, total) - 1
-            assert total * largest < 2 ** (ring_bits - 1)
-        with pytest.raises(NoRoomForTags):
-            digit_bits(ring_bits, 2 ** (ring_bits - 2))
+def test_as_many_tags_as_the_forging_bound_needs_and_no_more() -> None:
+    for ring_bits in range(8, 41):
+        for packed_bits in range(ring_bits, 45):
+            count = check_elements(ring_bits=ring_bits, packed_bits=packed_bits)
+            each = packed_bits - ring_bits + 1
+            assert count * each >= FORGING_BITS > (count - 1) * each
+
+
+@pytest.mark.parametrize("tags", [1, 2, 3])
+def test_the_forging_bound_is_what_a_small_ring_shows(tags: int) -> None:
+    """The worst change that there is, half a lane: it shifts a tag by one of only
+    2**(packed_bits - ring_bits + 1) numbers, of which the forger guesses one.
+    """
+    ring_bits, packed_bits, trials = 8, 9, 4000
+    half = 2 ** (ring_bits - 1)
+    purpose = dataclasses.replace(PURPOSE, values=1, packed_bits=packed_bits, tags=tags)
+    passed = 0
+    for number in range(trials):
+        authenticator = _authenticator(purpose, number.to_bytes(32, "little"))
+        forged = [tag + half for tag in _tags(authenticator, "a", [5])]
+        try:
+            _check(authenticator, [5 - half], forged, [("a", 1)])
+        except SumForged:
+            continue
+        passed += 1
+    bound = 2.0 ** -(tags * (packed_bits - ring_bits + 1))
+    assert passed / trials == pytest.approx(bound, abs=5 * (bound / trials) ** 0.5)
 
 
 def test_inner_products_are_the_same_in_parts_of_any_length() -> None:
@@ -159,30 +169,27 @@ def test_inner_products_are_the_same_in_parts_of_any_length() -> None:
     parts = authenticator.product()
     for start, end in ((0, 0), (0, 1), (1, 65_536), (65_536, 65_540), (65_540, 300_000)):
         parts.update(_array(values[start:end]))
-    assert parts.results == whole.results
+    assert parts.results.tolist() == whole.results.tolist()
     assert parts.values == whole.values == 300_000
 
 
 def test_inner_products_are_exact_at_the_largest_values() -> None:
-    """Against Python's integers, over more terms than one step of the product takes."""
-    top, count = 2**30 - 1, 70_000
-    product = _authenticator().product()
-    product.update(np.full(count, top, dtype=np.int64))
-    reference: dict[str, Any] = {
-        "key": KEY.hex(),
-        "charter": PURPOSE.charter_digest,
-        "round": PURPOSE.round_number,
-    }
-    few = authenticator_reference.coefficients(reference, 100)
-    hundred = _authenticator().product()
-    hundred.update(_array([top, -top] * 50))
+    """Against Python's integers, in rings whose words are and are not the processor's."""
+    top = 2**39 - 1
     signs = [top, -top] * 50
-    assert list(hundred.results) == [
-        sum(a * x for a, x in zip(row, signs, strict=True)) % PRIME for row in few
-    ]
-    ones = _authenticator().product()
-    ones.update(np.ones(count, dtype=np.int64))
-    assert list(product.results) == [total * top % PRIME for total in ones.results]
+    for bits in (32, 33, 40, 44):
+        purpose = dataclasses.replace(PURPOSE, packed_bits=bits)
+        reference: dict[str, Any] = {
+            "key": KEY.hex(),
+            "charter": PURPOSE.charter_digest,
+            "round": PURPOSE.round_number,
+            "packed_bits": bits,
+            "tags": TAGS,
+        }
+        rows = authenticator_reference.coefficients(reference, 100)
+        assert _product(_authenticator(purpose), signs).results.tolist() == [
+            sum(a * x for a, x in zip(row, signs, strict=True)) % 2**bits for row in rows
+        ]
 
 
 @pytest.fixture
@@ -190,7 +197,7 @@ def honest() -> tuple[list[int], list[int], list[tuple[str, int]]]:
     """Values, tag sums and cohort of a sum that is accepted."""
     authenticator = _authenticator()
     tags = {name: _tags(authenticator, name, row) for name, row in RELEASES.items()}
-    values, tag_sums = _sum(RELEASES, WEIGHTS), _sum(tags, WEIGHTS)
+    values, tag_sums = _sum(RELEASES, WEIGHTS), [tag % 2**BITS for tag in _sum(tags, WEIGHTS)]
     cohort = list(WEIGHTS.items())
     _check(authenticator, values, tag_sums, cohort)
     return values, tag_sums, cohort
@@ -213,33 +220,42 @@ def test_any_change_of_the_values_is_noticed(changes: list[int]) -> None:
         _check(authenticator, forged, _sum(tags, WEIGHTS), list(WEIGHTS.items()))
 
 
-@given(st.integers(0, 1), st.integers(1, PRIME - 1))
+@given(st.integers(0, TAGS - 1), st.integers(1, 2**BITS - 1))
 def test_any_change_of_a_tag_is_noticed(which: int, change: int) -> None:
     authenticator = _authenticator()
     tags = {name: _tags(authenticator, name, row) for name, row in RELEASES.items()}
     forged = _sum(tags, WEIGHTS)
-    forged[which * len(forged) // TAGS] += change
+    forged[which] += change
     with pytest.raises(SumForged):
         _check(authenticator, _sum(RELEASES, WEIGHTS), forged, list(WEIGHTS.items()))
 
 
 @pytest.mark.parametrize("tag", range(TAGS))
 def test_each_tag_is_checked_for_itself(honest: Honest, tag: int) -> None:
-    """One tag fits by construction, the other does not: half a forgery is none."""
+    """All tags but one fit by construction: a forgery but for one tag is none."""
     values, tag_sums, cohort = honest
-    coefficient = _product(_authenticator(), [1, 0, 0, 0, 0, 0]).results[tag]
-    forged = list(tag_sums)
-    forged[tag * len(forged) // TAGS] += coefficient
+    coefficients = _product(_authenticator(), [1, 0, 0, 0, 0, 0]).results.tolist()
+    forged = [
+        old + (0 if place == tag else coefficient)
+        for place, (old, coefficient) in enumerate(zip(tag_sums, coefficients, strict=True))
+    ]
     with pytest.raises(SumForged):
         _check(_authenticator(), [values[0] + 1, *values[1:]], forged, cohort)
 
 
 def test_who_knew_the_key_could_forge(honest: Honest) -> None:
-    """So the test above refuses for want of the other tag, and for no other reason."""
+    """So the test above refuses for want of one tag, and for no other reason."""
     values, tag_sums, cohort = honest
-    for tag, coefficient in enumerate(_product(_authenticator(), [1, 0, 0, 0, 0, 0]).results):
-        tag_sums[tag * len(tag_sums) // TAGS] += coefficient
-    _check(_authenticator(), [values[0] + 1, *values[1:]], tag_sums, cohort)
+    coefficients = _product(_authenticator(), [1, 0, 0, 0, 0, 0]).results.tolist()
+    forged = [old + coefficient for old, coefficient in zip(tag_sums, coefficients, strict=True)]
+    _check(_authenticator(), [values[0] + 1, *values[1:]], forged, cohort)
+
+
+@pytest.mark.parametrize("count", [0, 1, TAGS - 1, TAGS + 1])
+def test_another_number_of_tags_is_refused(honest: Honest, count: int) -> None:
+    values, tag_sums, cohort = honest
+    with pytest.raises(SumForged):
+        _check(_authenticator(), values, (tag_sums * 2)[:count], cohort)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +290,8 @@ def test_values_or_hospitals_in_another_order_are_noticed(honest: Honest) -> Non
     values, tag_sums, cohort = honest
     with pytest.raises(SumForged):
         _check(_authenticator(), values[::-1], tag_sums, cohort)
-    half = len(tag_sums) // TAGS
     with pytest.raises(SumForged):
-        _check(_authenticator(), values, tag_sums[half:] + tag_sums[:half], cohort)
+        _check(_authenticator(), values, tag_sums[::-1], cohort)
 
 
 def test_a_sum_of_zeros_is_not_accepted(honest: Honest) -> None:
@@ -288,9 +303,9 @@ def test_a_sum_of_zeros_is_not_accepted(honest: Honest) -> None:
 def test_it_covers_every_value_or_none(length: int) -> None:
     product = _product(_authenticator(), [0] * length)
     with pytest.raises(MalformedMessage):
-        _authenticator().tag_values(product, "a")
+        _authenticator().tags(product, "a")
     with pytest.raises(MalformedMessage):
-        _authenticator().check(product, _array([0] * 6), [("a", 4)])
+        _authenticator().check(product, np.zeros(TAGS, dtype=np.uint64), [("a", 4)])
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])

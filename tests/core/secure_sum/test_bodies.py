@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import SecureSum
+from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.bodies import (
     AnswerRefused,
     body_bytes,
@@ -20,10 +21,16 @@ from fedhelp_secure.secure_sum.ring import OutsideRing
 
 KEY, DATA = bytes(range(32)), b"what it is bound to"
 SECURE_SUM = SecureSum(
-    values=24_500, check_values=8, ring_bits=15, lanes=2, fraction_bits=12, scale_bits=22
+    values=24_500,
+    check_elements=4,
+    ring_bits=15,
+    lanes=2,
+    packed_bits=32,
+    fraction_bits=12,
+    scale_bits=22,
 )
 FULL = 4096 * 4 + 16
-"""Bytes of a full segment: words of 30 bits take four."""
+"""Bytes of a full segment: words of 32 bits take four."""
 
 
 def _frames(secure_sum: SecureSum = SECURE_SUM) -> list[NDArray[np.uint64]]:
@@ -57,18 +64,23 @@ def body(tmp_path: Path) -> Path:
     ("values", "ring_bits", "lanes", "sizes"),
     [
         (1, 15, 2, [5]),
-        (8, 8, 1, [16]),
+        (8, 8, 1, [12]),
         (8184, 15, 2, [4096]),
         (8185, 15, 2, [4096, 1]),
         (16_376, 15, 2, [4096, 4096]),
-        (40_000, 12, 3, [4096, 4096, 4096, 1048]),
+        (40_000, 12, 3, [4096, 4096, 4096, 1050]),
     ],
 )
 def test_bodies_of_every_number_of_segments_open_to_what_was_written(
     tmp_path: Path, values: int, ring_bits: int, lanes: int, sizes: list[int]
 ) -> None:
     secure_sum = SECURE_SUM.model_copy(
-        update={"values": values, "ring_bits": ring_bits, "lanes": lanes}
+        update={
+            "values": values,
+            "ring_bits": ring_bits,
+            "lanes": lanes,
+            "packed_bits": ring_bits * lanes,
+        }
     )
     assert frame_sizes(secure_sum) == sizes
     frames = _frames(secure_sum)
@@ -155,11 +167,11 @@ def test_refuses_other_associated_data(body: Path) -> None:
 
 
 def test_refuses_elements_outside_the_ring_even_under_the_right_key(tmp_path: Path) -> None:
-    wider = SECURE_SUM.model_copy(update={"ring_bits": 16})
-    frames = [np.full(n, 2**31, dtype=np.uint64) for n in frame_sizes(wider)]
-    _write(tmp_path / "body", frames, wider)
-    with pytest.raises(Exception, match="outside the ring"):
-        _read(tmp_path / "body")
+    narrower = SECURE_SUM.model_copy(update={"packed_bits": 30})
+    frames = [np.full(n, 2**30, dtype=np.uint64) for n in frame_sizes(SECURE_SUM)]
+    _write(tmp_path / "body", frames)
+    with pytest.raises(MalformedMessage, match="outside the ring"):
+        _read(tmp_path / "body", narrower)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +194,7 @@ def test_refuses_to_write_other_frames_than_the_charters(
 
 def test_refuses_to_write_elements_outside_the_ring(tmp_path: Path) -> None:
     frames = _frames()
-    frames[1][7] = 2**30
+    frames[1][7] = 2**32
     with pytest.raises(OutsideRing):
         _write(tmp_path / "body", frames)
 

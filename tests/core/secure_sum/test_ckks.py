@@ -16,14 +16,18 @@ from fedhelp_secure.secure_sum.ckks import (
     DEGREE,
     LARGEST_DISTANCE,
     MODULUS_BITS,
-    ContextRefused,
     NotAnInteger,
     PublicContext,
     SecretContext,
     generate_keys,
 )
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
-from fedhelp_secure.secure_sum.residues import MODULUS, CiphertextRefused, weighted_sum
+from fedhelp_secure.secure_sum.residues import (
+    MODULUS,
+    CiphertextRefused,
+    ContextRefused,
+    weighted_sum,
+)
 from fedhelp_secure.secure_sum.ring import OutsideRing
 
 SECRET, PUBLIC = generate_keys()

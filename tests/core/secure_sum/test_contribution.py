@@ -17,8 +17,7 @@ from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefus
 from fedhelp_secure.sealing import SealRefused
 from fedhelp_secure.secure_sum.authenticator import InnerProducts
 from fedhelp_secure.secure_sum.bodies import frame_sizes
-from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.residues import ContextRefused, generate_keys
+from fedhelp_secure.secure_sum.ckks import PublicContext, generate_keys
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
     ContributionKeys,
@@ -34,6 +33,7 @@ from fedhelp_secure.secure_sum.contribution import (
 )
 from fedhelp_secure.secure_sum.masks import MaskStream
 from fedhelp_secure.secure_sum.packing import pack_lanes
+from fedhelp_secure.secure_sum.residues import ContextRefused
 from fedhelp_secure.secure_sum.ring import OutsideRing, add
 from fedhelp_secure.signing import peek_document
 
@@ -75,9 +75,9 @@ def test_the_manifest_says_what_was_sent(
     assert [len(sealed) for sealed in contribution.sealed_seeds] == [1168, 1168]
 
 
-def _tagged(
+def _tags(
     charter: Charter, federation: Federation, release: NDArray[np.int64]
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint64]:
     authenticator = authenticator_of(
         charter,
         1,
@@ -86,14 +86,14 @@ def _tagged(
     )
     product: InnerProducts = authenticator.product()
     product.update(release)
-    return np.concatenate([release, authenticator.tag_values(product, "large-1")])
+    return authenticator.tags(product, "large-1")
 
 
 @pytest.mark.parametrize("frames_filled", [0, 1, 2])
 def test_what_is_encrypted_is_the_tagged_release_plus_every_unmaskers_mask(
     federation: Federation, tmp_path: Path, frames_filled: int
 ) -> None:
-    """Releases shorter than a frame, and ones whose check values alone begin another frame."""
+    """Releases shorter than a frame, and ones whose tags have a frame of their own."""
     secure_sum = federation.charter.secure_sum
     values = 4096 * secure_sum.lanes * frames_filled or secure_sum.values
     wider = secure_sum.model_copy(update={"values": values})
@@ -102,9 +102,8 @@ def test_what_is_encrypted_is_the_tagged_release_plus_every_unmaskers_mask(
     release = np.random.default_rng(1).integers(-half, half, values)
     release[:3] = [half - 1, -half, -1]
     sent = contribute(federation, "large-1", tmp_path / "sent", release=release, charter=charter)
-    expected = pack_lanes(
-        _tagged(charter, federation, release), ring_bits=wider.ring_bits, lanes=wider.lanes
-    )
+    packed = pack_lanes(release, ring_bits=wider.ring_bits, lanes=wider.lanes)
+    expected = np.concatenate([packed, _tags(charter, federation, release)])
     manifest = open_manifest(charter, sent.manifest)
     for index, unmasker in enumerate(UNMASKERS):
         purpose = mask_purpose(charter, 1, hospital="large-1", unmasker=unmasker)

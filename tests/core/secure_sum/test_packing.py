@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedhelp_secure.secure_sum.packing import WrongLaneCount, pack_lanes, unpack_lanes
-from fedhelp_secure.secure_sum.ring import OutsideRing, add, scale
+from fedhelp_secure.secure_sum.ring import OutsideRing, add, scale, subtract
 
 SHAPES = [
     (ring_bits, lanes) for ring_bits in range(8, 31) for lanes in range(1, 46 // ring_bits + 1)
@@ -114,11 +114,34 @@ def test_refuses_elements_that_are_not_so_many_values(values: int) -> None:
         unpack_lanes(elements, ring_bits=15, lanes=2, values=values)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_refuses_elements_outside_the_ring(lanes: int) -> None:
-    elements = np.array([1 << (15 * lanes)], dtype=np.uint64)
-    with pytest.raises(OutsideRing):
-        unpack_lanes(elements, ring_bits=15, lanes=lanes, values=lanes)
+@given(
+    st.integers(8, 15),
+    st.integers(1, 3),
+    st.integers(0, 9),
+    st.lists(st.integers(1, 64), min_size=1, max_size=6),
+    st.data(),
+)
+def test_a_ring_wider_than_its_lanes_gives_the_same_sums(
+    bits: int, lanes: int, spare: int, weights: list[int], data: st.DataObject
+) -> None:
+    """What is above the lanes are carries out of the highest one."""
+    packed_bits = bits * lanes + spare
+    largest = (2 ** (bits - 1) - 1) // sum(weights)
+    total, expected = np.zeros(2, dtype=np.uint64), np.zeros(2 * lanes, dtype=np.int64)
+    values = st.lists(st.integers(-largest, largest), min_size=2 * lanes, max_size=2 * lanes)
+    for weight in weights:
+        row = _integers(data.draw(values))
+        mask = np.array(
+            data.draw(st.lists(st.integers(0, 2**packed_bits - 1), min_size=2, max_size=2))
+        )
+        masked = add(
+            pack_lanes(row, ring_bits=bits, lanes=lanes), mask.astype(np.uint64), packed_bits
+        )
+        total = add(total, scale(masked, weight, packed_bits), packed_bits)
+        total = subtract(total, scale(mask.astype(np.uint64), weight, packed_bits), packed_bits)
+        expected += weight * row
+    opened = unpack_lanes(total, ring_bits=bits, lanes=lanes, values=2 * lanes)
+    assert opened.tolist() == expected.tolist()
 
 
 def test_refuses_to_pack_what_is_no_vector_of_integers() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.charters import make_charter_kit
 
 from fedhelp_secure.charter import Charter, CharterRefused, SecureSum, noise_fits
-from fedhelp_secure.secure_sum.authenticator import NoRoomForTags, check_values, digit_bits
+from fedhelp_secure.secure_sum.authenticator import FORGING_BITS, check_elements
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
 
 CHARTER = make_charter_kit().charter()
@@ -71,11 +71,8 @@ def _planned(charter: Charter, values: int) -> Charter:
 def _with(charter: Charter, **changes: object) -> Charter:
     """Whatever else follows from a change is changed too, so that only the bounds can refuse it."""
     secure_sum = charter.secure_sum.model_copy(update=changes)
-    try:
-        checks = check_values(secure_sum.ring_bits, charter.total_weight)
-    except NoRoomForTags as error:
-        raise CharterRefused("no room for tags") from error
-    secure_sum = secure_sum.model_copy(update={"check_values": checks})
+    checks = check_elements(ring_bits=secure_sum.ring_bits, packed_bits=secure_sum.packed_bits)
+    secure_sum = secure_sum.model_copy(update={"check_elements": checks})
     return charter.model_copy(update={"secure_sum": secure_sum})
 
 
@@ -97,12 +94,16 @@ def test_every_plan_passes_the_charters_bounds_and_is_maximal(cohort: dict[str, 
     charter.check_bounds()
     plan = charter.secure_sum
     SecureSum.model_validate(plan.model_dump())
-    with pytest.raises(CharterRefused, match="does not fit"):
+    with pytest.raises(CharterRefused, match="do not fit"):
         _with(charter, lanes=plan.lanes + 1).check_bounds()
+    if plan.lanes < 7:
+        wider = plan.ring_bits * (plan.lanes + 1)
+        with pytest.raises(CharterRefused, match="does not fit"):
+            _with(charter, lanes=plan.lanes + 1, packed_bits=wider).check_bounds()
     with pytest.raises(CharterRefused, match="CKKS itself"):
         _with(charter, scale_bits=plan.scale_bits - 1).check_bounds()
     if plan.ring_bits > 8:
-        with pytest.raises(CharterRefused, match=r"raise ring_bits|no room for tags"):
+        with pytest.raises(CharterRefused, match="raise ring_bits"):
             _with(charter, ring_bits=plan.ring_bits - 1).check_bounds()
 
 
@@ -118,10 +119,9 @@ def test_the_planner_refuses_only_what_no_ring_and_scale_carry(
     total, squared = sum(weights), sum(weight**2 for weight in weights)
     possible = any(
         bound < 2 ** (ring_bits - 1)
-        and total.bit_length() + 1 < ring_bits
         and total * 2**ring_bits <= 2 ** (59 - scale_bits)
         and noise_fits(squared, scale_bits)
-        for ring_bits in range(8, 31)
+        for ring_bits in range(8, 41)
         for scale_bits in range(14, 41)
     )
     assert planned == possible
@@ -141,20 +141,40 @@ def test_a_plan_holds_the_sum_the_tags_and_the_noise(
         return
     total = sum(weights)
     assert bound < 2 ** (plan.ring_bits - 1)
-    assert total * (2 ** digit_bits(plan.ring_bits, total) - 1) < 2 ** (plan.ring_bits - 1)
+    assert plan.ring_bits * plan.lanes <= plan.packed_bits
     assert total * 2**plan.packed_bits <= 2**plan.capacity_bits
-    assert total * 2 ** (plan.packed_bits + plan.ring_bits) > 2**plan.capacity_bits
+    assert (
+        plan.lanes == 7 or total * 2 ** (plan.ring_bits * (plan.lanes + 1)) > 2**plan.capacity_bits
+    )
     assert noise_fits(sum(weight**2 for weight in weights), plan.scale_bits)
-    assert plan.elements * plan.lanes >= plan.values + plan.check_values
-    assert (plan.elements - 1) * plan.lanes < plan.values + plan.check_values
+    assert not noise_fits(sum(weight**2 for weight in weights), plan.scale_bits - 1)
+    assert plan.packed_elements * plan.lanes >= plan.values
+    assert (plan.packed_elements - 1) * plan.lanes < plan.values
+    assert plan.elements == plan.packed_elements + plan.check_elements
+    strength = plan.packed_bits - plan.ring_bits + 1
+    assert plan.check_elements * strength >= FORGING_BITS
+    assert (plan.check_elements - 1) * strength < FORGING_BITS
+
+
+def test_an_element_has_whole_bytes_where_its_lanes_allow() -> None:
+    def planned(bound: int, hospitals: int) -> tuple[int, int, int]:
+        plan = plan_secure_sum(
+            values=8, fraction_bits=12, bound_of_sum=bound, weights=[1] * hospitals
+        )
+        return plan.ring_bits, plan.lanes, plan.packed_bits
+
+    assert planned(16_000, 8) == (15, 2, 32)
+    assert planned(16_000, 64) == (15, 2, 30)
+    assert planned(100, 8) == (8, 4, 32)
+    assert planned(2**25, 8) == (27, 1, 32)
 
 
 @pytest.mark.parametrize(
     ("bound", "weights", "reason"),
     [
-        (2**29, [1, 1], "beyond the secure sum"),
-        (100, [64] * 1000, "does not fit|beyond"),
-        (2**28, [64] * 200, "does not fit|beyond"),
+        (2**38, [1, 1], "does not fit"),
+        (1000, [64] * 3000, "does not fit"),
+        (2**28, [64] * 200, "does not fit"),
     ],
 )
 def test_refuses_what_no_parameters_carry(bound: int, weights: list[int], reason: str) -> None:

@@ -22,7 +22,13 @@ from fedhelp_secure.secure_sum.residues import (
 SECRET, PUBLIC = generate_keys()
 FRAME = 65_536
 PARAMETERS = SecureSum(
-    values=8000, check_values=4, ring_bits=16, lanes=2, fraction_bits=12, scale_bits=23
+    values=8000,
+    check_elements=4,
+    ring_bits=16,
+    lanes=2,
+    packed_bits=32,
+    fraction_bits=12,
+    scale_bits=23,
 )
 
 Parts = list[tuple[int, list[bytes]]]
@@ -220,9 +226,9 @@ def test_sums_of_nothing_are_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("elements", "frames"), [(1, 1), (4096, 1), (4097, 2), (8192, 2), (12_289, 4)]
+    ("elements", "frames"), [(5, 1), (4096, 1), (4097, 2), (8192, 2), (12_289, 4)]
 )
 def test_lengths_follow_from_the_parameters(elements: int, frames: int) -> None:
-    wider = PARAMETERS.model_copy(update={"values": 2 * elements - 4})
+    wider = PARAMETERS.model_copy(update={"values": 2 * (elements - 4)})
     assert (wider.elements, wider.frames) == (elements, frames)
     assert (wider.frame_bytes, wider.ciphertext_bytes) == (FRAME, frames * FRAME)
