@@ -8,7 +8,6 @@ federation's services, and no party of one starts it.
 from __future__ import annotations
 
 import json
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import grpc
 
 from fedhelp_secure.bench.components import invented
 from fedhelp_secure.bench.schemes import BASELINES, Scheme
+from fedhelp_secure.memory import own_peak_rss_mb, peak_rss_mb_of
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import own_tls_files
 from fedhelp_secure.transport.chunks import split
@@ -124,7 +124,7 @@ def run_hospital(
             upload(split(data), metadata=metadata, timeout=_WAIT_SECONDS)
             total = b"".join(fetch(str(number).encode(), timeout=_WAIT_SECONDS))
             scheme.decode(total, values)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = own_peak_rss_mb()
             lines.append(
                 HospitalRound(number, started, time.monotonic(), len(data), len(total), peak)
             )
@@ -132,18 +132,9 @@ def run_hospital(
 
 
 def peak_rss_mb(process_id: int) -> float:
-    """The largest resident memory that a running process and its children have had, in MiB.
-
-    Linux only: ``VmHWM`` in ``/proc``.
-    """
+    """The largest resident memory that a running process and its children have had, in MiB."""
     children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
-    return _peak(process_id) + sum(_peak(int(child)) for child in children)
-
-
-def _peak(process_id: int) -> float:
-    status = Path(f"/proc/{process_id}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
+    return peak_rss_mb_of(process_id) + sum(peak_rss_mb_of(int(child)) for child in children)
 
 
 def _scheme(name: str, secret: Path) -> Scheme:

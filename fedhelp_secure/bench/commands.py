@@ -94,6 +94,7 @@ _ROWS = (
     ("bytes a value, all legs", "bytes_per_value", "{:.1f}"),
     ("bytes a value, upload", "upload_bytes_per_value", "{:.1f}"),
     ("encrypt, us a value", "encrypt_us_per_value", "{:.3f}"),
+    ("of that before the round", "prepare_us_per_value", "{:.3f}"),
     ("aggregate, us a value and hospital", "aggregate_us_per_value", "{:.4f}"),
     ("open, us a value", "open_us_per_value", "{:.3f}"),
     ("whole round, s", "round_seconds", "{:.2f}"),

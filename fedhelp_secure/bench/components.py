@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +58,8 @@ class ComponentCost:
     """Microseconds a value."""
 
     encrypt: float
+    prepare: float
+    """The part of ``encrypt`` that is done before a round."""
     aggregate: float
     """Of one hospital's contribution."""
     open: float
@@ -94,9 +96,10 @@ def measure_ours(parties: Parties, round_number: int, folder: Path) -> Component
     )
     releases = {item.name: invented(charter.secure_sum.values) for item in charter.hospitals}
     contributions: dict[str, Contribution] = {}
-    encrypting = []
+    preparing, encrypting = [], []
     for name, release in releases.items():
         state = parties.states[name]
+        preparing.append(timed(lambda: context.prepare(charter.secure_sum.frames))[0])
         keys = ContributionKeys(state.signing_key(), state.unsealing_key(), context)
         seconds, contributions[name] = timed(
             lambda name=name, release=release, keys=keys: make_contribution(  # type: ignore[misc]
@@ -109,14 +112,16 @@ def measure_ours(parties: Parties, round_number: int, folder: Path) -> Component
                 out=folder / name,
             )
         )
-        encrypting.append(seconds)
+        encrypting.append(preparing[-1] + seconds)
     adding, sum_digest = timed(lambda: _add(charter, contributions, folder / "sum"))
     opening, opened = timed(
         lambda: _open(parties, round_number, contributions, secret, sum_digest, folder)
     )
     if (opened != sum(charter.weight_of(name) * x for name, x in releases.items())).any():
         raise InexactSum("the secure sum is not exact; report this with the charter.")
-    return _cost(charter.secure_sum.values, encrypting, adding, opening)
+    cost = _cost(charter.secure_sum.values, encrypting, adding, opening)
+    prepare = sum(preparing) / len(preparing) * 1e6 / charter.secure_sum.values
+    return replace(cost, prepare=prepare)
 
 
 def measure_baseline(scheme: Scheme, *, values: int, hospitals: int) -> ComponentCost:
@@ -144,7 +149,12 @@ def timed(call: Callable[[], _T]) -> tuple[float, _T]:
 def _cost(values: int, encrypting: Sequence[float], adding: float, opening: float) -> ComponentCost:
     micro = 1e6 / values
     count = len(encrypting)
-    return ComponentCost(sum(encrypting) / count * micro, adding / count * micro, opening * micro)
+    return ComponentCost(
+        encrypt=sum(encrypting) / count * micro,
+        prepare=0.0,
+        aggregate=adding / count * micro,
+        open=opening * micro,
+    )
 
 
 def _add(charter: Charter, contributions: dict[str, Contribution], out: Path) -> str:

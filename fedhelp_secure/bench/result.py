@@ -50,6 +50,7 @@ class Measured:
             "bytes_per_value": [cost.bytes_on_the_wire / contributed for cost in self.rounds],
             "upload_bytes_per_value": [cost.upload_bytes / values for cost in self.rounds],
             "encrypt_us_per_value": [cost.encrypt for cost in self.components],
+            "prepare_us_per_value": [cost.prepare for cost in self.components],
             "aggregate_us_per_value": [cost.aggregate for cost in self.components],
             "open_us_per_value": [cost.open for cost in self.components],
             "round_seconds": [cost.seconds for cost in self.rounds],

@@ -32,6 +32,9 @@ MODULUS_BITS = (60,)
 
 _Key = TypeVar("_Key", sealapi.PublicKey, sealapi.SecretKey)
 
+MAXIMUM_PREPARED = 1024
+"""Encryptions of zero kept ready: 64 MiB of them."""
+
 LARGEST_DISTANCE = 1 / 4
 """A decrypted number may be so far from an integer; the charter's scale keeps honest sums within
 it but for a chance of 2**-60 (`fedhelp_secure.charter.CKKS_NOISE_UNITS`)."""
@@ -65,7 +68,22 @@ class PublicContext:
         self._encoder = sealapi.CKKSEncoder(context)
         self._encryptor = sealapi.Encryptor(context, key)
         self._prefix = _prefix(secure_sum)
+        self._scale = 2.0**secure_sum.scale_bits
+        self._evaluator = sealapi.Evaluator(context)
+        self._zero = sealapi.Plaintext()
+        slots = secure_sum.polynomial_degree // 2
+        self._encoder.encode([0j] * slots, self._scale, self._zero)
+        self._prepared: list[sealapi.Ciphertext] = []
         self.digest = digest(public)
+
+    def prepare(self, frames: int) -> None:
+        """Have at least ``frames`` encryptions of zero ready, at most MAXIMUM_PREPARED.
+
+        They cost most of an encryption and need no data, so a hospital makes them while it waits
+        for a round. Each is used once and never leaves memory.
+        """
+        while len(self._prepared) < min(frames, MAXIMUM_PREPARED):
+            self._prepared.append(self._encrypted_zero())
 
     def encrypt_frame(self, elements: NDArray[np.uint64]) -> bytes:
         """The residues of a ciphertext of ``elements``: uint64, at most a frame, in the ring.
@@ -79,15 +97,21 @@ class PublicContext:
         padded = np.zeros(degree, dtype=np.float64)
         padded[: elements.size] = centre(elements, self._secure_sum.packed_bits)
         halves = padded.reshape(2, -1)
-        plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
-        scale = 2.0**self._secure_sum.scale_bits
-        self._encoder.encode((halves[0] + 1j * halves[1]).tolist(), scale, plaintext)
-        self._encryptor.encrypt(plaintext, ciphertext)
+        plaintext = sealapi.Plaintext()
+        self._encoder.encode((halves[0] + 1j * halves[1]).tolist(), self._scale, plaintext)
+        # An encryption is an encryption of zero plus the plaintext; SEAL does it in this order too.
+        ciphertext = self._prepared.pop() if self._prepared else self._encrypted_zero()
+        self._evaluator.add_plain_inplace(ciphertext, plaintext)
         saved = self._scratch.saved(ciphertext)
         frame = saved[len(self._prefix) :]
         if len(frame) != self._secure_sum.frame_bytes or not saved.startswith(self._prefix):
             raise seal.unknown_form()
         return frame
+
+    def _encrypted_zero(self) -> sealapi.Ciphertext:
+        ciphertext = sealapi.Ciphertext()
+        self._encryptor.encrypt(self._zero, ciphertext)
+        return ciphertext
 
 
 class SecretContext:

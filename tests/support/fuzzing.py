@@ -51,7 +51,7 @@ MANIFEST, DECRYPTOR, UNMASKING = "manifest", "decryptor-statement", "unmasker-st
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x22, 0x5C, 0x7B, 0x5B)
 _HOSTILE_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 1.0, 0.5, 1e308, 2**31, 2**32, 2**53 - 1, -(2**53) + 1),
-    *("", "a", "A" * 70, "large-1", "small-9", "../x", "\x00", "\x1b[2J", "\u202e", "1"),
+    *("", "a", "A" * 70, "large-1", "small-9", "../x", "\x00", "\x1b[2J", "\u202e", "\ud800", "1"),
     *("sha256:" + "0" * 64, "sha256:" + "g" * 64, [], {}, [[]], [None] * 50, {"a": {"a": []}}),
 )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from fedhelp_client.node.files import ReleaseFiles, answers_folder
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.memory import own_peak_rss_mb
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
@@ -91,9 +91,8 @@ class RoundFigures:
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
         figures = {name: getattr(self, name) for name in self.__slots__}
-        # Linux counts in KiB.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return figures | {"hospitals": list(self.hospitals), "peak_rss_mb": round(peak, 1)}
+        peak = round(own_peak_rss_mb(), 1)
+        return figures | {"hospitals": list(self.hospitals), "peak_rss_mb": peak}
 
 
 def rehearse(
@@ -114,6 +113,7 @@ def rehearse(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
+    context.prepare(charter.rounds.count * charter.secure_sum.frames)
     for number in range(1, charter.rounds.count + 1):
         figures, invented = rehearsal.take_part(number)
         if options.figures is not None:

@@ -58,6 +58,7 @@ class Releaser:
         """
         model = probe.initial_model(self.charter)
         rounds = self.charter.rounds.count
+        self.keys.context.prepare(rounds * self.charter.secure_sum.frames)
         for round_number in range(1, rounds + 1):
             self.coordinator.wait_until_open(round_number, self._say)
             contribution = self._contribution(round_number, model, patients)

@@ -85,7 +85,7 @@ def test_a_wrong_sum_is_no_figure() -> None:
 def test_ratios_compare_repeat_by_repeat() -> None:
     def measured(*totals: float) -> Measured:
         return Measured(
-            tuple(ComponentCost(total, total, total) for total in totals),
+            tuple(ComponentCost(total, 0.0, total, total) for total in totals),
             tuple(RoundCost(total, 10, 10) for total in totals),
             {},
         )

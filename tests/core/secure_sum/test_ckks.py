@@ -271,3 +271,17 @@ def test_random_residues_are_no_integers() -> None:
         frame = generator.integers(0, MODULUS, 2 * DEGREE, dtype=np.uint64).tobytes()
         with pytest.raises(NotAnInteger):
             secret.decrypt_frame(frame)
+
+
+def test_prepared_encryptions_of_zero_are_used_once_each() -> None:
+    """Equal plaintexts under prepared zeros give other ciphertexts, which open to the same."""
+    secret, public = generate_keys()
+    context, opener = PublicContext(public, PLAN), SecretContext(secret, PLAN)
+    elements = np.arange(4096, dtype=np.uint64)
+    context.prepare(2)
+    frames = [context.encrypt_frame(elements) for _ in range(4)]
+    assert len(set(frames)) == 4
+    # Not even one polynomial of two is the same: a zero that served twice would show that.
+    assert len({frame[:32_768] for frame in frames} | {frame[32_768:] for frame in frames}) == 8
+    for frame in frames:
+        assert opener.decrypt_frame(frame).tolist() == elements.tolist()

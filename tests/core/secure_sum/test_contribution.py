@@ -89,18 +89,25 @@ def _tags(
     return authenticator.tags(product, "large-1")
 
 
-@pytest.mark.parametrize("frames_filled", [0, 1, 2])
+@pytest.mark.parametrize("shape", [{}, {"ring_bits": 10, "lanes": 3, "check_elements": 3}])
+@pytest.mark.parametrize(
+    ("frames_filled", "more"), [(0, 1), (0, 12), (1, -1), (1, 0), (1, 1), (2, -5), (2, 0)]
+)
 def test_what_is_encrypted_is_the_tagged_release_plus_every_unmaskers_mask(
-    federation: Federation, tmp_path: Path, frames_filled: int
+    federation: Federation,
+    tmp_path: Path,
+    frames_filled: int,
+    more: int,
+    shape: dict[str, int],
 ) -> None:
-    """Releases shorter than a frame, and ones whose tags have a frame of their own."""
+    """One value, less than a frame, tags that two frames share, and tags in one of their own."""
     secure_sum = federation.charter.secure_sum
-    values = 4096 * secure_sum.lanes * frames_filled or secure_sum.values
-    wider = secure_sum.model_copy(update={"values": values})
+    values = 4096 * shape.get("lanes", secure_sum.lanes) * frames_filled + more
+    wider = secure_sum.model_copy(update=shape | {"values": values})
     charter = federation.charter.model_copy(update={"secure_sum": wider})
     half = 2 ** (wider.ring_bits - 1)
     release = np.random.default_rng(1).integers(-half, half, values)
-    release[:3] = [half - 1, -half, -1]
+    release[:3] = [half - 1, -half, -1][:values]
     sent = contribute(federation, "large-1", tmp_path / "sent", release=release, charter=charter)
     packed = pack_lanes(release, ring_bits=wider.ring_bits, lanes=wider.lanes)
     expected = np.concatenate([packed, _tags(charter, federation, release)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.federation import make_federation
@@ -54,9 +56,27 @@ def test_anything_else_is_a_finding() -> None:
         fuzz([Target("broken", (b"seed",), broken, mutate_bytes, 1)], 1, seed=0)
 
 
-def test_a_lone_surrogate_in_a_key_is_malformed() -> None:
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"\\ud800": 1}',
+        b'{"a": {"\\udfff": 1}}',
+        b'{"a": [{"\\ud800": 1, "b": 2}]}',
+        b'{"a": "\\ud800"}',
+    ],
+)
+def test_a_lone_surrogate_is_malformed(document: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        canonical_json(parse_json(b'{"\\ud800": 1}', "a document"))
+        canonical_json(parse_json(document, "a document"))
+
+
+def test_a_document_that_is_nested_too_deeply_is_malformed() -> None:
+    """Of a depth at which Python's own parser would give up too."""
+    nested: dict[str, Any] = {}
+    for _ in range(sys.getrecursionlimit()):
+        nested = {"a": nested}
+    with pytest.raises(MalformedMessage):
+        canonical_json(nested)
 
 
 def test_frames_of_random_residues_do_not_end_the_process_that_decrypts_them(

@@ -33,7 +33,7 @@ from fedhelp_secure.secure_sum.answers import (
     seal_decryptor_answer,
     seal_unmasker_answer,
 )
-from fedhelp_secure.secure_sum.authenticator import SumForged
+from fedhelp_secure.secure_sum.authenticator import SumForged, check_elements
 from fedhelp_secure.secure_sum.bodies import AnswerRefused
 from fedhelp_secure.secure_sum.contribution import Contribution, RoundRefused
 from fedhelp_secure.secure_sum.opening import (
@@ -125,7 +125,7 @@ def test_every_hospital_opens_the_exact_sum_whether_it_took_part_or_not(story: S
 def test_sums_with_any_number_of_unmaskers_are_exact(
     tmp_path: Path, unmaskers: int, frames: int
 ) -> None:
-    """Values that fill their frames exactly, so that the check values begin another."""
+    """Values that fill their frames exactly, so that the tags begin another."""
     federation = make_federation(tmp_path / "parties", large=1, small=2, unmaskers=unmaskers)
     secure_sum = federation.charter.secure_sum
     values = 4096 * secure_sum.lanes * frames
@@ -150,6 +150,46 @@ def test_sums_with_any_number_of_unmaskers_are_exact(
         answers=answers,
     )
     assert opened.values.tolist() == [-bound * charter.total_weight] * values
+
+
+@pytest.mark.parametrize(("ring_bits", "lanes"), [(25, 1), (10, 3), (8, 4), (15, 2)])
+@pytest.mark.parametrize(("frames", "more"), [(0, 1), (0, 5), (1, -7), (1, 0), (2, -1)])
+def test_sums_of_any_length_and_number_of_lanes_are_exact_and_noticed_if_altered(
+    federation: Federation, tmp_path: Path, ring_bits: int, lanes: int, frames: int, more: int
+) -> None:
+    """One value, tags that two frames share, tags in one of their own, half-filled elements."""
+    values = 4096 * lanes * frames + more
+    changes = {"values": values, "ring_bits": ring_bits, "lanes": lanes, "packed_bits": 32}
+    checks = check_elements(ring_bits=ring_bits, packed_bits=32)
+    secure_sum = federation.charter.secure_sum.model_copy(
+        update=changes | {"check_elements": checks}
+    )
+    charter = federation.charter.model_copy(update={"secure_sum": secure_sum})
+    federation = dataclasses.replace(federation, charter=charter)
+    bound = min(charter.bound_of_sum(), 2 ** (ring_bits - 1) - 1) // charter.total_weight
+    generator = np.random.default_rng(6)
+    names = [hospital.name for hospital in charter.hospitals]
+    releases = {name: generator.choice([-bound, bound, 0, 1], values) for name in names}
+    parts = {
+        name: contribute(federation, name, tmp_path / name, release=row)
+        for name, row in releases.items()
+    }
+    answers = answers_of(federation, parts, tmp_path / "answers")
+    no_parts: Parts = {}
+    story = Story(federation, releases, parts, no_parts, answers, answers)
+    assert _open(story).values.tolist() == story.honest
+    for at in {0, secure_sum.packed_elements - 1, secure_sum.packed_elements, -1}:
+        frames_of = decrypted(federation, charter, story.total())
+        forged = seal_decryptor_answer(
+            charter,
+            1,
+            masked_sum=_shifted(frames_of, at % secure_sum.elements, 1, 32),
+            sum_digest=digest(story.total()),
+            signing_key=federation.state("decryptor").signing_key(),
+            out=tmp_path / f"forged{at}",
+        )
+        with pytest.raises(SumForged):
+            _open(story, dataclasses.replace(answers, decryptor=forged))
 
 
 def test_all_but_one_unmaskers_masks_leave_the_sum_masked(story: Story) -> None:
@@ -318,7 +358,7 @@ def _shifted(
 def test_a_decryptor_that_adds_an_offset_is_noticed(
     story: Story, tmp_path: Path, at: int, offset: int
 ) -> None:
-    """At the last element too, which is made of check values."""
+    """At the last element too, which is a tag."""
     charter = story.federation.charter
     total, bits = story.total(), charter.secure_sum.packed_bits
     frames = decrypted(story.federation, charter, total)
