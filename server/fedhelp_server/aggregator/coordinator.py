@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import grpc
 
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.errors import PolicyError, UnavailablePeer
 from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
@@ -80,7 +80,7 @@ class Coordinator(CoordinatorServicer):
         self, request_iterator: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
     ) -> wire.ContributeResponse:
         """Take one contribution; see `Uploads`."""
-        stored = self._uploads.receive(caller(context), request_iterator)
+        stored = self._uploads.receive(caller(context), _while_active(request_iterator, context))
         return wire.ContributeResponse(receipt=self._journal.receipt(stored.position))
 
     def FetchTeacher(  # noqa: N802
@@ -125,3 +125,15 @@ def _event(stored: StoredRound) -> wire.RoundEvent:
         contributions=stored.contributions,
         reason=stored.reason,
     )
+
+
+def _while_active(
+    requests: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
+) -> Iterator[wire.ContributeRequest]:
+    """``requests``; raises UnavailablePeer if they end because the client is gone.
+
+    gRPC may end the stream of a broken call as if it were complete: that is nobody's wrong upload.
+    """
+    yield from requests
+    if not context.is_active():
+        raise UnavailablePeer("the upload was broken off; send it again.")
