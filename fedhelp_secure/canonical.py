@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -42,9 +43,31 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     return document
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """``sha256:`` and 64 hexadecimal digits."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Digesting:
+    """The digest, as `digest` writes it, of bytes that come in parts."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, part: bytes) -> None:
+        """Go on with ``part``."""
+        self._hash.update(part)
+
+    @property
+    def digest(self) -> str:
+        """Of everything so far."""
+        return "sha256:" + self._hash.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The digest of the file at ``path``, which is not read into memory as a whole."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_digest_form(value: str) -> str:

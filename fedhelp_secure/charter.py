@@ -52,6 +52,10 @@ decryptor tolerates (`fedhelp_secure.secure_sum.ckks.LARGEST_DISTANCE`)."""
 
 MAXIMUM_UNMASKERS = 8
 SMALLEST_RING_BITS = 8
+MOST_LANES = 7
+SCALE_BITS = range(14, 41)
+MODULUS_BITS = 60
+"""Of the one prime of CKKS."""
 
 MINIMUM_SHARE_UNITS = 4
 """A noise share has at least this standard deviation, in grid units: sums of discrete Gaussians are
@@ -178,7 +182,7 @@ class SecureSum(_Document):
     """Elements that the authenticator adds to them."""
     ring_bits: int = Field(ge=SMALLEST_RING_BITS, le=40)
     """Bits of one value's lane: sums stay within them."""
-    lanes: int = Field(ge=1, le=7)
+    lanes: int = Field(ge=1, le=MOST_LANES)
     """Values in one element of the ring modulo 2**packed_bits."""
     packed_bits: int = Field(ge=SMALLEST_RING_BITS, le=44)
     """Bits of one element: at least those of its lanes."""
@@ -186,7 +190,7 @@ class SecureSum(_Document):
     """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
     coefficient_modulus_bits: tuple[Literal[60]] = (60,)
-    scale_bits: int = Field(ge=14, le=40)
+    scale_bits: int = Field(ge=SCALE_BITS[0], le=SCALE_BITS[-1])
 
     @property
     def packed_elements(self) -> int:
@@ -220,7 +224,7 @@ class SecureSum(_Document):
         Both parts of a slot then stay below 2**(capacity_bits - 1), its modulus below
         2**(capacity_bits - 0.5), and scaled coefficients below half the 60-bit prime.
         """
-        return self.coefficient_modulus_bits[0] - 1 - self.scale_bits
+        return capacity_bits(self.scale_bits)
 
 
 class Privacy(_Document):
@@ -491,6 +495,11 @@ def bound_of_sum(weights_and_shares: Sequence[tuple[int, int]], *, largest_relea
     noise_squared = sum((weight * share) ** 2 for weight, share in weights_and_shares)
     signal = sum(weight for weight, _ in weights_and_shares) * largest_release
     return signal + TAIL_SIGMAS * (isqrt(noise_squared) + 1)
+
+
+def capacity_bits(scale_bits: int) -> int:
+    """See `SecureSum.capacity_bits`: one bit of the prime is the sign."""
+    return MODULUS_BITS - 1 - scale_bits
 
 
 def noise_fits(weights_squared: int, scale_bits: int) -> bool:

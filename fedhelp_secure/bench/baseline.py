@@ -20,7 +20,7 @@ import grpc
 
 from fedhelp_secure.bench.components import invented
 from fedhelp_secure.bench.schemes import BASELINES, Scheme
-from fedhelp_secure.memory import own_peak_rss_mb, peak_rss_mb_of
+from fedhelp_secure.memory import peak_rss_mb
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import own_tls_files
 from fedhelp_secure.transport.chunks import split
@@ -124,17 +124,11 @@ def run_hospital(
             upload(split(data), metadata=metadata, timeout=_WAIT_SECONDS)
             total = b"".join(fetch(str(number).encode(), timeout=_WAIT_SECONDS))
             scheme.decode(total, values)
-            peak = own_peak_rss_mb()
+            ended = time.monotonic()
             lines.append(
-                HospitalRound(number, started, time.monotonic(), len(data), len(total), peak)
+                HospitalRound(number, started, ended, len(data), len(total), peak_rss_mb())
             )
     write_atomically(out, "".join(json.dumps(asdict(line)) + "\n" for line in lines).encode())
-
-
-def peak_rss_mb(process_id: int) -> float:
-    """The largest resident memory that a running process and its children have had, in MiB."""
-    children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
-    return peak_rss_mb_of(process_id) + sum(peak_rss_mb_of(int(child)) for child in children)
 
 
 def _scheme(name: str, secret: Path) -> Scheme:

@@ -6,7 +6,6 @@ within seconds of one another.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_secure.bench.schemes import Scheme
-from fedhelp_secure.canonical import digest
+from fedhelp_secure.canonical import Digesting, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import InternalError
 from fedhelp_secure.secure_sum.answers import (
@@ -34,13 +33,12 @@ from fedhelp_secure.secure_sum.contribution import (
     mask_purpose,
     open_manifest,
 )
-from fedhelp_secure.secure_sum.masks import MaskStream
+from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
 from fedhelp_secure.secure_sum.opening import Answers, open_sum
 from fedhelp_secure.secure_sum.residues import check_chunk, weighted_sum
-from fedhelp_secure.secure_sum.ring import add
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.chunks import read_chunks
 
-_WINDOW_BYTES = 1 << 20
 _LARGEST = 500
 """Invented values lie below this magnitude; a clip of 1 at 9 fraction bits allows 512."""
 
@@ -163,12 +161,12 @@ def _add(charter: Charter, contributions: dict[str, Contribution], out: Path) ->
         (charter.weight_of(name), _hashed(_chunks(contribution.ciphertext)))
         for name, contribution in contributions.items()
     ]
-    hashed = hashlib.sha256()
+    hashed = Digesting()
     with out.open("xb") as file:
         for chunk in weighted_sum(parts, charter.secure_sum):
             hashed.update(chunk)
             file.write(chunk)
-    return "sha256:" + hashed.hexdigest()
+    return hashed.digest
 
 
 def _open(
@@ -231,35 +229,28 @@ def _unmask(
         info = purpose.seed_info(manifest.ciphertext_digest)
         seed = state.unsealing_key().open(contribution.sealed_seeds[index], info)
         manifests.append((contribution.manifest, manifest))
-        streams.append(MaskStream(seed, purpose))
+        streams.append((charter.weight_of(hospital), MaskStream(seed, purpose)))
     return seal_unmasker_answer(
         charter,
         round_number,
         unmasker=name,
-        mask_sum=_mask_sum(charter, streams),
+        mask_sum=weighted_mask_sum(
+            streams, frame_sizes(charter.secure_sum), charter.secure_sum.packed_bits
+        ),
         manifests=manifests,
         signing_key=state.signing_key(),
         out=folder / name,
     )
 
 
-def _mask_sum(charter: Charter, streams: list[MaskStream]) -> Iterator[NDArray[np.uint64]]:
-    # Every weight of a rehearsal is 1.
-    for size in frame_sizes(charter.secure_sum):
-        total = np.zeros(size, dtype=np.uint64)
-        for stream in streams:
-            total = add(total, stream.take(size), charter.secure_sum.packed_bits)
-        yield total
-
-
 def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while chunk := file.read(_WINDOW_BYTES):
-            yield chunk
+        yield from read_chunks(file)
 
 
 def _hashed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    hashed = hashlib.sha256()
+    """``chunks``, digested on their way, as the aggregator and the decryptor do."""
+    hashed = Digesting()
     for chunk in chunks:
         hashed.update(chunk)
         yield chunk

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedhelp_secure.bench.baseline import HospitalRound, peak_rss_mb
+from fedhelp_secure.bench.baseline import HospitalRound
 from fedhelp_secure.bench.components import (
     ComponentCost,
     Parties,
@@ -17,17 +19,14 @@ from fedhelp_secure.bench.components import (
 )
 from fedhelp_secure.bench.federation import hospital_names, make_rehearsal
 from fedhelp_secure.bench.result import Measured, RoundCost, ratios
-from fedhelp_secure.bench.schemes import BASELINES, NvflareDefault, Scheme
+from fedhelp_secure.bench.schemes import BASELINES, Scheme
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.demo.federation import DemoFederation
 from fedhelp_secure.demo.processes import ProcessGroup, Running
 from fedhelp_secure.errors import InternalError
-from fedhelp_secure.secure_sum.bodies import body_bytes
+from fedhelp_secure.memory import peak_rss_mb
 from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
 from fedhelp_secure.state import StateDirectory, write_atomically
-
-_MANIFEST_BYTES = 1500
-"""About; a manifest of one unmasker has 1.2 KB in its envelope."""
 
 _LISTEN = ("--listen", "127.0.0.1:0")
 
@@ -132,13 +131,13 @@ class SecureSumBench:
         memory["hospital"] = max(line.peak_rss_mb for each in lines.values() for line in each)
         for running in servers.values():
             _end(running)
-        return self._costs(lines, between_servers=_between_servers(charter)), memory
+        return self._costs(lines, partial(_between_servers, charter)), memory
 
     def _baseline_rounds(
         self, federation: DemoFederation, scheme: Scheme, processes: ProcessGroup, folder: Path
     ) -> tuple[list[RoundCost], dict[str, float]]:
         secret = folder / f"{scheme.name}.secret"
-        write_atomically(secret, scheme.secret if isinstance(scheme, NvflareDefault) else b"")
+        write_atomically(secret, scheme.secret)
         common = ("--scheme", scheme.name, "--secret", str(secret))
         server, address = processes.serve(
             f"{scheme.name}-aggregator",
@@ -163,10 +162,12 @@ class SecureSumBench:
             "hospital": max(line.peak_rss_mb for each in lines.values() for line in each),
         }
         _end(server)
-        return self._costs(lines, between_servers=0), memory
+        return self._costs(lines, lambda _: 0), memory
 
     def _costs(
-        self, lines: dict[str, list[HospitalRound]], *, between_servers: int
+        self,
+        lines: dict[str, list[HospitalRound]],
+        between_servers: Callable[[list[HospitalRound]], int],
     ) -> list[RoundCost]:
         """Every round but the first: from the first hospital's start to the last one's end."""
         costs = []
@@ -178,7 +179,7 @@ class SecureSumBench:
                 RoundCost(
                     seconds=max(line.ended for line in members)
                     - min(line.started for line in members),
-                    bytes_on_the_wire=between_servers
+                    bytes_on_the_wire=between_servers(members)
                     + sum(line.upload_bytes + line.download_bytes for line in members),
                     upload_bytes=max(line.upload_bytes for line in members),
                 )
@@ -186,14 +187,16 @@ class SecureSumBench:
         return costs
 
 
-def _between_servers(charter: Charter) -> int:
-    """Bytes of one round between aggregator and custodians: sum, seeds and manifests, answers."""
+def _between_servers(charter: Charter, members: list[HospitalRound]) -> int:
+    """Bytes of one round between aggregator and custodians: sum, manifests and seeds, answers."""
     unmaskers = len(charter.custodians.unmaskers)
-    answers = (1 + unmaskers) * (
-        body_bytes(charter.secure_sum) + len(charter.hospitals) * SEALED_SEED_BYTES
-    )
-    seeds = unmaskers * len(charter.hospitals) * (SEALED_SEED_BYTES + _MANIFEST_BYTES)
-    return charter.secure_sum.ciphertext_bytes + seeds + answers
+    ciphertext = charter.secure_sum.ciphertext_bytes
+    # An upload is the ciphertext, the manifest and a seed for each unmasker; each of them gets the
+    # manifest and its own seed. A download is every custodian's answer, as the aggregator got it.
+    manifests = sum(line.upload_bytes - ciphertext for line in members)
+    manifests -= unmaskers * len(members) * SEALED_SEED_BYTES
+    seeds_and_manifests = unmaskers * (manifests + len(members) * SEALED_SEED_BYTES)
+    return ciphertext + seeds_and_manifests + members[0].download_bytes
 
 
 def _parties(federation: DemoFederation) -> Parties:

@@ -29,6 +29,10 @@ class Scheme(Protocol):
 
     name: str
 
+    @property
+    def secret(self) -> bytes:
+        """What all hospitals share before a round; empty if nothing."""
+
     def encode(self, values: NDArray[np.int64]) -> bytes:
         """What a hospital sends for ``values``."""
 
@@ -43,6 +47,7 @@ class Plaintext:
     """The same packed integers, in the clear."""
 
     name = "plaintext"
+    secret = b""
 
     def encode(self, values: NDArray[np.int64]) -> bytes:
         """Two values of 15 bits in four bytes."""

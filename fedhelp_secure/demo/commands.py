@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -69,8 +68,7 @@ def demo(
 
     def publish(result: DemoResult) -> None:
         if json is not None:
-            document = result.model_dump(mode="json") | {"custodians": {"unmaskers": unmaskers}}
-            write_atomically(json, dumps(document, indent=2).encode() + b"\n", mode=0o644)
+            write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
 
     try:
         result = run_demo(options, console, publish=publish, keep_running=keep_running)

@@ -21,6 +21,7 @@ from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.report.build import secure_sum_cost
 from fedhelp_secure.report.html import render
 from fedhelp_secure.report.model import (
+    CustodiansInUse,
     DemoResult,
     HospitalResult,
     LogHead,
@@ -82,7 +83,11 @@ def conclude(
     write_atomically(bundle / layout.REPORT_HTML, render(report).encode(), mode=0o644)
     sign_index(bundle, auditor)
     verified = _verified(processes, bundle, auditor)
-    return DemoResult(**dict(report), evidence_verified=verified)
+    return DemoResult(
+        **dict(report),
+        evidence_verified=verified,
+        custodians=CustodiansInUse(unmaskers=options.unmaskers),
+    )
 
 
 def _await_record_of_the_call(auditor: StateDirectory, address: str, charter_file: Path) -> None:

@@ -83,8 +83,16 @@ class Report(_Fact):
     hospitals: tuple[HospitalResult, ...] = Field(min_length=1)
 
 
+class CustodiansInUse(_Fact):
+    """Who had a part in opening sums."""
+
+    unmaskers: int = Field(ge=1)
+    """How many shared the masks; beside them there is one decryptor."""
+
+
 class DemoResult(Report):
     """A report and the verdict on the bundle it is in: the form of ``fedhelp demo --json``."""
 
     evidence_verified: bool
     """Whether the offline verifier accepted the whole bundle, this report included."""
+    custodians: CustodiansInUse

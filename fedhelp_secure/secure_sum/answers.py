@@ -7,7 +7,6 @@ key (`fedhelp_secure.secure_sum.bodies`). The content key is fresh for every ans
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.canonical import canonical_json, digest, file_digest
 from fedhelp_secure.charter import Charter, Digest, Label
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum import domains
@@ -264,9 +263,7 @@ def _check_statement(
         raise AnswerRefused("an answer is not sealed to the charter's hospitals; fetch it again.")
     if sealed_keys_digest(answer.sealed_keys) != statement.sealed_keys_digest:
         raise AnswerRefused("an answer's sealed keys were altered; fetch it again.")
-    with answer.body.open("rb") as body:
-        body_digest = "sha256:" + hashlib.file_digest(body, "sha256").hexdigest()
-    if body_digest != statement.body_digest:
+    if file_digest(answer.body) != statement.body_digest:
         raise AnswerRefused("an answer's body was altered; fetch it again.")
 
 

@@ -38,26 +38,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.sealing import SEALED_OVERHEAD, SealingKey
 from fedhelp_secure.secure_sum import domains
-from fedhelp_secure.secure_sum.ring import from_words, low_bits, word_bytes
+from fedhelp_secure.secure_sum.ring import low_bits
+from fedhelp_secure.secure_sum.streams import KEY_BYTES, RingStream, derive
 
 FORGING_BITS = 60
 """A forgery passes with a probability of at most 2**-FORGING_BITS."""
 
-KEY_BYTES = 32
 SEALED_KEY_BYTES = KEY_BYTES + SEALED_OVERHEAD
 
 _PAD_BYTES = 8
-_ZERO_NONCE = bytes(16)
 
 
 class SumForged(PeerError):
@@ -128,7 +123,7 @@ class Authenticator:
 
     def product(self) -> InnerProducts:
         """An empty inner product with this round's coefficients."""
-        key = self._derive(domains.AUTHENTICATOR_COEFFICIENTS, 32)
+        key = self._derive(domains.AUTHENTICATOR_COEFFICIENTS, KEY_BYTES)
         return InnerProducts(key, packed_bits=self._purpose.packed_bits, tags=self._purpose.tags)
 
     def tags(self, product: InnerProducts, hospital: str) -> NDArray[np.uint64]:
@@ -177,18 +172,17 @@ class Authenticator:
                 **names,
             }
         )
-        return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(self._key)
+        return derive(self._key, info, length)
 
 
 class InnerProducts:
     """<a_j, x> modulo 2**B for every j, values coming in parts from the first to the last.
 
-    The coefficients of value i are words T i to T i + T - 1 (little-endian, ``ceil(B / 8)`` bytes,
-    the low B bits count) of the ChaCha20 key stream of ``key`` (RFC 8439, nonce and counter zero).
+    The coefficients of value i are elements T i to T i + T - 1 of the stream of ``key``.
     """
 
     def __init__(self, key: bytes, *, packed_bits: int, tags: int) -> None:
-        self._encryptor = Cipher(ChaCha20(key, _ZERO_NONCE), mode=None).encryptor()
+        self._coefficients = RingStream(key, packed_bits)
         self._packed_bits = packed_bits
         self._sums = np.zeros(tags, dtype=np.uint64)
         self.values = 0
@@ -201,8 +195,7 @@ class InnerProducts:
     def update(self, values: NDArray[np.int64]) -> None:
         """Go on with ``values``."""
         tags = self._sums.size
-        zeros = bytes(values.size * tags * word_bytes(self._packed_bits))
-        words = from_words(self._encryptor.update(zeros), self._packed_bits)
+        coefficients = self._coefficients.take(values.size * tags).reshape(-1, tags)
         # Modulo 2**64, which 2**B divides.
-        self._sums = self._sums + values.view(np.uint64) @ words.reshape(-1, tags)
+        self._sums = self._sums + values.view(np.uint64) @ coefficients
         self.values += values.size

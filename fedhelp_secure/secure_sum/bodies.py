@@ -7,7 +7,6 @@ so that segments can be neither dropped, repeated nor reordered.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from fedhelp_secure.canonical import Digesting
 from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.secure_sum.ring import pack, unpack, word_bytes
@@ -56,7 +56,7 @@ def write_body(
     Raises AnswerRefused unless the frames are as many and as long as the charter's.
     """
     cipher = AESGCM(key)
-    hashed = hashlib.sha256()
+    hashed = Digesting()
     sizes = frame_sizes(secure_sum)
     count = 0
     with out.open("xb") as file:
@@ -73,7 +73,7 @@ def write_body(
             count += 1
     if count != len(sizes):
         raise _wrong_size()
-    return "sha256:" + hashed.hexdigest()
+    return hashed.digest
 
 
 def read_body(

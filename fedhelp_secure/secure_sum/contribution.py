@@ -5,7 +5,6 @@ DESIGN section 5, steps 1 to 5, and every check of them that needs no homomorphi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fedhelp_secure.canonical import canonical_json, check_digest_form, digest
+from fedhelp_secure.canonical import Digesting, canonical_json, check_digest_form, digest
 from fedhelp_secure.charter import Charter, Digest, Group, Label
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.sealing import SEALED_OVERHEAD, UnsealingKey
@@ -211,7 +210,7 @@ def _encrypt(
     out: Path,
 ) -> str:
     """Mask and encrypt ``frames`` into the file ``out``; returns its digest."""
-    hashed = hashlib.sha256()
+    hashed = Digesting()
     with out.open("xb") as file:
         for elements in frames:
             for mask in masks:
@@ -219,7 +218,7 @@ def _encrypt(
             frame = context.encrypt_frame(elements)
             hashed.update(frame)
             file.write(frame)
-    return "sha256:" + hashed.hexdigest()
+    return hashed.digest
 
 
 def _frames(

@@ -3,33 +3,27 @@
 A hospital draws one seed for every unmasker, and its mask is the sum of their streams: whoever
 lacks one seed knows nothing of the mask.
 
-The key of a stream is HKDF-SHA256 (RFC 5869, no salt) of the seed with everything that names the
-contribution and the unmasker in ``info``; the stream is that key's ChaCha20 key stream (RFC 8439,
-nonce and counter zero), cut into little-endian words of ``ceil(packed_bits / 8)`` bytes, of which
-the low ``packed_bits`` count. A key serves for one stream only, so the constant nonce repeats
-nothing. Test vectors: ``tests/core/secure_sum/mask_vectors.json``.
+The key of a stream is derived from the seed with everything that names the contribution and the
+unmasker in ``info``: see `fedhelp_secure.secure_sum.streams`. Test vectors:
+``tests/core/secure_sum/mask_vectors.json``.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum import domains
-from fedhelp_secure.secure_sum.ring import from_words, word_bytes
+from fedhelp_secure.secure_sum.ring import add, reduce, scale
+from fedhelp_secure.secure_sum.streams import RingStream, derive
 
 SEED_BYTES = 32
-
-_ZERO_NONCE = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ class MaskPurpose:
         )
 
 
-class MaskStream:
+class MaskStream(RingStream):
     """The mask of one seed, read from its beginning in parts of any length."""
 
     def __init__(self, seed: bytes, purpose: MaskPurpose) -> None:
@@ -80,14 +74,25 @@ class MaskStream:
             raise MalformedMessage(
                 "a mask seed must have 32 bytes; ask the hospital to send it again."
             )
-        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose.key_info()).derive(seed)
-        self._encryptor = Cipher(ChaCha20(key, _ZERO_NONCE), mode=None).encryptor()
-        self._packed_bits = purpose.packed_bits
+        super().__init__(derive(seed, purpose.key_info()), purpose.packed_bits)
 
-    def take(self, elements: int) -> NDArray[np.uint64]:
-        """The next ``elements`` elements: uint64, each below ``2**packed_bits``."""
-        stream = self._encryptor.update(bytes(elements * word_bytes(self._packed_bits)))
-        return from_words(stream, self._packed_bits)
+
+def weighted_mask_sum(
+    streams: Sequence[tuple[int, MaskStream]], sizes: Iterable[int], packed_bits: int
+) -> Iterator[NDArray[np.uint64]]:
+    """The sum of weight times mask, in frames of ``sizes`` elements: uint64, in the ring."""
+    by_weight: dict[int, list[MaskStream]] = {}
+    for weight, stream in streams:
+        by_weight.setdefault(weight, []).append(stream)
+    for size in sizes:
+        total = np.zeros(size, dtype=np.uint64)
+        for weight, equal in by_weight.items():
+            part = np.zeros(size, dtype=np.uint64)
+            for stream in equal:
+                # Wraps modulo 2**64, which 2**packed_bits divides.
+                part += stream.take(size)
+            total = add(total, scale(reduce(part, packed_bits), weight, packed_bits), packed_bits)
+        yield total
 
 
 def draw_seed() -> bytes:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedhelp_secure.charter import SMALLEST_RING_BITS, CharterRefused, SecureSum, noise_fits
+from fedhelp_secure.charter import (
+    MOST_LANES,
+    SCALE_BITS,
+    SMALLEST_RING_BITS,
+    CharterRefused,
+    SecureSum,
+    capacity_bits,
+    noise_fits,
+)
 from fedhelp_secure.secure_sum.authenticator import check_elements
-
-_MODULUS_BITS = 60
-_SCALES = range(14, 41)
-_MOST_LANES = 7
 
 
 def plan_secure_sum(
@@ -25,12 +29,11 @@ def plan_secure_sum(
     total = sum(weights)
     # One bit for the sign.
     ring_bits = max(SMALLEST_RING_BITS, bound_of_sum.bit_length() + 1)
-    scale_bits = next(
-        (bits for bits in _SCALES if noise_fits(sum(weight**2 for weight in weights), bits)), None
-    )
-    room = 0 if scale_bits is None else (1 << (_MODULUS_BITS - 1 - scale_bits)) // total
+    weights_squared = sum(weight**2 for weight in weights)
+    scale_bits = next((bits for bits in SCALE_BITS if noise_fits(weights_squared, bits)), None)
+    room = 0 if scale_bits is None else (1 << capacity_bits(scale_bits)) // total
     widest = room.bit_length() - 1
-    lanes = min(_MOST_LANES, widest // ring_bits)
+    lanes = min(MOST_LANES, widest // ring_bits)
     if lanes < 1 or scale_bits is None:
         raise CharterRefused(
             f"a weighted sum of up to {bound_of_sum} grid units with a total weight of {total} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 from fedhelp_secure.errors import MalformedMessage
 
@@ -15,6 +16,12 @@ def split(data: bytes) -> Iterator[bytes]:
     view = memoryview(data)
     for start in range(0, len(data), CHUNK_BYTES):
         yield bytes(view[start : start + CHUNK_BYTES])
+
+
+def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """What is left of ``file`` in chunks of CHUNK_BYTES, one of them in memory at a time."""
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
 
 
 def collect(parts: Iterable[bytes], *, limit: int) -> bytes:

@@ -25,7 +25,7 @@ from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.chunks import CHUNK_BYTES
+from fedhelp_secure.transport.chunks import read_chunks
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
@@ -82,7 +82,7 @@ class Coordinator:
             )
             yield wire.ContributeRequest(header=header)
             with contribution.ciphertext.open("rb") as ciphertext:
-                while chunk := ciphertext.read(CHUNK_BYTES):
+                for chunk in read_chunks(ciphertext):
                     yield wire.ContributeRequest(ciphertext_chunk=chunk)
 
         seconds = _transfer_seconds(self.charter.secure_sum.ciphertext_bytes)

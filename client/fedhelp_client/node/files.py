@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES, Contribution
-from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.state import StateDirectory, synchronise, write_atomically
 
 _MANIFEST = "manifest"
 _SEALED_SEEDS = "sealed_seeds"
@@ -59,9 +58,9 @@ class ReleaseFiles:
         made = make(folder / f".{_CIPHERTEXT}.tmp")
         write_atomically(folder / _MANIFEST, made.manifest)
         write_atomically(folder / _SEALED_SEEDS, b"".join(made.sealed_seeds))
-        _synchronise(made.ciphertext)
+        synchronise(made.ciphertext)
         completed = made.ciphertext.rename(folder / _CIPHERTEXT)
-        _synchronise(folder)
+        synchronise(folder)
         return Contribution(made.manifest, made.sealed_seeds, completed)
 
     def store_receipt(self, round_number: int, serialised: bytes) -> None:
@@ -95,11 +94,3 @@ def answers_folder(state: StateDirectory) -> Iterator[Path]:
 def _remove_unfinished(folder: Path) -> None:
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink()
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

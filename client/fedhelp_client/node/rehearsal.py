@@ -6,7 +6,6 @@ models, no noise and no ledger: the integers come from the operating system and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import time
@@ -24,7 +23,7 @@ from fedhelp_client.node.files import ReleaseFiles, answers_folder
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PolicyError
-from fedhelp_secure.memory import own_peak_rss_mb
+from fedhelp_secure.memory import peak_rss_mb
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
@@ -91,7 +90,7 @@ class RoundFigures:
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
         figures = {name: getattr(self, name) for name in self.__slots__}
-        peak = round(own_peak_rss_mb(), 1)
+        peak = round(peak_rss_mb(), 1)
         return figures | {"hospitals": list(self.hospitals), "peak_rss_mb": peak}
 
 
@@ -213,4 +212,4 @@ class Rehearsal:
 def digest_of_integers(integers: NDArray[np.int64]) -> str:
     """Of ``integers`` as little-endian 64-bit words."""
     # Without a copy: a segmentation's sum has half a gigabyte.
-    return "sha256:" + hashlib.sha256(integers.astype("<i8", copy=False).data).hexdigest()
+    return digest(integers.astype("<i8", copy=False).data)

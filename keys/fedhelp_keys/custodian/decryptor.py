@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from fedhelp_keys.custodian.decryption import DecryptionWorker
 from fedhelp_keys.custodian.requests import CharterGate
 from fedhelp_keys.custodian.store import AnswerStore
-from fedhelp_secure.canonical import check_digest_form, digest
+from fedhelp_secure.canonical import Digesting, check_digest_form, digest
 from fedhelp_secure.charter import Charter, CharterRefused, SecureSum
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.secure_sum.answer_wire import header_of
@@ -26,7 +25,7 @@ from fedhelp_secure.secure_sum.bodies import frame_sizes
 from fedhelp_secure.secure_sum.ckks import NotAnInteger, generate_keys
 from fedhelp_secure.secure_sum.residues import CiphertextRefused, check_chunk
 from fedhelp_secure.state import StateDirectory, StateError, write_atomically
-from fedhelp_secure.transport.chunks import CHUNK_BYTES, split
+from fedhelp_secure.transport.chunks import CHUNK_BYTES, read_chunks, split
 from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
 
 EPOCH = 1
@@ -154,7 +153,7 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         Raises CiphertextRefused unless they are whole frames of residues, as many as ``secure_sum``
         gives, of the digest ``sum_digest``.
         """
-        hashed = hashlib.sha256()
+        hashed = Digesting()
         length = 0
         with tempfile.TemporaryFile(dir=self._directory) as file:
             for chunk in chunks:
@@ -166,7 +165,7 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
                 file.write(chunk)
             if length != secure_sum.ciphertext_bytes:
                 raise _wrong_length()
-            if "sha256:" + hashed.hexdigest() != sum_digest:
+            if hashed.digest != sum_digest:
                 raise CiphertextRefused(
                     "a ciphertext sum is not the one that its header names; send it again."
                 )
@@ -181,10 +180,10 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         sum_digest: str,
         out: Path,
     ) -> Answer:
-        chunks = iter(lambda: ciphertext.read(CHUNK_BYTES), b"")
         try:
             # Closed here, so that a failure to write does not leave the worker taken.
-            with closing(_masked_sum(self._worker, chunks, charter.secure_sum)) as masked_sum:
+            frames = _masked_sum(self._worker, read_chunks(ciphertext), charter.secure_sum)
+            with closing(frames) as masked_sum:
                 return seal_decryptor_answer(
                     charter,
                     round_number,
@@ -203,7 +202,7 @@ def answer_parts(answer: Answer) -> Iterator[custodian_pb2.AnswerPart]:
     """``answer`` as the messages that all custodians stream."""
     yield custodian_pb2.AnswerPart(header=header_of(answer))
     with answer.body.open("rb") as body:
-        while chunk := body.read(CHUNK_BYTES):
+        for chunk in read_chunks(body):
             yield custodian_pb2.AnswerPart(body_chunk=chunk)
 
 

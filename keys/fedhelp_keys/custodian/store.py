@@ -23,7 +23,7 @@ from pathlib import Path
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.answer_wire import answer_of, header_of
 from fedhelp_secure.secure_sum.answers import Answer
-from fedhelp_secure.state import StateError
+from fedhelp_secure.state import StateError, synchronise
 from fedhelp_secure.wire.v1 import coordinator_pb2
 
 REFUSALS_ALLOWED = 3
@@ -205,8 +205,4 @@ def _make_durable(body: Path) -> None:
     """Put the file ``body`` and its name on the disk, readable by its owner only."""
     body.chmod(0o600)
     for path in (body, body.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronise(path)

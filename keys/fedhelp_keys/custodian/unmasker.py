@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from fedhelp_keys.custodian.decryptor import answer_parts
 from fedhelp_keys.custodian.requests import CharterGate
@@ -30,8 +28,7 @@ from fedhelp_secure.secure_sum.contribution import (
     mask_purpose,
     open_manifest,
 )
-from fedhelp_secure.secure_sum.masks import MaskStream
-from fedhelp_secure.secure_sum.ring import add, reduce, scale
+from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
 
@@ -94,7 +91,11 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
                 charter,
                 round_number,
                 unmasker=self._gate.identity.name,
-                mask_sum=_mask_sum(charter, self._streams(charter, members)),
+                mask_sum=weighted_mask_sum(
+                    self._streams(charter, members),
+                    frame_sizes(charter.secure_sum),
+                    charter.secure_sum.packed_bits,
+                ),
                 manifests=[(member.envelope, member.manifest) for member in members],
                 signing_key=self._gate.signing_key,
                 out=out,
@@ -104,9 +105,9 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
             charter.digest, round_number, request_digest=_set_digest(members), make=make
         )
 
-    def _streams(self, charter: Charter, members: list[_Member]) -> dict[int, list[MaskStream]]:
-        """Every member's mask stream, by the member's weight; raises SealRefused."""
-        streams: dict[int, list[MaskStream]] = {}
+    def _streams(self, charter: Charter, members: list[_Member]) -> list[tuple[int, MaskStream]]:
+        """Every member's weight and mask stream; raises SealRefused."""
+        streams = []
         for member in members:
             manifest = member.manifest
             purpose = mask_purpose(
@@ -118,25 +119,8 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
             seed = self._unsealing_key.open(
                 member.sealed_seed, purpose.seed_info(manifest.ciphertext_digest)
             )
-            weight = charter.weights.of(manifest.group)
-            streams.setdefault(weight, []).append(MaskStream(seed, purpose))
+            streams.append((charter.weights.of(manifest.group), MaskStream(seed, purpose)))
         return streams
-
-
-def _mask_sum(
-    charter: Charter, streams: dict[int, list[MaskStream]]
-) -> Iterator[NDArray[np.uint64]]:
-    """The weighted sum of all ``streams``, frame by frame."""
-    bits = charter.secure_sum.packed_bits
-    for size in frame_sizes(charter.secure_sum):
-        total = np.zeros(size, dtype=np.uint64)
-        for weight, equal in streams.items():
-            part = np.zeros(size, dtype=np.uint64)
-            for stream in equal:
-                # Wraps modulo 2**64, which 2**bits divides.
-                part += stream.take(size)
-            total = add(total, scale(reduce(part, bits), weight, bits), bits)
-        yield total
 
 
 def _contributions(

@@ -8,7 +8,6 @@ through a local file (`IncomingBlob`), under whose digest it is kept once it was
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
@@ -18,8 +17,9 @@ from typing import Any, Protocol
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from fedhelp_secure.canonical import check_digest_form
+from fedhelp_secure.canonical import Digesting, check_digest_form
 from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.state import synchronise
 
 READ_BYTES = 1 << 20
 """The length of every part of a blob but the last: 16 frames of a ciphertext."""
@@ -44,7 +44,7 @@ class IncomingBlob:
         """``on_finish`` is called with ``path`` when everything is in the file."""
         self.path = path
         self.size = 0
-        self._hash = hashlib.sha256()
+        self._hash = Digesting()
         self._on_finish = on_finish
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "wb")
@@ -52,7 +52,7 @@ class IncomingBlob:
     @property
     def digest(self) -> str:
         """Digest of what was written so far."""
-        return "sha256:" + self._hash.hexdigest()
+        return self._hash.digest
 
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``."""
@@ -152,11 +152,7 @@ class DirectoryBlobs:
     def keep(self, blob: IncomingBlob) -> str:
         """See `BlobStore.keep`: one rename, on disk when this returns."""
         os.replace(blob.path, self.path(blob.digest))
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronise(self._directory)
         return blob.digest
 
     def read(self, blob_digest: str) -> Iterator[bytes]:
@@ -247,7 +243,7 @@ class ObjectBlobs:
 
 def _checked(part: Callable[[], bytes], blob_digest: str) -> Iterator[bytes]:
     """What ``part`` returns until that is empty; then BlobDamaged for another digest."""
-    hashed = hashlib.sha256()
+    hashed = Digesting()
 
     def hashed_part() -> bytes:
         chunk = part()
@@ -256,7 +252,7 @@ def _checked(part: Callable[[], bytes], blob_digest: str) -> Iterator[bytes]:
 
     # No loop of our own: it would hold on to its last part while the sum reads from other blobs.
     yield from iter(hashed_part, b"")
-    if "sha256:" + hashed.hexdigest() != blob_digest:
+    if hashed.digest != blob_digest:
         raise _damaged(blob_digest)
 
 

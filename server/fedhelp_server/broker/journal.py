@@ -35,7 +35,7 @@ from fedhelp_secure.foundation_model import (
     open_record,
 )
 from fedhelp_secure.signing import VerifyingKey
-from fedhelp_secure.state import write_atomically
+from fedhelp_secure.state import synchronise, write_atomically
 from fedhelp_server.broker.states import FINAL, CallEvent, CallState, next_state
 
 EVENT_OF_OUTCOME: Mapping[Outcome, CallEvent] = MappingProxyType(
@@ -184,11 +184,7 @@ class Journal:
         """Take the intent back: certainly nothing was sent."""
         after = next_state(self.state, CallEvent.WITHDRAW)
         self._path(self._number, _INTENT).unlink()
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronise(self._directory)
         self._number -= 1
         self.state = after
 
