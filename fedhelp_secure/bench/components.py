@@ -158,7 +158,7 @@ def _cost(values: int, encrypting: Sequence[float], adding: float, opening: floa
 def _add(charter: Charter, contributions: dict[str, Contribution], out: Path) -> str:
     """As the aggregator: every chunk checked and hashed, the sum written and hashed."""
     parts = [
-        (charter.weight_of(name), _hashed(_chunks(contribution.ciphertext)))
+        (charter.weight_of(name), _hashed(read_chunks(contribution.ciphertext)))
         for name, contribution in contributions.items()
     ]
     hashed = Digesting()
@@ -205,7 +205,7 @@ def _decrypted(
     charter: Charter, secret: SecretContext, total: Path
 ) -> Iterator[NDArray[np.uint64]]:
     sizes = iter(frame_sizes(charter.secure_sum))
-    for chunk in _hashed(_chunks(total)):
+    for chunk in _hashed(read_chunks(total)):
         check_chunk(chunk, charter.secure_sum)
         for start in range(0, len(chunk), charter.secure_sum.frame_bytes):
             frame = chunk[start : start + charter.secure_sum.frame_bytes]
@@ -241,11 +241,6 @@ def _unmask(
         signing_key=state.signing_key(),
         out=folder / name,
     )
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from read_chunks(file)
 
 
 def _hashed(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import IO
+from itertools import count
+from pathlib import Path
 
 from fedhelp_secure.errors import MalformedMessage
 
@@ -18,9 +19,18 @@ def split(data: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + CHUNK_BYTES])
 
 
-def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """What is left of ``file`` in chunks of CHUNK_BYTES, one of them in memory at a time."""
-    while chunk := file.read(CHUNK_BYTES):
+def read_chunks(path: Path, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The file at ``path`` in chunks of ``size``, one of them in memory at a time.
+
+    The file is open only while a chunk is read: gRPC drops the iterator of a broken call without
+    closing it.
+    """
+    for start in count(0, size):
+        with path.open("rb") as file:
+            file.seek(start)
+            chunk = file.read(size)
+        if not chunk:
+            return
         yield chunk
 
 

@@ -38,6 +38,7 @@ from fedhelp_secure.secure_sum.contribution import (
 )
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.chunks import read_chunks
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import RunningServer, start_server
@@ -135,9 +136,8 @@ def upload(
             sealed_seeds=contribution.sealed_seeds,
         )
     )
-    with contribution.ciphertext.open("rb") as file:
-        while part := file.read(frames * charter.secure_sum.frame_bytes):
-            yield wire.ContributeRequest(ciphertext_chunk=part)
+    for part in read_chunks(contribution.ciphertext, frames * charter.secure_sum.frame_bytes):
+        yield wire.ContributeRequest(ciphertext_chunk=part)
 
 
 class Custodian:

@@ -81,9 +81,8 @@ class Coordinator:
                 sealed_seeds=contribution.sealed_seeds,
             )
             yield wire.ContributeRequest(header=header)
-            with contribution.ciphertext.open("rb") as ciphertext:
-                for chunk in read_chunks(ciphertext):
-                    yield wire.ContributeRequest(ciphertext_chunk=chunk)
+            for chunk in read_chunks(contribution.ciphertext):
+                yield wire.ContributeRequest(ciphertext_chunk=chunk)
 
         seconds = _transfer_seconds(self.charter.secure_sum.ciphertext_bytes)
 

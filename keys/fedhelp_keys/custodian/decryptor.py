@@ -180,10 +180,10 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         sum_digest: str,
         out: Path,
     ) -> Answer:
+        chunks = iter(lambda: ciphertext.read(CHUNK_BYTES), b"")
         try:
             # Closed here, so that a failure to write does not leave the worker taken.
-            frames = _masked_sum(self._worker, read_chunks(ciphertext), charter.secure_sum)
-            with closing(frames) as masked_sum:
+            with closing(_masked_sum(self._worker, chunks, charter.secure_sum)) as masked_sum:
                 return seal_decryptor_answer(
                     charter,
                     round_number,
@@ -201,9 +201,8 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
 def answer_parts(answer: Answer) -> Iterator[custodian_pb2.AnswerPart]:
     """``answer`` as the messages that all custodians stream."""
     yield custodian_pb2.AnswerPart(header=header_of(answer))
-    with answer.body.open("rb") as body:
-        for chunk in read_chunks(body):
-            yield custodian_pb2.AnswerPart(body_chunk=chunk)
+    for chunk in read_chunks(answer.body):
+        yield custodian_pb2.AnswerPart(body_chunk=chunk)
 
 
 def _masked_sum(

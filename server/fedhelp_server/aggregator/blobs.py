@@ -8,6 +8,7 @@ through a local file (`IncomingBlob`), under whose digest it is kept once it was
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
@@ -158,9 +159,15 @@ class DirectoryBlobs:
     def read(self, blob_digest: str) -> Iterator[bytes]:
         """See `BlobStore.read`."""
         path = self.path(blob_digest)
-        try:
+
+        def part(start: int) -> bytes:
+            # Open only while a part is read: gRPC drops the iterator of a broken download.
             with path.open("rb") as file:
-                yield from _checked(lambda: file.read(READ_BYTES), blob_digest)
+                file.seek(start)
+                return file.read(READ_BYTES)
+
+        try:
+            yield from _checked(part, blob_digest)
         except OSError as error:
             raise _damaged(blob_digest) from error
 
@@ -207,11 +214,10 @@ class ObjectBlobs:
         """See `BlobStore.read`."""
         name = self._object(blob_digest)
         try:
-            ranges = iter(range(0, int(self._filesystem.size(name)), READ_BYTES))
+            size = int(self._filesystem.size(name))
 
-            def part() -> bytes:
-                start = next(ranges, None)
-                if start is None:
+            def part(start: int) -> bytes:
+                if start >= size:
                     return b""
                 end = start + READ_BYTES
                 return bytes(self._filesystem.cat_file(name, start=start, end=end))
@@ -241,12 +247,16 @@ class ObjectBlobs:
         self._filesystem.put_file(str(path), self._uploaded(path))
 
 
-def _checked(part: Callable[[], bytes], blob_digest: str) -> Iterator[bytes]:
-    """What ``part`` returns until that is empty; then BlobDamaged for another digest."""
+def _checked(part: Callable[[int], bytes], blob_digest: str) -> Iterator[bytes]:
+    """``part`` of every multiple of READ_BYTES until one is empty.
+
+    Raises BlobDamaged then if the digest is another.
+    """
     hashed = Digesting()
+    starts = itertools.count(0, READ_BYTES)
 
     def hashed_part() -> bytes:
-        chunk = part()
+        chunk = part(next(starts))
         hashed.update(chunk)
         return chunk
 

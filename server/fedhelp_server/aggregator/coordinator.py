@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import grpc
 
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.errors import PolicyError, UnavailablePeer
+from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
@@ -19,6 +20,9 @@ from fedhelp_server.aggregator.membership import check_charter_digest, member_ke
 from fedhelp_server.aggregator.rounds import RoundState
 from fedhelp_server.aggregator.store import StoredRound
 from fedhelp_server.aggregator.uploads import Uploads
+
+_BREAK_SECONDS = 0.5
+"""How long an upload that ended too early may turn out to be a broken call."""
 
 
 class RoundNotOpened(PolicyError):
@@ -80,7 +84,15 @@ class Coordinator(CoordinatorServicer):
         self, request_iterator: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
     ) -> wire.ContributeResponse:
         """Take one contribution; see `Uploads`."""
-        stored = self._uploads.receive(caller(context), _while_active(request_iterator, context))
+        ended = threading.Event()
+        if not context.add_callback(ended.set):
+            ended.set()
+        stored = self._uploads.receive(
+            caller(context),
+            request_iterator,
+            # gRPC may end the stream of a broken call a moment before it says so.
+            broken_off=lambda: ended.wait(_BREAK_SECONDS),
+        )
         return wire.ContributeResponse(receipt=self._journal.receipt(stored.position))
 
     def FetchTeacher(  # noqa: N802
@@ -125,15 +137,3 @@ def _event(stored: StoredRound) -> wire.RoundEvent:
         contributions=stored.contributions,
         reason=stored.reason,
     )
-
-
-def _while_active(
-    requests: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
-) -> Iterator[wire.ContributeRequest]:
-    """``requests``; raises UnavailablePeer if they end because the client is gone.
-
-    gRPC may end the stream of a broken call as if it were complete: that is nobody's wrong upload.
-    """
-    yield from requests
-    if not context.is_active():
-        raise UnavailablePeer("the upload was broken off; send it again.")

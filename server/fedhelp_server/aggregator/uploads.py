@@ -17,7 +17,7 @@ else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fedhelp_secure.charter import MAXIMUM_UNMASKERS, Charter
@@ -87,17 +87,23 @@ class Uploads:
         self._limit = CallLimit(each=CALLS_EACH, total=total)
 
     def receive(
-        self, caller: Identity, requests: Iterator[ContributeRequest]
+        self,
+        caller: Identity,
+        requests: Iterator[ContributeRequest],
+        *,
+        broken_off: Callable[[], bool],
     ) -> StoredContribution:
         """Take the contribution in ``requests`` from ``caller``, a hospital.
 
-        The same bytes again give the contribution that is there. Raises Busy, or the error of the
-        step that refused, which is then in the log.
+        The same bytes again give the contribution that is there. ``broken_off`` says whether the
+        call is over without the caller's will, and is asked if ``requests`` end too early. Raises
+        Busy, UnavailablePeer if it is, or the error of the step that refused, which is then in the
+        log.
         """
         attempt = _Attempt(caller.name)
         with self._limit.slot(caller.name):
             try:
-                return self._receive(attempt, caller, requests)
+                return self._receive(attempt, caller, requests, broken_off)
             except UnavailablePeer:
                 raise
             except (PeerError, PolicyError) as refusal:
@@ -113,7 +119,11 @@ class Uploads:
                 raise
 
     def _receive(
-        self, attempt: _Attempt, caller: Identity, requests: Iterator[ContributeRequest]
+        self,
+        attempt: _Attempt,
+        caller: Identity,
+        requests: Iterator[ContributeRequest],
+        broken_off: Callable[[], bool],
     ) -> StoredContribution:
         header = _header(requests)
         attempt.round_number = header.round
@@ -126,6 +136,9 @@ class Uploads:
             self._book.check_open(manifest.round)
         with self._blobs.incoming() as blob:
             self._fill(blob, attempt, requests)
+            if blob.size < self._charter.secure_sum.ciphertext_bytes and broken_off():
+                raise UnavailablePeer("the upload was broken off; send it again.")
+            self._check_length(blob)
             if blob.digest != manifest.ciphertext_digest:
                 raise ManifestRefused(
                     "the ciphertext is not the one that the manifest names; send that one."
@@ -161,10 +174,13 @@ class Uploads:
             if blob.size > secure_sum.ciphertext_bytes:
                 break
             check_chunk(chunk, secure_sum)
-        if blob.size != secure_sum.ciphertext_bytes:
+
+    def _check_length(self, blob: IncomingBlob) -> None:
+        expected = self._charter.secure_sum.ciphertext_bytes
+        if blob.size != expected:
             raise WrongLength(
-                f"a ciphertext has {secure_sum.ciphertext_bytes} bytes under this charter; send "
-                "those of the contribution that was made for it."
+                f"a ciphertext has {expected} bytes under this charter; send those of the "
+                "contribution that was made for it."
             )
 
 
