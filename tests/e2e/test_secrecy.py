@@ -168,8 +168,9 @@ class Round:
     def _coordinator(self, name: str) -> Coordinator:
         state = self.federation.state(name)
         expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
-        channel = open_channel(state, self.servers.addresses["aggregator"], expected=expected)
-        return Coordinator(state, self.charter, channel)
+        address = self.servers.addresses["aggregator"]
+        channel = open_channel(state, address, expected=expected)
+        return Coordinator(state, self.charter, address, channel)
 
     def _learn_masks(self, name: str, contribution: Contribution) -> None:
         manifest = open_manifest(self.charter, contribution.manifest)

@@ -74,7 +74,7 @@ class Site:
         self.said: list[str] = []
         self.releaser = Releaser(
             coordinator=Coordinator(
-                state, charter, open_channel(state, address, expected=expected)
+                state, charter, address, open_channel(state, address, expected=expected)
             ),
             public_set=PUBLIC_SET,
             keys=ContributionKeys(

@@ -65,7 +65,10 @@ class Coordinator:
 
     state: StateDirectory
     charter: Charter
+    address: str
+    """host:port."""
     channel: grpc.Channel
+    """For everything but transfers, which have a connection each: see `_transfer`."""
 
     def contribute(self, round_number: int, contribution: Contribution) -> Receipt:
         """Upload ``contribution``; the same bytes may be sent any number of times.
@@ -90,13 +93,14 @@ class Coordinator:
 
         def call() -> Receipt:
             turn = threading.Event()
-            reply = CoordinatorStub(self.channel).Contribute.future(messages(turn), timeout=seconds)
-            try:
-                # The aggregator's, when it is our turn to send; at once if the call has ended.
-                reply.initial_metadata()
-            finally:
-                turn.set()
-            return reply.result().receipt
+            with self._transfer() as stub:
+                reply = stub.Contribute.future(messages(turn), timeout=seconds)
+                try:
+                    # The aggregator's, when it is our turn to send; at once if the call has ended.
+                    reply.initial_metadata()
+                finally:
+                    turn.set()
+                return reply.result().receipt
 
         receipt = retried(call)
         entry = check_receipt(
@@ -110,6 +114,16 @@ class Coordinator:
                 "compare the log with this hospital's manifest."
             )
         return receipt
+
+    @contextlib.contextmanager
+    def _transfer(self) -> Iterator[CoordinatorStub]:
+        """A connection for one transfer.
+
+        gRPC fits a connection's buffers to what has gone through it, and keeps them as long as the
+        connection: the aggregator would hold a MiB or two for every hospital that only watches.
+        """
+        with _open(self.state, self.charter, self.address) as channel:
+            yield CoordinatorStub(channel)
 
     def _transfer_seconds(self, size: int) -> float:
         """For a transfer of ``size`` bytes and, before its turn, those of all other hospitals."""
@@ -168,8 +182,9 @@ class Coordinator:
         seconds = self._transfer_seconds(count * limit)
 
         def call() -> list[Answer]:
-            parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=seconds)
-            return _received(parts, folder, count=count, limit=limit)
+            with self._transfer() as stub:
+                parts = stub.FetchTeacher(request, timeout=seconds)
+                return _received(parts, folder, count=count, limit=limit)
 
         decryptor, *unmaskers = retried(call)
         return Answers(decryptor, tuple(unmaskers))
@@ -206,7 +221,12 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
             "the charter names another signing key for this hospital; enrol again and ask for a "
             "new charter."
         )
-    return Coordinator(state, charter, channel)
+    return Coordinator(state, charter, address, channel)
+
+
+def _open(state: StateDirectory, charter: Charter, address: str) -> grpc.Channel:
+    expected = Identity(charter.federation, Role.AGGREGATOR, charter.aggregator.name)
+    return open_channel(state, address, expected=expected)
 
 
 def read_context(charter: Charter, path: Path) -> PublicContext:
