@@ -151,12 +151,15 @@ class Uploads:
         earlier = self._book.earlier(manifest, envelope=envelope, sealed_seeds=sealed_seeds)
         if earlier is None:
             self._book.check_open(manifest.round)
-        with self._blobs.incoming() as blob:
-            with self.turns.turn(call.give_up, active=call.is_active) as turn:
-                call.go_on()
-                self._fill(blob, attempt, requests, turn)
-                if blob.size < self._charter.secure_sum.ciphertext_bytes and call.broken_off():
-                    raise UnavailablePeer("the upload was broken off; send it again.")
+        with (
+            self._blobs.incoming() as blob,
+            # Until the answer: the call's buffers are as large as what went through it until then.
+            self.turns.turn(call.give_up, active=call.is_active) as turn,
+        ):
+            call.go_on()
+            self._fill(blob, attempt, requests, turn)
+            if blob.size < self._charter.secure_sum.ciphertext_bytes and call.broken_off():
+                raise UnavailablePeer("the upload was broken off; send it again.")
             self._check_length(blob)
             if blob.digest != manifest.ciphertext_digest:
                 raise ManifestRefused(

@@ -22,7 +22,12 @@ from fedhelp_secure.transport.identity import Role
 from fedhelp_server.aggregator.blobs import NoBlobStore
 from fedhelp_server.aggregator.commands import app
 from fedhelp_server.aggregator.custodians import CustodianAddresses
-from fedhelp_server.aggregator.limits import MAXIMUM_WATCHES, SHORT_CALLS, capacity
+from fedhelp_server.aggregator.limits import (
+    MAXIMUM_TRANSFERS,
+    MAXIMUM_WATCHES,
+    SHORT_CALLS,
+    capacity,
+)
 from fedhelp_server.aggregator.service import Aggregator, WrongAggregator, WrongCustodians
 
 NOWHERE = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",))
@@ -129,7 +134,11 @@ def test_threads_follow_from_the_charter_and_are_bounded(
     # Only the number of parties counts here, which a valid charter could not have so large.
     hospitals = federation.charter.hospitals * 500
     many = capacity(federation.charter.model_copy(update={"hospitals": hospitals}))
-    assert (many.watches, many.uploads, many.downloads) == (MAXIMUM_WATCHES, 64, 64)
+    assert (many.watches, many.uploads, many.downloads) == (
+        MAXIMUM_WATCHES,
+        MAXIMUM_TRANSFERS,
+        MAXIMUM_TRANSFERS,
+    )
 
 
 def test_the_command_line_names_what_is_wrong(root: Path, charter_file: Path) -> None:
