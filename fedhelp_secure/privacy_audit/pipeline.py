@@ -1,0 +1,166 @@
+"""The pipeline under attack: contribution, debit, noise share, weighted sum, opened integers.
+
+Every step is the product's own function, looked up in its module when it is called, so that a
+mistake in it shows here. What the adversary sees is the opened sum less all that it knows: other
+patients, the public model, the colluders' whole releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_secure.privacy import noise, probe
+from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy_audit.encrypted import encrypted_sum
+from fedhelp_secure.privacy_audit.parties import COHORT, COLLUDERS, TARGET, Parties
+
+View = Literal["aggregate", "collusion"]
+"""Who looks: everybody outside, at the opened sum; or aggregator and all custodians, at the
+hospital's own noised release."""
+VIEWS: tuple[View, ...] = ("aggregate", "collusion")
+
+Patients = Sequence[probe.PatientExamples]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the adversary has after all rounds, less what it knows: int64 [runs, rounds, values]."""
+
+    aggregate: NDArray[np.int64]
+    """Scaled by the weights of the sum."""
+    collusion: NDArray[np.int64]
+
+    def of(self, view: View) -> NDArray[np.int64]:
+        """The array of one view."""
+        return self.aggregate if view == "aggregate" else self.collusion
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the hospital's ledger says of all rounds."""
+
+    aggregate: Fraction
+    collusion: Fraction
+    delta: str
+
+    def of(self, view: View) -> Fraction:
+        """The epsilon of one view."""
+        return self.aggregate if view == "aggregate" else self.collusion
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """One federation and its ledgers; use it as a context manager."""
+
+    parties: Parties
+    models: Sequence[NDArray[np.float64]]
+    """The public model before each round, [D, C]: privacy must hold for any."""
+    encrypt: bool
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _scratch: Path = field(init=False)
+    _ledgers: dict[str, Ledger] = field(init=False, default_factory=dict)
+    _worlds: int = 0
+
+    def __enter__(self) -> Pipeline:
+        self._scratch = Path(self._stack.enter_context(TemporaryDirectory(prefix="fedhelp-audit-")))
+        self._ledgers = {
+            name: Ledger.open(
+                self._scratch / f"{name}.sqlite",
+                hospital=name,
+                signing_key=self.parties.signing_keys[name],
+            )
+            for name in COHORT
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def debit(self) -> list[dict[str, str]]:
+        """Reserve every round in every ledger; digests of the entries by hospital."""
+        charter = self.parties.charter
+        return [
+            {name: ledger.reserve(charter, number).digest for name, ledger in self._ledgers.items()}
+            for number in range(1, charter.rounds.count + 1)
+        ]
+
+    def claim(self) -> Claim:
+        """What the target's ledger says after `debit`."""
+        spent = self._ledgers[TARGET].spent(self.parties.charter)
+        return Claim(
+            spent.epsilon_aggregate, spent.epsilon_collusion, self.parties.charter.privacy.delta
+        )
+
+    def query(self, round_number: int, patients: Patients) -> NDArray[np.int64]:
+        """A hospital's sum over ``patients`` in one round, without noise: int64 [values]."""
+        return probe.contribution(self.parties.charter, self.models[round_number - 1], patients)
+
+    def observe(
+        self, debits: Sequence[dict[str, str]], patients: Patients, known: Patients, *, runs: int
+    ) -> Seen:
+        """``runs`` independent worlds in which the target releases ``patients``.
+
+        Of these the adversary knows ``known``; the other hospitals have these as well.
+        """
+        self._worlds += 1
+        rounds = [
+            self._round(number, entries, patients, known, runs=runs)
+            for number, entries in enumerate(debits, start=1)
+        ]
+        return Seen(
+            np.stack([seen.aggregate for seen in rounds], axis=1),
+            np.stack([seen.collusion for seen in rounds], axis=1),
+        )
+
+    def _round(
+        self,
+        number: int,
+        entries: dict[str, str],
+        patients: Patients,
+        known: Patients,
+        *,
+        runs: int,
+    ) -> Seen:
+        charter = self.parties.charter
+        known_query = self.query(number, known)
+        releases = {}
+        for name in COHORT:
+            query = self.query(number, patients) if name == TARGET else known_query
+            # All runs' shares in one draw: they are independent integers all the same.
+            share = noise.draw_share(
+                runs * len(query), charter.share_units(charter.hospital(name).group)
+            )
+            releases[name] = np.tile(query, runs) + share
+        opened = self._opened(number, entries, releases, runs=runs)
+        for name in COHORT:
+            certain = releases[name] if name in COLLUDERS else np.tile(known_query, runs)
+            opened = opened - charter.weight_of(name) * certain
+        own = releases[TARGET] - np.tile(known_query, runs)
+        return Seen(opened.reshape(runs, -1), own.reshape(runs, -1))
+
+    def _opened(
+        self,
+        number: int,
+        entries: dict[str, str],
+        releases: dict[str, NDArray[np.int64]],
+        *,
+        runs: int,
+    ) -> NDArray[np.int64]:
+        if self.encrypt:
+            parties = self.parties if runs == 1 else self.parties.widened(runs)
+            folder = self._scratch / f"world-{self._worlds}-round-{number}"
+            return encrypted_sum(parties, number, releases, entries, folder)
+        charter = self.parties.charter
+        total = np.zeros_like(releases[TARGET])
+        for name, release in releases.items():
+            total += charter.weight_of(name) * release
+        return total
