@@ -56,7 +56,10 @@ def clipped_image_by_image(patch: Patch) -> None:
             PatientExamples(patient.features[[row]], patient.targets[[row]], np.ones(1))
             for row in range(len(patient.weights))
         ]
-        return np.stack([whole(charter, model, image) for image in images]).sum(axis=0)
+        summed: NDArray[np.int64] = np.stack(
+            [whole(charter, model, image) for image in images]
+        ).sum(axis=0)
+        return summed
 
     patch.setattr(probe, "patient_vector", by_image)
 
