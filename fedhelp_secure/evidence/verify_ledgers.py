@@ -17,7 +17,7 @@ from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.privacy.events import LedgerEntry, Outcome, Reservation, open_entry
+from fedhelp_secure.privacy.records import LedgerEntry, Outcome, Reservation, open_entry
 
 
 @dataclass(frozen=True, slots=True)
