@@ -59,10 +59,12 @@ class Period:
     @classmethod
     def parse(cls, text: str) -> Period:
         """The period written as "year:2026", "data-set:NAME", "charter:DIGEST" or "lifetime"."""
+        if text == "lifetime":
+            return LIFETIME
         scope, _, subject = text.partition(":")
         for known, pattern in _SUBJECTS.items():
-            if scope == known and re.fullmatch(pattern, subject or ALL):
-                return cls(known, subject or ALL)
+            if scope == known and known != "lifetime" and re.fullmatch(pattern, subject):
+                return cls(known, subject)
         raise NoPeriod(
             "a period must be year:YYYY, data-set:NAME, charter:sha256:DIGEST or lifetime."
         )

@@ -20,7 +20,6 @@ from fedhelp_secure.privacy.account import (
     decimal_text,
 )
 from fedhelp_secure.privacy.budgets import Place
-from fedhelp_secure.privacy.consent import LIFETIME, Period
 from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.privacy.records import open_entry
