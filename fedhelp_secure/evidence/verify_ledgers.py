@@ -7,6 +7,7 @@ mistake in the ledger does not hide itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,9 +16,17 @@ from fedhelp_secure.charter import Charter, Hospital
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
+from fedhelp_secure.evidence.verify_budgets import BudgetCheck, check_fewer_honest
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.privacy.events import LedgerEntry, Outcome, Reservation, open_entry
+from fedhelp_secure.privacy.records import (
+    Aborted,
+    Consented,
+    LedgerEntry,
+    Outcome,
+    Reservation,
+    open_entry,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,10 @@ class _Account:
     opened: set[tuple[str, int]] = field(default_factory=set)
     places: set[tuple[str, int]] = field(default_factory=set)
     rhos: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    sums: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Digest of the opened sum."""
+    contributors: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    aborted: set[tuple[str, int]] = field(default_factory=set)
 
 
 def check_ledgers(
@@ -59,11 +72,13 @@ def check_ledgers(
         if name not in names:
             raise BundleRefused(f"{layout.ledger_path(name)} is of nobody in the charter.")
     losses: dict[str, Losses] = {}
+    sums: dict[int, str] = {}
     for name, data in sorted(ledgers.items()):
         own = [item for item in accepted if item.event.hospital == name]
         try:
             account = _account(data, charter, charter.hospital(name))
             _check_contributions(account, charter.digest, own, rounds)
+            _check_opened(account, charter.digest, accepted, sums)
         except FedHelpError as error:
             raise BundleRefused(f"{layout.ledger_path(name)}: {error}") from error
         losses[name] = _losses(charter, account)
@@ -82,7 +97,7 @@ def _account(data: bytes, charter: Charter, hospital: Hospital) -> _Account:
     lines = data.split(b"\n")
     if len(lines) < 2 or lines.pop() != b"":
         raise BundleRefused("it must be lines of entries, the last one ending in a newline.")
-    account = _Account(hospital)
+    account, budgets = _Account(hospital), BudgetCheck(hospital.name)
     previous: str | None = None
     for number, line in enumerate(lines):
         entry = open_entry(line, hospital.verifying_key())
@@ -91,8 +106,14 @@ def _account(data: bytes, charter: Charter, hospital: Hospital) -> _Account:
             raise BundleRefused(f"entry {number} speaks for another hospital.")
         if record.sequence != number or record.previous != previous:
             raise BundleRefused(f"the chain is broken at entry {number}.")
+        budgets.check_time(number, record.at)
         if isinstance(record, Reservation):
             _add_reservation(account, charter, entry, record)
+            budgets.add_reservation(record, own=_own(record))
+        elif isinstance(record, Consented):
+            budgets.add_consent(record, previous=previous)
+        elif isinstance(record, Aborted):
+            _add_aborted(account, record)
         else:
             _add_outcome(account, record)
         previous = entry.digest
@@ -109,6 +130,9 @@ def _add_reservation(
     if record.charter == charter.digest:
         _check_parameters(charter, account.hospital, record)
         account.reserved[record.round] = entry.digest
+    before = account.sums.get((record.charter, record.round - 1))
+    if before is not None and record.previous_aggregate != before:
+        raise BundleRefused(f"entry {record.sequence} follows from another sum than was opened.")
     _check_losses(account, record)
     _check_limits(charter, record)
 
@@ -119,6 +143,12 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
         (record.federation, charter.federation),
         (record.group, hospital.group),
         (record.delta, charter.privacy.delta),
+        (math.prod(record.shape), charter.secure_sum.values),
+        (record.shape[-1], len(charter.classes)),
+        (record.fraction_bits, charter.secure_sum.fraction_bits),
+        (record.hospitals, len(charter.hospitals)),
+        (record.proxy, charter.proxy.digest),
+        (record.public_set, charter.proxy.public_set_digest),
         (event.mechanism, charter.privacy.mechanism),
         (event.unit, charter.privacy.unit),
         (event.adjacency, charter.privacy.adjacency),
@@ -139,11 +169,7 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
 
 def _check_losses(account: _Account, record: Reservation) -> None:
     """The stated losses and totals, against sums made here."""
-    event, totals = record.event, record.totals
-    own = (
-        rho_of_gaussian(sensitivity=event.weight * event.clip_units, sigma=event.sigma_units),
-        rho_of_gaussian(sensitivity=event.clip_units, sigma=event.share_units),
-    )
+    totals, own = record.totals, _own(record)
     before = account.rhos.get(record.charter, (Fraction(0), Fraction(0)))
     after = (before[0] + own[0], before[1] + own[1])
     account.rhos[record.charter] = after
@@ -161,6 +187,16 @@ def _check_losses(account: _Account, record: Reservation) -> None:
     )
     if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
+    check_fewer_honest(record, after[0])
+
+
+def _own(record: Reservation) -> tuple[Fraction, Fraction]:
+    """The round's (aggregate, collusion) loss."""
+    event = record.event
+    return (
+        rho_of_gaussian(sensitivity=event.weight * event.clip_units, sigma=event.sigma_units),
+        rho_of_gaussian(sensitivity=event.clip_units, sigma=event.share_units),
+    )
 
 
 def _rational(value: Fraction) -> str:
@@ -194,8 +230,32 @@ def _add_outcome(account: _Account, record: Outcome) -> None:
     else:
         follows = account.sent.get(place) == record.contribution and place not in account.opened
         account.opened.add(place)
+        account.sums[place] = record.sum or ""
+        account.contributors[place] = record.contributors
+    follows = follows and place not in account.aborted
     if not follows:
         raise BundleRefused(f"entry {record.sequence} does not follow from the entries before it.")
+
+
+def _check_opened(
+    account: _Account, charter_digest: str, accepted: tuple[Accepted, ...], sums: dict[int, str]
+) -> None:
+    """What the hospital opened is the sum of those in the log, and the others opened the same."""
+    for (charter, number), opened in account.sums.items():
+        if charter != charter_digest:
+            continue
+        members = sorted(item.event.hospital for item in accepted if item.event.round == number)
+        if list(account.contributors[charter, number]) != members:
+            raise BundleRefused(f"round {number} was opened with others than the log has.")
+        if sums.setdefault(number, opened) != opened:
+            raise BundleRefused(f"round {number} was opened to another sum than other hospitals'.")
+
+
+def _add_aborted(account: _Account, record: Aborted) -> None:
+    place = (record.charter, record.round)
+    if place not in account.places or place in account.opened | account.aborted:
+        raise BundleRefused(f"entry {record.sequence} does not follow from the entries before it.")
+    account.aborted.add(place)
 
 
 def _check_contributions(

@@ -1,9 +1,4 @@
-"""What a release cost: events and the ledger entries that record them.
-
-A hospital's ledger is a chain of DSSE envelopes (kind ``ledger-entry``). A *reservation* debits one
-round before anything of it exists; *outcomes* say later that its contribution was sent, and that
-the sum with it was opened. Everything in an entry is public: parameters, losses, digests and times.
-Counts of patients, training losses, norms, clip fractions, noise and seeds are never written.
+"""What a release cost: the event from which its loss follows.
 
 Both losses are stated for the same patient. *Aggregate* is what anyone outside learns while at
 least one of aggregator, decryptor and unmaskers is honest: the noise of ``honest_shares`` shares
@@ -16,19 +11,14 @@ weighting, so that their sum is within 1e-60 of the discrete Gaussian that is ac
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, Digest, Group, Label
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PeerError, PolicyError
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.signing import VerifyingKey, open_document
+from fedhelp_secure.privacy.accountant import rho_of_gaussian
 
 KIND = "ledger-entry"
 
@@ -130,132 +120,3 @@ def event_of(charter: Charter, hospital: str) -> PrivacyEvent:
         colluders=charter.cohort.colluders,
         honest_shares=charter.cohort.honest,
     )
-
-
-class Limits(_Record):
-    """The limits under which a debit was allowed; None where the site sets none."""
-
-    epsilon: Limit
-    """Aggregate, under this charter; a site whose own limit is lower refuses the charter."""
-    epsilon_collusion: Limit | None
-    lifetime_epsilon: Limit | None
-    """Aggregate, over all charters of this ledger, at ``lifetime_delta``."""
-    lifetime_delta: Delta
-
-
-class Totals(_Record):
-    """Everything spent up to and including one reservation."""
-
-    rho_aggregate: Rational
-    """Under this charter."""
-    rho_collusion: Rational
-    epsilon_aggregate: Decimal
-    epsilon_collusion: Decimal
-    lifetime_rho_aggregate: Rational
-    """Over all charters of this ledger."""
-
-
-class Reservation(_Record):
-    """The debit of one round, durable before noise for it is drawn."""
-
-    version: Literal[1] = 1
-    status: Literal["reserved"] = "reserved"
-    sequence: int = Field(ge=0)
-    previous: Digest | None
-    """Digest of the envelope before this one; None for the first."""
-    federation: Label
-    hospital: Label
-    group: Group
-    charter: Digest
-    round: int = Field(ge=1)
-    event: PrivacyEvent
-    rho_aggregate: Rational
-    """Of this round."""
-    rho_collusion: Rational
-    delta: Delta
-    """At which the totals' epsilons hold."""
-    totals: Totals
-    limits: Limits
-    sampler: Short
-    sampler_version: Short
-    entropy_source: Short
-    software_version: Short
-    reserved_at: Timestamp
-
-
-class Outcome(_Record):
-    """What became of a reserved round."""
-
-    version: Literal[1] = 1
-    status: Literal["sent", "opened"]
-    sequence: int = Field(ge=0)
-    previous: Digest | None
-    hospital: Label
-    charter: Digest
-    round: int = Field(ge=1)
-    contribution: Digest
-    """Digest of the signed manifest that was sent."""
-    recorded_at: Timestamp
-
-
-Record = Reservation | Outcome
-_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="status")])
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """A record with the envelope that holds it; ``digest`` is the envelope's."""
-
-    digest: str
-    envelope: bytes
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one hospital's patients have spent under one charter."""
-
-    rho_aggregate: Fraction
-    rho_collusion: Fraction
-    epsilon_aggregate: Fraction
-    epsilon_collusion: Fraction
-
-
-def rational_text(value: Fraction) -> str:
-    """``value`` as "p/q" in lowest terms."""
-    return f"{value.numerator}/{value.denominator}"
-
-
-def decimal_text(epsilon: Fraction) -> str:
-    """An epsilon of `epsilon_of_rho`, which has six decimals, with exactly these."""
-    millionths = epsilon * 10**6
-    if millionths.denominator != 1:
-        raise ValueError("an epsilon must have been rounded to six decimals")
-    whole, rest = divmod(millionths.numerator, 10**6)
-    return f"{whole}.{rest:06d}"
-
-
-def spent_of(rho_aggregate: Fraction, rho_collusion: Fraction, delta: str) -> Spent:
-    """Both losses with their epsilons at ``delta``, rounded up."""
-    return Spent(
-        rho_aggregate=rho_aggregate,
-        rho_collusion=rho_collusion,
-        epsilon_aggregate=epsilon_of_rho(rho_aggregate, delta),
-        epsilon_collusion=epsilon_of_rho(rho_collusion, delta),
-    )
-
-
-def open_entry(envelope: bytes, key: VerifyingKey) -> LedgerEntry:
-    """The entry in ``envelope``, its signature and form checked, its place in the chain not.
-
-    Raises SignatureRefused, MalformedMessage or LedgerRefused.
-    """
-    document = open_document(KIND, envelope, key)
-    try:
-        record = _ADAPTER.validate_json(json.dumps(document))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        reason = re.sub(r"\s+", " ", first["msg"])
-        raise LedgerRefused(f"a ledger entry is not valid at {where}: {reason}.") from error
-    return LedgerEntry(digest(envelope), envelope, record)

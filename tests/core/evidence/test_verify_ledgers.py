@@ -102,6 +102,31 @@ def opened_twice(documents: Documents) -> Documents:
     return [*documents[:3], documents[2]]
 
 
+def half_the_year(documents: Documents) -> None:
+    loss = Fraction(documents[3]["totals"]["year_rho_aggregate"]) / 2
+    documents[3]["totals"]["year_rho_aggregate"] = f"{loss.numerator}/{loss.denominator}"
+
+
+def another_sum_opened(documents: Documents) -> None:
+    documents[5]["sum"] = OTHER
+
+
+def aborted_after_opened(documents: Documents) -> Documents:
+    kept = {name: documents[2][name] for name in ("version", "hospital", "charter", "round")}
+    late = {"recorded_at": documents[2]["recorded_at"]}
+    return [*documents[:3], kept | late | {"status": "aborted", "code": "round-failed"}]
+
+
+def sent_after_aborted(documents: Documents) -> Documents:
+    aborted = aborted_after_opened(documents)[3]
+    return [documents[0], aborted, documents[1]]
+
+
+def a_year_that_is_spent(documents: Documents) -> None:
+    for place in ("site", "limits"):
+        documents[0][place]["year_epsilon"] = "1"
+
+
 def third_round(documents: Documents) -> None:
     documents[3]["round"] = 3
 
@@ -113,7 +138,7 @@ def everything_of_another_charter(documents: Documents) -> None:
 
 def dated_otherwise(documents: Documents) -> None:
     """Nothing wrong in itself: but not the entry that the manifest names."""
-    documents[0]["reserved_at"] = "2020-01-01T00:00:00Z"
+    documents[0]["reserved_at"] = documents[0]["reserved_at"][:4] + "-01-01T00:00:00Z"
 
 
 CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
@@ -137,6 +162,24 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("above its limits", at(0, "limits", "epsilon", value="1")),
     ("above its limits", at(0, "limits", "epsilon_collusion", value="1")),
     ("above its limits", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("above its limits", a_year_that_is_spent),
+    ("another limit", at(0, "limits", "data_set_epsilon", value="900")),
+    ("another delta", at(0, "limits", "lifetime_delta", value="1e-5")),
+    ("loosens the site's lifetime_delta", at(3, "site", "lifetime_delta", value="1e-5")),
+    ("another loss", half_the_year),
+    ("another loss", at(3, "totals", "data_set_rho_collusion", value="0/1")),
+    ("another loss", at(3, "totals", "epsilon_fewer_honest", value=[])),
+    ("older than the one before", at(1, "recorded_at", value="2020-01-01T00:00:00Z")),
+    ("other parameters", at(0, "shape", value=[1, 8])),
+    ("other parameters", at(0, "fraction_bits", value=13)),
+    ("other parameters", at(0, "hospitals", value=2)),
+    ("other parameters", at(0, "proxy", value=OTHER)),
+    ("other parameters", at(0, "public_set", value=OTHER)),
+    ("another sum than was opened", at(3, "previous_aggregate", value=OTHER)),
+    ("another sum than other hospitals", another_sum_opened),
+    ("others than the log has", at(5, "contributors", value=["large-1", "small-1"])),
+    ("does not follow", aborted_after_opened),
+    ("does not follow", sent_after_aborted),
     ("does not follow", sent_without_reserving),
     ("does not follow", opened_without_sending),
     ("does not follow", sent_twice),

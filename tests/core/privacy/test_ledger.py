@@ -14,7 +14,6 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from support.charters import make_charter_kit
@@ -25,19 +24,22 @@ from fedhelp_secure.errors import FedHelpError, SignatureRefused
 from fedhelp_secure.policy import SitePolicy, SitePolicyRefuses
 from fedhelp_secure.privacy.account import check_chain, check_under_charter
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
-from fedhelp_secure.privacy.events import Limits, Outcome, Reservation, event_of, open_entry
+from fedhelp_secure.privacy.events import event_of
 from fedhelp_secure.privacy.ledger import (
     AlreadyReserved,
     BudgetExhausted,
     Ledger,
-    LedgerDamaged,
+    LimitLoosened,
     NotRecorded,
 )
+from fedhelp_secure.privacy.ledger_file import LedgerDamaged
+from fedhelp_secure.privacy.records import LedgerEntry, Limits, Outcome, Reservation, open_entry
 from fedhelp_secure.signing import SigningKey
 
 KIT = make_charter_kit()
 HOSPITAL = "small-1"
 CONTRIBUTION = digest(b"a manifest")
+SUM = digest(b"a sum")
 
 
 def open_ledger(
@@ -54,6 +56,19 @@ def open_ledger(
 def lines(ledger: Ledger, directory: Path) -> list[bytes]:
     ledger.export(directory / "export.jsonl")
     return (directory / "export.jsonl").read_bytes().splitlines()
+
+
+def opened_round(
+    ledger: Ledger, charter: Charter, number: int, *, contribution: str = CONTRIBUTION
+) -> LedgerEntry:
+    return ledger.record(
+        charter,
+        number,
+        "opened",
+        contribution_digest=contribution,
+        contributors=("large-1", HOSPITAL),
+        sum_digest=SUM,
+    )
 
 
 def unchanged(ledger: Ledger, before: int) -> None:
@@ -90,7 +105,8 @@ def test_an_entry_holds_only_public_fields(tmp_path: Path) -> None:
         *("version", "status", "sequence", "previous", "federation", "hospital", "group"),
         *("charter", "round", "event", "rho_aggregate", "rho_collusion", "delta", "totals"),
         *("limits", "sampler", "sampler_version", "entropy_source", "software_version"),
-        "reserved_at",
+        *("data_set", "attempt", "shape", "fraction_bits", "hospitals", "proxy", "public_set"),
+        *("previous_aggregate", "site", "software_commit", "protocol", "reserved_at"),
     }
     assert set(document["event"]) == {
         *("mechanism", "unit", "adjacency", "values", "clip_units", "weight", "sigma_units"),
@@ -163,7 +179,11 @@ def test_a_lifetime_limit_counts_every_charter(tmp_path: Path) -> None:
         ledger.reserve(second, 1)
     unchanged(ledger, 2)
     assert ledger.spent(second).rho_aggregate == 0
-    open_ledger(tmp_path, hospital="large-1").reserve(second, 1)
+    # Taking the limit out of the policy's file is no way around it.
+    without = open_ledger(tmp_path, hospital="large-1")
+    with pytest.raises(LimitLoosened, match="lifetime_epsilon"):
+        without.reserve(second, 1)
+    unchanged(without, 2)
 
 
 def test_a_charter_that_cannot_be_finished_is_not_begun(tmp_path: Path) -> None:
@@ -220,21 +240,19 @@ def test_outcomes_follow_their_reservation(tmp_path: Path) -> None:
         ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
     ledger.reserve(charter, 1)
     with pytest.raises(NotRecorded):
-        ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION)
+        opened_round(ledger, charter, 1)
     sent = ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
     assert ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION) == sent
-    statuses: tuple[Literal["sent"], Literal["opened"]] = ("sent", "opened")
-    for status in statuses:
-        with pytest.raises(NotRecorded):
-            ledger.record(
-                charter,
-                1,
-                status,
-                contribution_digest=digest(b"another"),
-            )
-    opened = ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION)
-    assert ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION) == opened
+    another = digest(b"another")
+    with pytest.raises(NotRecorded):
+        ledger.record(charter, 1, "sent", contribution_digest=another)
+    with pytest.raises(NotRecorded):
+        opened_round(ledger, charter, 1, contribution=another)
+    opened = opened_round(ledger, charter, 1)
+    assert opened_round(ledger, charter, 1) == opened
     assert isinstance(opened.record, Outcome)
+    assert opened.record.contributors == ("large-1", HOSPITAL)
+    assert opened.record.sum == SUM
     assert opened.record.previous == sent.digest
     unchanged(ledger, 3)
     assert ledger.spent(charter).rho_aggregate == charter.round_rho("small")
@@ -351,7 +369,7 @@ def test_a_ledger_that_cannot_be_written_grants_nothing(tmp_path: Path) -> None:
 def test_the_file_is_its_owners_alone_and_commits_are_synced(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     assert stat.S_IMODE((tmp_path / "ledger.sqlite").stat().st_mode) == 0o600
-    with ledger._connection() as connection:
+    with ledger._file.connection() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (3,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
