@@ -91,6 +91,52 @@ def verify(
 
 
 @app.command()
+def budget(
+    *,
+    directory: Annotated[
+        Path, typer.Argument(help="A bundle, or its charter, governance key and ledgers.")
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(help="With --json: write here, not to the screen.")
+    ] = None,
+    governance_key: Annotated[
+        Path | None,
+        typer.Option(help="The registrar's governance.pub, from another source than DIRECTORY."),
+    ] = None,
+    public_set: Annotated[
+        Path | None, typer.Option(help="The public set's file, to compare with the charter.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON, to FILE or to the screen.")] = False,
+) -> None:
+    """Recompute every loss and epsilon from ledgers and public parameters alone, offline.
+
+    Exit status 1 names the ledger and the entry that is wrong.
+    """
+    from fedhelp_secure.evidence import budget as auditing
+
+    if file is not None and not json:
+        raise ConfigurationError(f"to write JSON to {file}, give --json as well.")
+    key = None if governance_key is None else _read_key(governance_key)
+    try:
+        audit = auditing.audit_budget(directory, governance_key=key, public_set=public_set)
+    except auditing.BudgetRefused as refusal:
+        if json:
+            _write_json(file, auditing.refusal_document(refusal))
+        raise
+    if json:
+        _write_json(file, auditing.budget_document(audit))
+    if json and file is None:
+        return
+    console = _console()
+    Console(width=140).print(auditing.budget_table(audit))
+    for line in audit.unchecked:
+        console.print(f"not checked: {line}")
+    for warning in audit.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"budgets recomputed: {len(audit.budgets)}, and none claims too little")
+
+
+@app.command()
 def privacy(
     *,
     epsilon: Annotated[
@@ -132,9 +178,13 @@ def _print_steps(console: Console, steps: tuple[Step, ...]) -> None:
         console.print(f"pass {step.number:>2}  {step.title}: {step.finding}")
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def _write_json(path: Path | None, document: dict[str, Any]) -> None:
+    """To the file at ``path``, or to the screen."""
     from fedhelp_secure.state import write_atomically
 
+    if path is None:
+        typer.echo(dumps(document, indent=2))
+        return
     write_atomically(path, (dumps(document, indent=2) + "\n").encode(), mode=0o644)
 
 

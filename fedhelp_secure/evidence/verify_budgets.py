@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.layout import BundleRefused
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
+from fedhelp_secure.evidence.recompute import check_claim, epsilon_of, fewer_honest
 from fedhelp_secure.privacy.consent import Consent, open_consent
 from fedhelp_secure.privacy.records import Consented, Reservation, SiteLimits
 from fedhelp_secure.signing import VerifyingKey
@@ -113,7 +113,7 @@ class BudgetCheck:
         if limit is None or place[0] == "charter":
             return
         rho = self._rhos[place][name.endswith("collusion")]
-        if epsilon_of_rho(rho, record.limits.lifetime_delta) > Fraction(limit):
+        if epsilon_of(rho, record.limits.lifetime_delta) > Fraction(limit):
             raise BundleRefused(f"entry {record.sequence} is above its limits.")
 
     def _check_site(self, number: int, site: SiteLimits) -> None:
@@ -154,17 +154,17 @@ class BudgetCheck:
 
 def check_fewer_honest(record: Reservation, rho: Fraction) -> None:
     """The epsilons with fewer honest shares, of ``rho`` under the charter, against rho t / k."""
-    honest = record.event.honest_shares
-    numbers = list(range(honest - 1, 0, -1))
-    if len(numbers) > 8:
-        numbers = [*numbers[:7], 1]
-    expected = []
-    for fewer in numbers:
-        epsilon = epsilon_of_rho(rho * Fraction(honest, fewer), record.delta)
-        whole, millionths = divmod(int(epsilon * 10**6), 10**6)
-        expected.append(f"{whole}.{millionths:06d}")
-    if list(record.totals.epsilon_fewer_honest) != expected:
-        raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
+    honest, stated = record.event.honest_shares, record.totals.epsilon_fewer_honest
+    numbers = fewer_honest(honest)
+    if len(stated) != len(numbers):
+        raise BundleRefused(
+            f"entry {record.sequence} states another loss than it must: epsilons with fewer honest "
+            "shares are missing, or too many."
+        )
+    for fewer, claim in zip(numbers, stated, strict=True):
+        recomputed = epsilon_of(rho * Fraction(honest, fewer), record.delta)
+        name = f"epsilon (aggregate) with {fewer} honest shares"
+        check_claim(record.sequence, name, claim, recomputed)
 
 
 def _names(scope: str) -> tuple[str, str]:
