@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.evidence import Story
+from support.ledgers import Documents, at, rewrite
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.evidence import layout
@@ -22,21 +22,6 @@ from fedhelp_secure.signing import PAYLOAD_TYPE_PREFIX, SigningKey, peek_documen
 
 NAME = "small-1"
 OTHER = digest(b"something else")
-Documents = list[dict[str, Any]]
-
-
-def rewrite(story: Story, change: Callable[[Documents], Documents | None]) -> None:
-    """Change the ledger's entries, number and chain them again, and sign them again."""
-    envelopes = story.ledgers[NAME].splitlines()
-    documents = [peek_document(KIND, envelope) for envelope in envelopes]
-    changed = change(documents)
-    documents = documents if changed is None else changed
-    key, previous, lines = story.federation.state(NAME).signing_key(), None, []
-    for sequence, document in enumerate(documents):
-        envelope = key.sign_document(KIND, document | {"sequence": sequence, "previous": previous})
-        previous = digest(envelope)
-        lines.append(envelope + b"\n")
-    story.ledgers[NAME] = b"".join(lines)
 
 
 def failure(story: Story, directory: Path) -> str:
@@ -44,18 +29,6 @@ def failure(story: Story, directory: Path) -> str:
         verify_bundle(story.write(directory / "bundle"))
     assert caught.value.title == "ledgers", caught.value
     return str(caught.value)
-
-
-def at(entry: int, *path: str, value: object) -> Callable[[Documents], None]:
-    """Set one field of one entry: 0 and 3 are the reservations, 1 and 4 sent, 2 and 5 opened."""
-
-    def change(documents: Documents) -> None:
-        place = documents[entry]
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
-
-    return change
 
 
 def less_noise_stated(documents: Documents) -> None:
@@ -156,8 +129,15 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("another loss", half_the_total),
     ("another loss", half_the_lifetime),
     ("another loss", at(3, "totals", "rho_collusion", value="0/1")),
-    ("another loss", at(3, "totals", "epsilon_aggregate", value="0.000001")),
-    ("another loss", at(3, "totals", "epsilon_collusion", value="0.000001")),
+    (
+        "claims an epsilon (aggregate) of 0.000001, below",
+        at(3, "totals", "epsilon_aggregate", value="0.000001"),
+    ),
+    (
+        "claims an epsilon (collusion) of 0.000001, below",
+        at(3, "totals", "epsilon_collusion", value="0.000001"),
+    ),
+    ("another loss", at(3, "totals", "epsilon_aggregate", value="9.000000")),
     ("above its limits", at(0, "limits", "epsilon", value="9")),
     ("above its limits", at(0, "limits", "epsilon", value="1")),
     ("above its limits", at(0, "limits", "epsilon_collusion", value="1")),
@@ -198,7 +178,7 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
 def test_a_false_ledger_is_refused(
     story: Story, tmp_path: Path, reason: str, change: Callable[[Documents], Documents | None]
 ) -> None:
-    rewrite(story, change)
+    rewrite(story, change, NAME)
     assert reason in failure(story, tmp_path)
 
 
@@ -273,7 +253,7 @@ def test_the_reported_losses_are_the_ledgers(story: Story) -> None:
 
 
 def test_what_is_quoted_cannot_write_to_the_terminal(story: Story, tmp_path: Path) -> None:
-    rewrite(story, at(0, "\x1b[2J\x07\n", value=1))
+    rewrite(story, at(0, "\x1b[2J\x07\n", value=1), NAME)
     assert failure(story, tmp_path).isprintable()
 
 
