@@ -29,8 +29,8 @@ from fedhelp_secure.privacy_audit.two_worlds import (
 )
 
 CAREFUL = Options(runs=2000, canaries=600, confidence=0.9999)
-"""Correct code then fails less than once in a million: what is bounded is the truth, and the claim
-is a zCDP one, 6 to 8 % above it."""
+"""Correct code fails a bound once in ten thousand times at most, in truth far more rarely: both
+rates are bounded by themselves, and the claim is a zCDP one, 6 to 8 % above the truth."""
 
 
 def by_method(findings: tuple[Finding, ...], view: str) -> dict[str, Finding]:
