@@ -8,7 +8,7 @@ stored, or sits the round out.
 The file is SQLite, one row an entry, the entry itself a signed envelope that names the digest of
 the one before. Every operation reads and checks the whole chain (a ledger has tens of entries), so
 that an edited file is refused and never trusted. What no chain can show is that a file was replaced
-by an older copy of itself or removed: `check_witnessed` finds that from the manifests that the
+by an older copy of itself or removed: `fedhelp_secure.privacy.witness` finds that from what the
 hospital signed, which a node gets from its own files and from the aggregator before it releases.
 """
 
@@ -83,12 +83,6 @@ class NotRecorded(PolicyError):
     """An outcome does not follow from what the ledger says of its round."""
 
     code = "ledger-outcome"
-
-
-class LedgerOutdated(PolicyError):
-    """The hospital signed a contribution that this ledger does not know: it is an older copy."""
-
-    code = "ledger-outdated"
 
 
 class Ledger:
@@ -253,13 +247,20 @@ class Ledger:
     def abort(self, charter: Charter, round_number: int, code: str) -> LedgerEntry | None:
         """Record that a reserved round ended without a sum for this hospital, and why.
 
-        ``code`` is an error's stable code. The round stays spent. Recording the same again returns
-        the first entry; None if the round was never reserved. Raises NotRecorded if it was opened.
+        ``code`` is an error's stable code. The round stays spent. A round that was aborted stays
+        as it was; None if the round was never reserved. Raises NotRecorded if it was opened.
         """
         with self._file.transaction() as connection:
             account = self._account(connection)
             if account.progress(charter.digest, round_number) is None:
                 return None
+            for entry in account.entries:
+                earlier = entry.record
+                if isinstance(earlier, Aborted) and (earlier.charter, earlier.round) == (
+                    charter.digest,
+                    round_number,
+                ):
+                    return entry
             aborted = Aborted(
                 sequence=len(account.entries),
                 previous=account.head,
@@ -312,23 +313,6 @@ class Ledger:
                 recorded_at=now,
             )
             return self._append(connection, account, record)
-
-    def check_witnessed(self, charter_digest: str, round_number: int, entry_digest: str) -> None:
-        """Raises LedgerOutdated unless the entry with this digest is that round's debit.
-
-        To be called with what a manifest says that this hospital signed: such a manifest was made
-        after its debit, so a ledger without the debit is older than the manifest, or another.
-        """
-        for entry in self.account().entries:
-            if entry.digest == entry_digest and isinstance(entry.record, Reservation):
-                place = (entry.record.charter, entry.record.round)
-                if place == (charter_digest, round_number):
-                    return
-        raise LedgerOutdated(
-            f"this hospital has signed a contribution to round {round_number} whose debit is not "
-            f"in {self._file.path}: the ledger was restored from an older copy, replaced or "
-            "removed. Release nothing; put the newest copy back, or ask the privacy officer."
-        )
 
     def spent(self, charter: Charter) -> Spent:
         """What this hospital's patients have spent under ``charter``: every reserved round."""

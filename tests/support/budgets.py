@@ -33,9 +33,9 @@ CHARTERS = [KIT.charter(name=name) for name in ("first", "second", "third")]
 
 
 def policy_of(**limits: str) -> SitePolicy:
-    return SitePolicy(
-        consent_key=OFFICER.public.to_base64(), data_set=limits.pop("data_set", "scans"), **limits
-    )
+    """A policy with the officer's key and ``limits``, for the data set ``scans`` unless given."""
+    defaults = {"consent_key": OFFICER.public.to_base64(), "data_set": "scans"}
+    return SitePolicy.model_validate(defaults | limits)
 
 
 def open_ledger(directory: Path, policy: SitePolicy) -> Ledger:
