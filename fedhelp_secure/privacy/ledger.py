@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, CharterRefused
-from fedhelp_secure.errors import FedHelpError, PolicyError
+from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.account import (
     Account,
     Spent,
     charter_fields,
-    check_chain,
     check_under_charter,
     follows,
     rational_text,
@@ -42,7 +41,12 @@ from fedhelp_secure.privacy.consent import (
     sign_consent,
 )
 from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
-from fedhelp_secure.privacy.ledger_file import LedgerDamaged, LedgerFile, damaged
+from fedhelp_secure.privacy.ledger_file import (
+    LedgerDamaged,
+    LedgerFile,
+    checked_account,
+    damaged,
+)
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
 from fedhelp_secure.privacy.records import (
     Aborted,
@@ -382,12 +386,8 @@ class Ledger:
         return entry
 
     def _account(self, connection: sqlite3.Connection) -> Account:
-        rows = connection.execute("SELECT sequence, envelope FROM entries ORDER BY sequence")
-        envelopes = [bytes(envelope) for _, envelope in rows]
-        try:
-            return check_chain(envelopes, hospital=self._hospital, key=self._signing_key.public)
-        except FedHelpError as error:
-            raise LedgerDamaged(damaged(self._file.path)) from error
+        key = self._signing_key.public
+        return checked_account(connection, self._file.path, hospital=self._hospital, key=key)
 
 
 def _now(account: Account) -> str:

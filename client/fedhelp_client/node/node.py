@@ -32,6 +32,7 @@ from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
@@ -95,7 +96,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     charter = coordinator.charter
     check_patients_allowed(charter)
     ledger = Ledger.open(
-        state.role_directory() / "ledger.sqlite",
+        ledger_path(state),
         hospital=state.identity.name,
         signing_key=state.signing_key(),
         policy=policy,
