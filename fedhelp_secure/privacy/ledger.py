@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -42,10 +41,12 @@ from fedhelp_secure.privacy.consent import (
 )
 from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
 from fedhelp_secure.privacy.ledger_file import (
+    Clock,
     LedgerDamaged,
     LedgerFile,
     checked_account,
     damaged,
+    utc_now,
 )
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
 from fedhelp_secure.privacy.records import (
@@ -93,12 +94,19 @@ class Ledger:
     """Use `open`. Safe for several threads and processes: every debit is one transaction."""
 
     def __init__(
-        self, path: Path, *, hospital: str, signing_key: SigningKey, policy: SitePolicy
+        self,
+        path: Path,
+        *,
+        hospital: str,
+        signing_key: SigningKey,
+        policy: SitePolicy,
+        clock: Clock,
     ) -> None:
         self._file = LedgerFile(path)
         self._hospital = hospital
         self._signing_key = signing_key
         self._policy = policy
+        self._clock = clock
 
     @classmethod
     def open(
@@ -108,6 +116,7 @@ class Ledger:
         hospital: str,
         signing_key: SigningKey,
         policy: SitePolicy | None = None,
+        clock: Clock = utc_now,
     ) -> Ledger:
         """The ledger in the file at ``path``, made if there is none, its whole chain checked.
 
@@ -119,6 +128,7 @@ class Ledger:
             hospital=hospital,
             signing_key=signing_key,
             policy=SitePolicy() if policy is None else policy,
+            clock=clock,
         )
         ledger._file.prepare()
         ledger.account()
@@ -168,7 +178,7 @@ class Ledger:
         """What would be appended; raises LimitLoosened, SitePolicyRefuses or CharterRefused."""
         site = self._checked_site(account)
         check_policy(self._policy, account.budgets, charter)
-        now, fields = _now(account), charter_fields(charter, self._hospital)
+        now, fields = self._now(account), charter_fields(charter, self._hospital)
         place = Place(charter.digest, now[:4], self._policy.data_set)
         before = account.progress(charter.digest, round_number - 1)
         known = None if before is None else before.sum
@@ -244,7 +254,7 @@ class Ledger:
                 contribution=contribution_digest,
                 contributors=tuple(contributors),
                 sum=sum_digest,
-                recorded_at=_now(account),
+                recorded_at=self._now(account),
             )
             return self._append_outcome(connection, account, outcome)
 
@@ -272,7 +282,7 @@ class Ledger:
                 charter=charter.digest,
                 round=round_number,
                 code=code,
-                recorded_at=_now(account),
+                recorded_at=self._now(account),
             )
             return self._append_outcome(connection, account, aborted)
 
@@ -295,7 +305,7 @@ class Ledger:
             check_consent_key(
                 key.public, pinned=self._policy.consent_key, hospital=self._signing_key.public
             )
-            now = _now(account)
+            now = self._now(account)
             consent = make_consent(
                 hospital=self._hospital,
                 after=account.head,
@@ -389,7 +399,6 @@ class Ledger:
         key = self._signing_key.public
         return checked_account(connection, self._file.path, hospital=self._hospital, key=key)
 
-
-def _now(account: Account) -> str:
-    """The time, never before the last entry's: setting the clock back returns no year's budget."""
-    return max(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), account.last_at)
+    def _now(self, account: Account) -> str:
+        """The time, never before the last entry's: no clock that is set back returns to a year."""
+        return max(self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"), account.last_at)

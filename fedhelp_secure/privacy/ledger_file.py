@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
@@ -17,6 +18,9 @@ from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
 
 _BUSY_SECONDS = 30.0
+
+Clock = Callable[[], datetime]
+"""Gives the time of an entry, in UTC."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -31,6 +35,11 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_never_go BEFORE DELETE ON entries
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+
+
+def utc_now() -> datetime:
+    """The operating system's time."""
+    return datetime.now(UTC)
 
 
 class LedgerDamaged(ConfigurationError):

@@ -19,6 +19,7 @@ from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.consent import CONSENT_KIND, Consent, Period, sign_consent
 from fedhelp_secure.privacy.events import KIND
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.ledger_file import Clock, utc_now
 from fedhelp_secure.privacy.records import Consented
 from fedhelp_secure.signing import SigningKey, peek_document
 
@@ -38,9 +39,13 @@ def policy_of(**limits: str) -> SitePolicy:
     return SitePolicy.model_validate(defaults | limits)
 
 
-def open_ledger(directory: Path, policy: SitePolicy) -> Ledger:
+def open_ledger(directory: Path, policy: SitePolicy, *, clock: Clock = utc_now) -> Ledger:
     return Ledger.open(
-        directory / "ledger.sqlite", hospital=HOSPITAL, signing_key=KEY, policy=policy
+        directory / "ledger.sqlite",
+        hospital=HOSPITAL,
+        signing_key=KEY,
+        policy=policy,
+        clock=clock,
     )
 
 

@@ -97,6 +97,17 @@ def test_an_old_ledger_is_found_by_the_nodes_own_files_alone(world: World) -> No
     refused(world)
 
 
+def test_a_ledger_that_went_on_from_an_old_copy_is_found_out(world: World) -> None:
+    """The round is debited again there, but it is not the debit that the contribution names."""
+    world.relay.withholding = True
+    world.restore("ledger.sqlite")
+    world.site().ledger.reserve(world.federation.charter, 1)
+    refused(world)
+    world.relay.withholding = False
+    shutil.rmtree(world.state.role_directory() / "charters")
+    refused(world)
+
+
 def test_a_ledger_that_was_removed_is_found_out(world: World) -> None:
     (world.state.role_directory() / "ledger.sqlite").unlink()
     refused(world)
