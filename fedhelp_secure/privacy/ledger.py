@@ -8,7 +8,7 @@ stored, or sits the round out.
 The file is SQLite, one row an entry, the entry itself a signed envelope that names the digest of
 the one before. Every operation reads and checks the whole chain (a ledger has tens of entries), so
 that an edited file is refused and never trusted. What no chain can show is that a file was replaced
-by an older copy of itself or removed: `check_witnessed` finds that from the manifests that the
+by an older copy of itself or removed: `fedhelp_secure.privacy.witness` finds that from what the
 hospital signed, which a node gets from its own files and from the aggregator before it releases.
 """
 
@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, CharterRefused
-from fedhelp_secure.errors import FedHelpError, PolicyError
+from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.account import (
     Account,
     Spent,
     charter_fields,
-    check_chain,
     check_under_charter,
     follows,
     rational_text,
@@ -42,7 +40,14 @@ from fedhelp_secure.privacy.consent import (
     sign_consent,
 )
 from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
-from fedhelp_secure.privacy.ledger_file import LedgerDamaged, LedgerFile, damaged
+from fedhelp_secure.privacy.ledger_file import (
+    Clock,
+    LedgerDamaged,
+    LedgerFile,
+    checked_account,
+    damaged,
+    utc_now,
+)
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
 from fedhelp_secure.privacy.records import (
     Aborted,
@@ -85,22 +90,23 @@ class NotRecorded(PolicyError):
     code = "ledger-outcome"
 
 
-class LedgerOutdated(PolicyError):
-    """The hospital signed a contribution that this ledger does not know: it is an older copy."""
-
-    code = "ledger-outdated"
-
-
 class Ledger:
     """Use `open`. Safe for several threads and processes: every debit is one transaction."""
 
     def __init__(
-        self, path: Path, *, hospital: str, signing_key: SigningKey, policy: SitePolicy
+        self,
+        path: Path,
+        *,
+        hospital: str,
+        signing_key: SigningKey,
+        policy: SitePolicy,
+        clock: Clock,
     ) -> None:
         self._file = LedgerFile(path)
         self._hospital = hospital
         self._signing_key = signing_key
         self._policy = policy
+        self._clock = clock
 
     @classmethod
     def open(
@@ -110,6 +116,7 @@ class Ledger:
         hospital: str,
         signing_key: SigningKey,
         policy: SitePolicy | None = None,
+        clock: Clock = utc_now,
     ) -> Ledger:
         """The ledger in the file at ``path``, made if there is none, its whole chain checked.
 
@@ -121,6 +128,7 @@ class Ledger:
             hospital=hospital,
             signing_key=signing_key,
             policy=SitePolicy() if policy is None else policy,
+            clock=clock,
         )
         ledger._file.prepare()
         ledger.account()
@@ -170,7 +178,7 @@ class Ledger:
         """What would be appended; raises LimitLoosened, SitePolicyRefuses or CharterRefused."""
         site = self._checked_site(account)
         check_policy(self._policy, account.budgets, charter)
-        now, fields = _now(account), charter_fields(charter, self._hospital)
+        now, fields = self._now(account), charter_fields(charter, self._hospital)
         place = Place(charter.digest, now[:4], self._policy.data_set)
         before = account.progress(charter.digest, round_number - 1)
         known = None if before is None else before.sum
@@ -246,20 +254,27 @@ class Ledger:
                 contribution=contribution_digest,
                 contributors=tuple(contributors),
                 sum=sum_digest,
-                recorded_at=_now(account),
+                recorded_at=self._now(account),
             )
             return self._append_outcome(connection, account, outcome)
 
     def abort(self, charter: Charter, round_number: int, code: str) -> LedgerEntry | None:
         """Record that a reserved round ended without a sum for this hospital, and why.
 
-        ``code`` is an error's stable code. The round stays spent. Recording the same again returns
-        the first entry; None if the round was never reserved. Raises NotRecorded if it was opened.
+        ``code`` is an error's stable code. The round stays spent. A round that was aborted stays
+        as it was; None if the round was never reserved. Raises NotRecorded if it was opened.
         """
         with self._file.transaction() as connection:
             account = self._account(connection)
             if account.progress(charter.digest, round_number) is None:
                 return None
+            for entry in account.entries:
+                earlier = entry.record
+                if isinstance(earlier, Aborted) and (earlier.charter, earlier.round) == (
+                    charter.digest,
+                    round_number,
+                ):
+                    return entry
             aborted = Aborted(
                 sequence=len(account.entries),
                 previous=account.head,
@@ -267,7 +282,7 @@ class Ledger:
                 charter=charter.digest,
                 round=round_number,
                 code=code,
-                recorded_at=_now(account),
+                recorded_at=self._now(account),
             )
             return self._append_outcome(connection, account, aborted)
 
@@ -290,7 +305,7 @@ class Ledger:
             check_consent_key(
                 key.public, pinned=self._policy.consent_key, hospital=self._signing_key.public
             )
-            now = _now(account)
+            now = self._now(account)
             consent = make_consent(
                 hospital=self._hospital,
                 after=account.head,
@@ -312,23 +327,6 @@ class Ledger:
                 recorded_at=now,
             )
             return self._append(connection, account, record)
-
-    def check_witnessed(self, charter_digest: str, round_number: int, entry_digest: str) -> None:
-        """Raises LedgerOutdated unless the entry with this digest is that round's debit.
-
-        To be called with what a manifest says that this hospital signed: such a manifest was made
-        after its debit, so a ledger without the debit is older than the manifest, or another.
-        """
-        for entry in self.account().entries:
-            if entry.digest == entry_digest and isinstance(entry.record, Reservation):
-                place = (entry.record.charter, entry.record.round)
-                if place == (charter_digest, round_number):
-                    return
-        raise LedgerOutdated(
-            f"this hospital has signed a contribution to round {round_number} whose debit is not "
-            f"in {self._file.path}: the ledger was restored from an older copy, replaced or "
-            "removed. Release nothing; put the newest copy back, or ask the privacy officer."
-        )
 
     def spent(self, charter: Charter) -> Spent:
         """What this hospital's patients have spent under ``charter``: every reserved round."""
@@ -398,14 +396,9 @@ class Ledger:
         return entry
 
     def _account(self, connection: sqlite3.Connection) -> Account:
-        rows = connection.execute("SELECT sequence, envelope FROM entries ORDER BY sequence")
-        envelopes = [bytes(envelope) for _, envelope in rows]
-        try:
-            return check_chain(envelopes, hospital=self._hospital, key=self._signing_key.public)
-        except FedHelpError as error:
-            raise LedgerDamaged(damaged(self._file.path)) from error
+        key = self._signing_key.public
+        return checked_account(connection, self._file.path, hospital=self._hospital, key=key)
 
-
-def _now(account: Account) -> str:
-    """The time, never before the last entry's: setting the clock back returns no year's budget."""
-    return max(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), account.last_at)
+    def _now(self, account: Account) -> str:
+        """The time, never before the last entry's: no clock that is set back returns to a year."""
+        return max(self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"), account.last_at)

@@ -1,16 +1,26 @@
-"""The ledger's file: SQLite that grows at its end only, durable when a transaction returns."""
+"""The ledger's file: SQLite that grows at its end only, durable when a transaction returns.
+
+And reading it: every reader checks the whole chain.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.privacy.account import Account, check_chain
+from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.state import StateDirectory
 
 _BUSY_SECONDS = 30.0
+
+Clock = Callable[[], datetime]
+"""Gives the time of an entry, in UTC."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -27,10 +37,21 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
 
+def utc_now() -> datetime:
+    """The operating system's time."""
+    return datetime.now(UTC)
+
+
 class LedgerDamaged(ConfigurationError):
     """The ledger's file is not the unbroken account that this hospital signed."""
 
     code = "ledger"
+
+
+class NoLedger(ConfigurationError):
+    """There is no ledger to look at."""
+
+    code = "no-ledger"
 
 
 class LedgerFile:
@@ -84,3 +105,35 @@ def damaged(path: Path) -> str:
         "and do not restore an older copy, which would forget what was spent: ask the privacy "
         "officer."
     )
+
+
+def ledger_path(state: StateDirectory) -> Path:
+    """Where a hospital's ledger is."""
+    return state.role_directory() / "ledger.sqlite"
+
+
+def read_account(path: Path, *, hospital: str, key: VerifyingKey) -> Account:
+    """What the ledger at ``path`` amounts to; nothing is made or changed.
+
+    Raises NoLedger if there is none, and LedgerDamaged.
+    """
+    if not path.exists():
+        raise NoLedger(
+            f"there is no ledger at {path}: this hospital has debited nothing, or the file was "
+            "removed. If it has ever taken part in a round, release nothing and look for it."
+        )
+    with LedgerFile(path).connection() as connection:
+        return checked_account(connection, path, hospital=hospital, key=key)
+
+
+def checked_account(
+    connection: sqlite3.Connection, path: Path, *, hospital: str, key: VerifyingKey
+) -> Account:
+    """The account that all entries give; raises LedgerDamaged unless the chain holds."""
+    rows = connection.execute("SELECT envelope FROM entries ORDER BY sequence")
+    try:
+        # An envelope that is no bytes at all raises TypeError: the file was edited.
+        envelopes = [bytes(envelope) for (envelope,) in rows]
+        return check_chain(envelopes, hospital=hospital, key=key)
+    except (FedHelpError, TypeError) as error:
+        raise LedgerDamaged(damaged(path)) from error

@@ -189,6 +189,8 @@ class Outcome(_Record):
             raise ValueError("sum and contributors belong to an opened round, and to no other")
         if list(self.contributors) != sorted(set(self.contributors)):
             raise ValueError("contributors must be in ascending order, each named once")
+        if self.status == "opened" and self.hospital not in self.contributors:
+            raise ValueError("a sum without the hospital's own contribution is not its outcome")
         return self
 
     @property

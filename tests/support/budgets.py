@@ -19,6 +19,7 @@ from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.consent import CONSENT_KIND, Consent, Period, sign_consent
 from fedhelp_secure.privacy.events import KIND
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.ledger_file import Clock, utc_now
 from fedhelp_secure.privacy.records import Consented
 from fedhelp_secure.signing import SigningKey, peek_document
 
@@ -33,14 +34,18 @@ CHARTERS = [KIT.charter(name=name) for name in ("first", "second", "third")]
 
 
 def policy_of(**limits: str) -> SitePolicy:
-    return SitePolicy(
-        consent_key=OFFICER.public.to_base64(), data_set=limits.pop("data_set", "scans"), **limits
-    )
+    """A policy with the officer's key and ``limits``, for the data set ``scans`` unless given."""
+    defaults = {"consent_key": OFFICER.public.to_base64(), "data_set": "scans"}
+    return SitePolicy.model_validate(defaults | limits)
 
 
-def open_ledger(directory: Path, policy: SitePolicy) -> Ledger:
+def open_ledger(directory: Path, policy: SitePolicy, *, clock: Clock = utc_now) -> Ledger:
     return Ledger.open(
-        directory / "ledger.sqlite", hospital=HOSPITAL, signing_key=KEY, policy=policy
+        directory / "ledger.sqlite",
+        hospital=HOSPITAL,
+        signing_key=KEY,
+        policy=policy,
+        clock=clock,
     )
 
 

@@ -13,7 +13,7 @@ from support.processes import context_file
 
 from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_client.node.files import ReleaseFiles
-from fedhelp_client.node.release import Releaser
+from fedhelp_client.node.release import Releaser, StepListener, log_step
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.ledger import Ledger
@@ -62,6 +62,8 @@ class Site:
         context: Path,
         address: str,
         policy: SitePolicy | None = None,
+        *,
+        listener: StepListener = log_step,
     ) -> None:
         self.state = state
         expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
@@ -85,6 +87,7 @@ class Site:
             ledger=self.ledger,
             files=ReleaseFiles.of_charter(state, charter.digest),
             progress=lambda step, done, total: self.said.append(step),
+            listener=listener,
         )
 
     def run(self) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
@@ -94,7 +95,13 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
     check_patients_allowed(charter)
-    policy.check(charter)
+    ledger = Ledger.open(
+        ledger_path(state),
+        hospital=state.identity.name,
+        signing_key=state.signing_key(),
+        policy=policy,
+    )
+    ledger.check(charter)
     inputs = _read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
@@ -105,12 +112,6 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     alone = evaluate(model, inputs.test, task=charter.task)
 
     features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
-    ledger = Ledger.open(
-        state.role_directory() / "ledger.sqlite",
-        hospital=state.identity.name,
-        signing_key=state.signing_key(),
-        policy=policy,
-    )
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
     public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
 

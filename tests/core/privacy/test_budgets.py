@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from fedhelp_secure.privacy.consent import (
 )
 from fedhelp_secure.privacy.events import LedgerRefused
 from fedhelp_secure.privacy.ledger import BudgetExhausted, LimitLoosened
+from fedhelp_secure.privacy.ledger_file import Clock
 from fedhelp_secure.privacy.records import Reservation, fewer_honest, open_entry
 from fedhelp_secure.signing import SigningKey
 
@@ -172,6 +174,53 @@ def test_a_consent_for_one_year_does_not_count_in_another(tmp_path: Path) -> Non
         ledger.reserve(CHARTERS[1], 1)
     consent(ledger, f"year:{YEAR}", "4.5")
     ledger.reserve(CHARTERS[1], 1)
+
+
+def at_time(year: int, month: int, day: int) -> Clock:
+    return lambda: datetime(year, month, day, 12, tzinfo=UTC)
+
+
+def test_a_new_year_begins_at_midnight_utc_and_has_its_own_budget(tmp_path: Path) -> None:
+    first, second, third = CHARTERS
+    policy = policy_of(year_epsilon="3.5")
+    spend(open_ledger(tmp_path, policy, clock=at_time(2026, 12, 31)), first)
+    with pytest.raises(BudgetExhausted, match="year"):
+        open_ledger(tmp_path, policy, clock=at_time(2026, 12, 31)).reserve(second, 1)
+    spend(open_ledger(tmp_path, policy, clock=at_time(2027, 1, 1)), second)
+    # Back in the old year there is nothing left, and the ledger does not go back anyway.
+    again = open_ledger(tmp_path, policy, clock=at_time(2026, 12, 31))
+    with pytest.raises(BudgetExhausted, match="year"):
+        again.reserve(third, 1)
+    spent = again.account().spent
+    assert spent[Period("year", "2026")] == spent[Period("year", "2027")]
+
+
+def test_a_clock_that_is_set_back_returns_to_no_earlier_year(tmp_path: Path) -> None:
+    first, second, _ = CHARTERS
+    policy = policy_of(year_epsilon="3.5")
+    spend(open_ledger(tmp_path, policy, clock=at_time(2027, 1, 1)), first)
+    with pytest.raises(BudgetExhausted, match="year"):
+        open_ledger(tmp_path, policy, clock=at_time(2026, 1, 1)).reserve(second, 1)
+
+
+def test_a_consent_for_the_next_year_counts_once_it_is_there(tmp_path: Path) -> None:
+    first, second, third = CHARTERS
+    policy = policy_of(year_epsilon="3.5")
+    consent(open_ledger(tmp_path, policy, clock=at_time(2026, 6, 1)), "year:2027", "4.5")
+    spend(open_ledger(tmp_path, policy, clock=at_time(2027, 2, 1)), first)
+    spend(open_ledger(tmp_path, policy, clock=at_time(2027, 3, 1)), second)
+    with pytest.raises(BudgetExhausted, match="year"):
+        open_ledger(tmp_path, policy, clock=at_time(2027, 4, 1)).reserve(third, 1)
+
+
+def test_a_charter_over_new_year_must_fit_the_year_it_is_in(tmp_path: Path) -> None:
+    first, second, _ = CHARTERS
+    policy = policy_of(year_epsilon="3.5")
+    open_ledger(tmp_path, policy, clock=at_time(2026, 12, 31)).reserve(first, 1)
+    open_ledger(tmp_path, policy, clock=at_time(2027, 1, 1)).reserve(first, 2)
+    # A round and a whole charter are too much for 2027.
+    with pytest.raises(BudgetExhausted, match="year"):
+        open_ledger(tmp_path, policy, clock=at_time(2027, 1, 2)).reserve(second, 1)
 
 
 def test_a_file_that_is_tightened_after_a_consent_wins_over_it(tmp_path: Path) -> None:
