@@ -149,7 +149,7 @@ CHANGES: list[tuple[str, Change]] = [
     ("other parameters than the charter: proxy", at(0, "proxy", value=OTHER)),
     ("other parameters than the charter: public_set", at(0, "public_set", value=OTHER)),
     ("round 1 was opened without a cohort: the set has 2 contributions", opened_by_two),
-    ("round 1 was opened without what this hospital sent", opened_by_others),
+    ("entry 2: a ledger entry is not valid", opened_by_others),
     ("another sum than other hospitals'", at(5, "sum", value=OTHER)),
     ("entry 3 follows from another sum", at(2, "sum", value=OTHER)),
 ]  # fmt: skip

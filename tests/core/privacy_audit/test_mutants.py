@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from fedhelp_secure.charter import Charter, Group
 from fedhelp_secure.privacy import noise, probe
-from fedhelp_secure.privacy.events import LedgerEntry
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.privacy.probe import PatientExamples
+from fedhelp_secure.privacy.records import LedgerEntry
 from fedhelp_secure.privacy_audit.audit import (
     ClaimRefuted,
     Options,
