@@ -261,20 +261,14 @@ class Ledger:
     def abort(self, charter: Charter, round_number: int, code: str) -> LedgerEntry | None:
         """Record that a reserved round ended without a sum for this hospital, and why.
 
-        ``code`` is an error's stable code. The round stays spent. A round that was aborted stays
-        as it was; None if the round was never reserved. Raises NotRecorded if it was opened.
+        ``code`` is an error's stable code. The round stays spent. None if there is nothing to
+        record: it was never reserved, or aborted before. Raises NotRecorded if it was opened.
         """
         with self._file.transaction() as connection:
             account = self._account(connection)
-            if account.progress(charter.digest, round_number) is None:
+            progress = account.progress(charter.digest, round_number)
+            if progress is None or progress.status == "aborted":
                 return None
-            for entry in account.entries:
-                earlier = entry.record
-                if isinstance(earlier, Aborted) and (earlier.charter, earlier.round) == (
-                    charter.digest,
-                    round_number,
-                ):
-                    return entry
             aborted = Aborted(
                 sequence=len(account.entries),
                 previous=account.head,
