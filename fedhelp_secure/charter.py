@@ -35,20 +35,22 @@ Group = Literal["large", "small"]
 TAIL_SIGMAS = 12
 """The summed noise is taken to stay within this many of its standard deviations (p < 1e-32)."""
 
-CKKS_NOISE_UNITS = 250_000
-"""A decrypted number of a fresh ciphertext is off by more than this many units of 2**-scale_bits
-with a probability below 2**-60; the noise of a weighted sum grows at most with the root of the sum
-of squared weights.
+CKKS_NOISE_UNITS = 2_700
+"""A decrypted number is off by more than this many units of 2**-scale_bits, times the root of the
+sum of squared weights, with a probability below 2**-60.
 
-The error is e u + e_1 s + e_0 with ternary u and s and errors of standard deviation 3.24 (SEAL's
-centred binomial), so one number's has sqrt(4096 / 2 * 3.24**2 * (1 + 2 * 4096 * 2 / 3)) = 10,840
-units (measured: 10,810). Each product of two transforms of random polynomials has a Laplace
-distribution, of scale b = 10,840 / sqrt(2) / sqrt(2) = 5,420; the sum of two is beyond t with
-probability (1 + t / 2b) exp(-t / b), which is below 2**-60 for t = 46 b."""
+A coefficient's error in a sum is w_1 (e u_1 + e_1 s + f_1) + w_2 (...) + ...: products of
+polynomials, with e (the key's) and e_i, f_i from SEAL's centred binomial (42 bits: sub-Gaussian
+with variance proxy 42 / 4 = 10.5), and u_i and the key s ternary (proxy 2/3, at most 1). Given e
+and s, the terms are independent. The sum of e's 4096 squares is below 52,600 but for a chance of
+2**-60 (Hsu, Kakade, Zhang 2012, theorem 1), so e u_i has a proxy of at most 52,600 * 2/3; e_i s of
+at most 4096 * 10.5; with f_i together 78,100 for each squared weight. A sub-Gaussian number of that
+proxy is beyond t with a probability of at most 2 exp(-t**2 / 156,200): below 2**-60 for t = 2,700.
+(Standard deviation: sqrt(2 * 4096 * 10.5 * 2/3 + 10.5) = 240; a test measures it.)"""
 
 LARGEST_NOISE_SHIFT = 2
 """CKKS noise may take up at most 2**-LARGEST_NOISE_SHIFT of the distance between integers: what a
-decryptor tolerates (`fedhelp_secure.secure_sum.ckks.LARGEST_DISTANCE`)."""
+decryptor tolerates (`fedhelp_secure.secure_sum.ckks.SecretContext`)."""
 
 MAXIMUM_UNMASKERS = 8
 SMALLEST_RING_BITS = 8
@@ -180,15 +182,16 @@ class SecureSum(_Document):
     """Integers in one release."""
     check_elements: int = Field(ge=1, le=64)
     """Elements that the authenticator adds to them."""
-    ring_bits: int = Field(ge=SMALLEST_RING_BITS, le=40)
+    ring_bits: int = Field(ge=SMALLEST_RING_BITS, le=MODULUS_BITS - 1 - SCALE_BITS[0])
     """Bits of one value's lane: sums stay within them."""
     lanes: int = Field(ge=1, le=MOST_LANES)
     """Values in one element of the ring modulo 2**packed_bits."""
-    packed_bits: int = Field(ge=SMALLEST_RING_BITS, le=44)
+    packed_bits: int = Field(ge=SMALLEST_RING_BITS, le=MODULUS_BITS - 1 - SCALE_BITS[0])
     """Bits of one element: at least those of its lanes."""
     fraction_bits: int = Field(ge=4, le=24)
     """A real v is the integer round(v * 2**fraction_bits); one grid unit is 2**-fraction_bits."""
     polynomial_degree: Literal[4096] = 4096
+    """Elements in a frame, one a coefficient."""
     coefficient_modulus_bits: tuple[Literal[60]] = (60,)
     scale_bits: int = Field(ge=SCALE_BITS[0], le=SCALE_BITS[-1])
 
@@ -221,8 +224,8 @@ class SecureSum(_Document):
     def capacity_bits(self) -> int:
         """Weighted sums of signed elements may span up to 2**capacity_bits.
 
-        Both parts of a slot then stay below 2**(capacity_bits - 1), its modulus below
-        2**(capacity_bits - 0.5), and scaled coefficients below half the 60-bit prime.
+        A coefficient then stays below 2**(capacity_bits - 1 + scale_bits), a quarter of the 60-bit
+        prime, and with its noise below half of it.
         """
         return capacity_bits(self.scale_bits)
 

@@ -195,7 +195,7 @@ class InnerProducts:
     def update(self, values: NDArray[np.int64]) -> None:
         """Go on with ``values``."""
         tags = self._sums.size
-        coefficients = self._coefficients.take(values.size * tags).reshape(-1, tags)
-        # Modulo 2**64, which 2**B divides.
-        self._sums = self._sums + values.view(np.uint64) @ coefficients
+        coefficients = self._coefficients.take_words(values.size * tags).reshape(-1, tags)
+        # Modulo the word's own power of two, which 2**B divides.
+        self._sums = self._sums + values.astype(coefficients.dtype) @ coefficients
         self.values += values.size

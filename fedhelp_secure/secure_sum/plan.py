@@ -15,6 +15,9 @@ from fedhelp_secure.charter import (
 )
 from fedhelp_secure.secure_sum.authenticator import check_elements
 
+FEW_TAGS = 4
+"""Of at least 15 bits each: more would cost more than the bytes that they save."""
+
 
 def plan_secure_sum(
     *, values: int, fraction_bits: int, bound_of_sum: int, weights: Sequence[int]
@@ -23,8 +26,8 @@ def plan_secure_sum(
 
     ``weights`` has one entry for each hospital. A lane is the smallest that holds the sum, the
     scale the smallest that keeps CKKS noise within a quarter, and the lanes are all that then fit.
-    What is left of an element makes tags stronger, down to whole bytes. Raises CharterRefused if
-    not even one lane fits.
+    An element has no more bits than they and strong tags need: see `_packed_bits`. Raises
+    CharterRefused if not even one lane fits.
     """
     total = sum(weights)
     # One bit for the sign.
@@ -39,8 +42,7 @@ def plan_secure_sum(
             f"a weighted sum of up to {bound_of_sum} grid units with a total weight of {total} "
             "does not fit a ciphertext; lower fraction_bits, maximum_patients or the weights."
         )
-    whole_bytes = widest // 8 * 8
-    packed_bits = whole_bytes if whole_bytes >= ring_bits * lanes else widest
+    packed_bits = _packed_bits(ring_bits=ring_bits, least=ring_bits * lanes, most=widest)
     return SecureSum(
         values=values,
         check_elements=check_elements(ring_bits=ring_bits, packed_bits=packed_bits),
@@ -50,3 +52,15 @@ def plan_secure_sum(
         fraction_bits=fraction_bits,
         scale_bits=scale_bits,
     )
+
+
+def _packed_bits(*, ring_bits: int, least: int, most: int) -> int:
+    """Bits of an element: as few whole bytes as make do with FEW_TAGS, else as many as there are.
+
+    Every tag costs a coefficient for every value, and every byte travels in every answer.
+    """
+    whole_bytes = range(-(-least // 8) * 8, most + 1, 8)
+    for bits in whole_bytes:
+        if check_elements(ring_bits=ring_bits, packed_bits=bits) <= FEW_TAGS:
+            return bits
+    return whole_bytes[-1] if whole_bytes else most

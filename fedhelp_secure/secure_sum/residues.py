@@ -1,12 +1,11 @@
 """Ciphertexts as they travel: residues modulo one prime, and nothing else.
 
 A CKKS ciphertext under the charter's parameters is two polynomials of ``polynomial_degree``
-coefficients modulo one 60-bit prime q, kept as their number-theoretic transforms. So a frame is
-``2 * polynomial_degree`` little-endian 64-bit words, each below q: there are no headers that could
-be hostile, and a check of length and range is the whole check. Adding ciphertexts is adding
-residues (the definition of homomorphic addition in Cheon, Kim, Kim and Song 2017, section 3.4),
-which needs no homomorphic-encryption library and no parser at all: tests compare every sum with
-SEAL's own.
+coefficients modulo one 60-bit prime q. So a frame is ``2 * polynomial_degree`` little-endian 64-bit
+words, each below q: there are no headers that could be hostile, and a check of length and range is
+the whole check. Adding ciphertexts is adding residues (the definition of homomorphic addition in
+Cheon, Kim, Kim and Song 2017, section 3.4), which needs no homomorphic-encryption library and no
+parser at all: tests compare every sum with SEAL's own.
 
 A ciphertext is the concatenation of the frames of a vector, each for as many elements as a frame
 holds: see `fedhelp_secure.charter.SecureSum`.
@@ -43,6 +42,28 @@ class ContextRefused(PeerError):
     """A CKKS key has other parameters than the charter, is not the pinned one, or is no key."""
 
     code = "context"
+
+
+def of_signed(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The residue of each number; inverse of `signed` for magnitudes up to (q - 1) / 2."""
+    # Two's complement: adding q to a negative number wraps to the residue.
+    return np.where(numbers < 0, numbers + MODULUS, numbers).view(np.uint64)
+
+
+def signed(residues: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The representative of each residue in [-(q - 1) / 2, (q - 1) / 2]."""
+    numbers = residues.view(np.int64)
+    return np.where(numbers > MODULUS // 2, numbers - MODULUS, numbers)
+
+
+def add(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``left + right`` modulo q; equal shapes."""
+    return _reduced(left + right)
+
+
+def subtract(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``left - right`` modulo q; equal shapes."""
+    return _reduced(left + (np.uint64(MODULUS) - right))
 
 
 def check_chunk(chunk: bytes, secure_sum: SecureSum) -> None:

@@ -87,7 +87,7 @@ def unpack(data: bytes, ring_bits: int, *, values: int) -> NDArray[np.uint64]:
     """The ``values`` elements that `pack` wrote; raises MalformedMessage for anything else."""
     if len(data) != values * word_bytes(ring_bits):
         raise MalformedMessage("packed integers have the wrong length; ask the sender again.")
-    elements = _words(data, ring_bits)
+    elements = words(data, ring_bits).astype(np.uint64)
     if (elements > low_bits(ring_bits)).any():
         raise MalformedMessage("a packed integer is outside the ring; ask the sender again.")
     return elements
@@ -95,7 +95,7 @@ def unpack(data: bytes, ring_bits: int, *, values: int) -> NDArray[np.uint64]:
 
 def from_words(data: bytes, ring_bits: int) -> NDArray[np.uint64]:
     """Little-endian words of `word_bytes` each, the high bits dropped: bytes to ring elements."""
-    return reduce(_words(data, ring_bits), ring_bits)
+    return reduce(words(data, ring_bits).astype(np.uint64), ring_bits)
 
 
 def reduce(integers: NDArray[np.uint64], ring_bits: int) -> NDArray[np.uint64]:
@@ -131,10 +131,15 @@ def low_bits(ring_bits: int) -> np.uint64:
     return np.uint64((1 << ring_bits) - 1)
 
 
-def _words(data: bytes, ring_bits: int) -> NDArray[np.uint64]:
+def words(data: bytes, ring_bits: int) -> NDArray[np.unsignedinteger]:
+    """Little-endian words of `word_bytes` each, high bits included, in the processor's own words.
+
+    Those wrap at a multiple of ``2**ring_bits`` too, so sums and products in them are exact in the
+    ring once the high bits are dropped.
+    """
     width = word_bytes(ring_bits)
     if width in _NATIVE_WIDTHS:
-        return np.frombuffer(data, dtype=f"<u{width}").astype(np.uint64)
+        return np.frombuffer(data, dtype=f"<u{width}")
     widened = np.zeros((len(data) // width, 8), dtype=np.uint8)
     widened[:, :width] = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
-    return widened.view("<u8").reshape(-1).astype(np.uint64)
+    return widened.view("<u8").reshape(-1)

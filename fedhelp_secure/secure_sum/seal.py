@@ -2,8 +2,8 @@
 
 TenSEAL's own vectors use the real halves of the slots only, need a second prime for key switching
 (which a sum at depth 0 never does), and carry their headers along. Its ``sealapi`` binds SEAL
-itself: complex slots (two numbers a slot), one prime, and objects saved to a path, for which an
-anonymous file in memory serves. (Linux: ``memfd_create``.)
+itself: one prime, polynomials as coefficients or as transforms, and objects saved to a path, for
+which an anonymous file in memory serves. (Linux: ``memfd_create``.)
 """
 
 from __future__ import annotations
@@ -69,25 +69,24 @@ class Scratch:
         return thing
 
 
-@lru_cache(maxsize=16)
-def saved_prefix(degree: int, modulus_bits: tuple[int, ...], scale_bits: int) -> bytes:
-    """What SEAL writes before the residues of every fresh ciphertext under these parameters.
+@lru_cache(maxsize=4)
+def saved_prefix(degree: int, modulus_bits: tuple[int, ...]) -> bytes:
+    """What SEAL writes before the residues of a ciphertext that is kept as coefficients.
 
     Its header, the frame of its (useless, as residues are random) compression, the parameters'
-    identifier and the scale: constant, so learnt once from two ciphertexts of a throw-away key.
-    Raises UnknownCiphertextForm if the installed TenSEAL writes anything else.
+    identifier: constant, so learnt once from two ciphertexts of a throw-away key. Raises
+    UnknownCiphertextForm if the installed TenSEAL writes anything else.
     """
     context = seal_context(degree, modulus_bits)
     public = sealapi.PublicKey()
     sealapi.KeyGenerator(context).create_public_key(public)
-    encryptor = sealapi.Encryptor(context, public)
-    zero = sealapi.Plaintext()
-    sealapi.CKKSEncoder(context).encode([0j] * (degree // 2), 2.0**scale_bits, zero)
+    encryptor, evaluator = sealapi.Encryptor(context, public), sealapi.Evaluator(context)
     scratch = Scratch()
     saved = []
     for _ in range(2):
         ciphertext = sealapi.Ciphertext()
-        encryptor.encrypt(zero, ciphertext)
+        encryptor.encrypt_zero(ciphertext)
+        evaluator.transform_from_ntt_inplace(ciphertext)
         saved.append(scratch.saved(ciphertext))
     length = len(saved[0]) - 2 * degree * 8 * len(modulus_bits)
     if length <= 0 or len(saved[0]) != len(saved[1]) or saved[0][:length] != saved[1][:length]:

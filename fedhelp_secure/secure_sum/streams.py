@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from fedhelp_secure.secure_sum.ring import from_words, word_bytes
+from fedhelp_secure.secure_sum.ring import from_words, word_bytes, words
 
 KEY_BYTES = 32
 
@@ -35,5 +35,11 @@ class RingStream:
 
     def take(self, elements: int) -> NDArray[np.uint64]:
         """The next ``elements`` elements: uint64, each below ``2**bits``."""
-        stream = self._encryptor.update(bytes(elements * word_bytes(self._bits)))
-        return from_words(stream, self._bits)
+        return from_words(self._stream(elements), self._bits)
+
+    def take_words(self, elements: int) -> NDArray[np.unsignedinteger]:
+        """The next ``elements`` elements with random bits above them: see `ring.words`."""
+        return words(self._stream(elements), self._bits)
+
+    def _stream(self, elements: int) -> bytes:
+        return self._encryptor.update(bytes(elements * word_bytes(self._bits)))

@@ -65,7 +65,7 @@ def test_every_field_is_in_the_digest() -> None:
         {"privacy": {"mechanism": "rehearsal"}},
         {"hospitals": hospitals},
         {"custodians": {"unmaskers": [unmasker, other]}},
-        {"secure_sum": {"scale_bits": 23}},
+        {"secure_sum": {"scale_bits": 17, "packed_bits": 32, "check_elements": 8}},
     )
     assert len({parse_charter(changed(change)).digest for change in changes}) == len(changes)
 
@@ -97,20 +97,16 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("cohort too large", {"cohort": {"minimum": 7}}, "above the number of hospitals"),
     ("too few large", {"cohort": {"minimum_large": 3}}, "minimum_large"),
     ("too few small", {"cohort": {"minimum_small": 5}}, "minimum_small"),
-    (
-        "ring too small",
-        {"secure_sum": {"ring_bits": 24, "check_elements": 7}},
-        "raise ring_bits",
-    ),
+    ("ring too small", {"secure_sum": {"ring_bits": 24}}, "raise ring_bits"),
     ("too many patients", {"privacy": {"maximum_patients": 100_000}}, "lower maximum_patients"),
     ("noise beyond the ring", {"privacy": {"sigma_units": 1 << 28}}, "raise ring_bits"),
     ("a lane too many", {"secure_sum": {"lanes": 2}}, "do not fit an element"),
-    ("a wider element", {"secure_sum": {"packed_bits": 35, "check_elements": 6}}, "the 37 bits"),
+    ("a wider element", {"secure_sum": {"packed_bits": 41}}, "the 43 bits"),
     ("scale too fine", {"secure_sum": {"scale_bits": 32}}, "lower lanes, ring_bits, scale_bits"),
-    ("CKKS noise", {"secure_sum": {"scale_bits": 21}}, "CKKS itself"),
+    ("CKKS noise", {"secure_sum": {"scale_bits": 15}}, "CKKS itself"),
     ("values not the probe's", {"secure_sum": {"values": 13}}, r"secure_sum\.values"),
-    ("a tag less", {"secure_sum": {"check_elements": 7}}, "check_elements is not what"),
-    ("a tag more", {"secure_sum": {"check_elements": 9}}, "check_elements is not what"),
+    ("a tag less", {"secure_sum": {"check_elements": 3}}, "check_elements is not what"),
+    ("a tag more", {"secure_sum": {"check_elements": 5}}, "check_elements is not what"),
     (
         "weights too heavy",
         {"weights": {"large": 64, "small": 64}},
@@ -139,9 +135,10 @@ def test_each_bound_is_met_exactly_and_not_one_above() -> None:
     with pytest.raises(CharterRefused, match="raise ring_bits"):
         parse_charter(changed({"privacy": {"maximum_patients": patients + 1}}))
     # A total weight of 8 over 32 bits takes 35 bits, which is what a scale of 24 bits leaves.
-    parse_charter(changed({"secure_sum": {"scale_bits": 24}}))
+    words = {"packed_bits": 32, "check_elements": 8}
+    parse_charter(changed({"secure_sum": {"scale_bits": 24, **words}}))
     with pytest.raises(CharterRefused, match="the 34 bits"):
-        parse_charter(changed({"secure_sum": {"scale_bits": 25}}))
+        parse_charter(changed({"secure_sum": {"scale_bits": 25, **words}}))
 
 
 def test_a_rehearsal_may_have_any_number_of_values_but_keeps_every_other_bound() -> None:
@@ -175,8 +172,8 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     ("other CKKS primes", {"secure_sum": {"coefficient_modulus_bits": [60, 49]}}, "coefficient"),
     ("a smaller CKKS prime", {"secure_sum": {"coefficient_modulus_bits": [59]}}, "coefficient"),
     ("no CKKS prime", {"secure_sum": {"coefficient_modulus_bits": []}}, "coefficient"),
-    ("a ring of 41 bits", {"secure_sum": {"ring_bits": 41}}, "secure_sum.ring_bits"),
-    ("elements of 45 bits", {"secure_sum": {"packed_bits": 45}}, "secure_sum.packed_bits"),
+    ("a ring of 46 bits", {"secure_sum": {"ring_bits": 46}}, "secure_sum.ring_bits"),
+    ("elements of 46 bits", {"secure_sum": {"packed_bits": 46}}, "secure_sum.packed_bits"),
     ("a ring of 7 bits", {"secure_sum": {"ring_bits": 7}}, "secure_sum.ring_bits"),
     ("no lane", {"secure_sum": {"lanes": 0}}, "secure_sum.lanes"),
     ("8 lanes", {"secure_sum": {"lanes": 8}}, "secure_sum.lanes"),
@@ -381,13 +378,13 @@ def test_a_charter_whose_bounds_hold_keeps_its_promises(charter: Charter) -> Non
 
 def test_the_shape_of_a_release_follows_from_the_parameters() -> None:
     secure_sum = CHARTER.secure_sum
-    assert (secure_sum.scale_bits, secure_sum.capacity_bits) == (22, 37)
-    assert (secure_sum.ring_bits, secure_sum.lanes, secure_sum.packed_bits) == (25, 1, 32)
-    assert (secure_sum.packed_elements, secure_sum.check_elements) == (12, 8)
-    assert (secure_sum.elements, secure_sum.frames) == (20, 1)
+    assert (secure_sum.scale_bits, secure_sum.capacity_bits) == (16, 43)
+    assert (secure_sum.ring_bits, secure_sum.lanes, secure_sum.packed_bits) == (25, 1, 40)
+    assert (secure_sum.packed_elements, secure_sum.check_elements) == (12, 4)
+    assert (secure_sum.elements, secure_sum.frames) == (16, 1)
     assert CHARTER.total_weight == 8
-    packed = secure_sum.model_copy(update={"values": 16_368, "ring_bits": 12, "lanes": 2})
-    assert (packed.packed_elements, packed.elements, packed.frames) == (8184, 8192, 2)
+    packed = secure_sum.model_copy(update={"values": 16_376, "ring_bits": 12, "lanes": 2})
+    assert (packed.packed_elements, packed.elements, packed.frames) == (8188, 8192, 2)
     assert packed.ciphertext_bytes == 2 * packed.frame_bytes == 131_072
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from support.federation import Federation
 from support.sums import chunks, contribute, public_context
-from tenseal import sealapi
 
-from fedhelp_keys.custodian.decryptor import DecryptorService, public_context_path
+from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.secure_sum import seal
+from fedhelp_secure.secure_sum import residues
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.residues import MODULUS, weighted_sum
@@ -91,17 +90,12 @@ def with_offset(
 def encrypt_reals(federation: Federation, charter: Charter, real: float) -> bytes:
     """A whole ciphertext of which every number is ``real``."""
     secure_sum = charter.secure_sum
-    state = federation.state("decryptor")
-    context = seal.seal_context(
-        secure_sum.polynomial_degree, tuple(secure_sum.coefficient_modulus_bits)
-    )
-    scratch = seal.Scratch()
-    public = scratch.load(sealapi.PublicKey(), state.read(public_context_path(state)), context)
-    plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext()
-    slots = [complex(real, real)] * (secure_sum.polynomial_degree // 2)
-    sealapi.CKKSEncoder(context).encode(slots, 2.0**secure_sum.scale_bits, plaintext)
-    sealapi.Encryptor(context, public).encrypt(plaintext, ciphertext)
-    return scratch.saved(ciphertext)[-secure_sum.frame_bytes :] * secure_sum.frames
+    zeros = np.zeros(secure_sum.polynomial_degree, dtype=np.uint64)
+    words = np.frombuffer(public_context(federation, charter).encrypt_frame(zeros), dtype="<u8")
+    message = np.full(zeros.size, round(real * 2**secure_sum.scale_bits), dtype=np.int64)
+    first, second = words[: zeros.size], words[zeros.size :]
+    frame = residues.add(first, residues.of_signed(message)).tobytes() + second.tobytes()
+    return frame * secure_sum.frames
 
 
 def residues_out_of_range(ciphertext: bytes) -> bytes:

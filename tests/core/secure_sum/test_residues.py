@@ -28,7 +28,7 @@ PARAMETERS = SecureSum(
     lanes=2,
     packed_bits=32,
     fraction_bits=12,
-    scale_bits=23,
+    scale_bits=16,
 )
 
 Parts = list[tuple[int, list[bytes]]]
@@ -54,7 +54,7 @@ class Seal:
     def __init__(self) -> None:
         self._context = seal.seal_context(4096, (60,))
         self._evaluator, self._scratch = sealapi.Evaluator(self._context), seal.Scratch()
-        self._prefix = seal.saved_prefix(4096, (60,), PARAMETERS.scale_bits)
+        self._prefix = seal.saved_prefix(4096, (60,))
 
     def _loaded(self, frame: bytes) -> sealapi.Ciphertext:
         return self._scratch.load(sealapi.Ciphertext(), self._prefix + frame, self._context)

@@ -124,18 +124,17 @@ def _fill_the_ring(
 ) -> None:
     """Privacy parameters whose sums reach as far into the ring as a charter may let them."""
     half = 1 << (ring_bits - 1)
-    # A share of at least 4 grid units, and little noise beside the signal.
-    sigma = 4 * heaviest * (isqrt(honest) + 1)
+    clip = -(-half // (total * 1_000_000))
+    # A share of at least 4 grid units, and no smaller than the budget allows.
+    sigma = max(4 * heaviest * (isqrt(honest) + 1), clip * heaviest // 8)
     tail = 12 * ((isqrt(len(document["hospitals"])) + 1) * (sigma + heaviest) + 1)
-    room = (half - 1 - tail) // total
-    clip = -(-room // 1_000_000) if room > 0 else 1
     document["privacy"] = {
         "epsilon": "999",
         "delta": "1e-6",
         "mechanism": "rehearsal",
         "clip_units": clip,
-        "sigma_units": max(sigma, clip * heaviest // 8),
-        "maximum_patients": max(1, room // clip),
+        "sigma_units": sigma,
+        "maximum_patients": (half - 1 - tail) // (total * clip),
     }
 
 

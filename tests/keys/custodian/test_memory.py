@@ -6,10 +6,12 @@ import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.charters import complete
 from support.federation import Federation
 from support.secure_sum import contribute_all, members_for
+from support.sums import public_context
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import UnmaskerService
@@ -42,9 +44,11 @@ def _peak_of(act: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_the_decryptor_holds_a_window(long: Charter, decryptor: DecryptorService) -> None:
-    # Residues of nothing but zeros are a ciphertext of zeros.
-    frame = bytes(long.secure_sum.frame_bytes)
+def test_the_decryptor_holds_a_window(
+    federation: Federation, long: Charter, decryptor: DecryptorService
+) -> None:
+    zeros = np.zeros(long.secure_sum.polynomial_degree, dtype=np.uint64)
+    frame = public_context(federation, long).encrypt_frame(zeros)
     sum_digest = digest(frame * long.secure_sum.frames)
     parts = (frame for _ in range(long.secure_sum.frames))
     peak = _peak_of(lambda: decryptor.answer(long, 1, sum_digest=sum_digest, chunks=parts))

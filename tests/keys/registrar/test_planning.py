@@ -141,7 +141,10 @@ UNSOUND: list[tuple[Callable[[dict[str, Any]], object], type[FedHelpError], str]
     (lambda plan: plan["cohort"].update(colluders=3), PlanRefused, "t = m - c >= 1"),
     (lambda plan: plan["cohort"].update(minimum_large=2), CharterRefused, "of large hospitals"),
     (
-        lambda plan: plan["privacy"].update(maximum_patients=10**6),
+        lambda plan: (
+            plan["privacy"].update(maximum_patients=10**6),
+            plan["secure_sum"].update(fraction_bits=20),
+        ),
         CharterRefused,
         "does not fit a ciphertext; lower fraction_bits, maximum_patients or the weights",
     ),
