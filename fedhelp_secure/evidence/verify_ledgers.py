@@ -16,8 +16,8 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.privacy.events import LedgerEntry, Outcome, Reservation, open_entry
+from fedhelp_secure.privacy.events import LedgerEntry, Outcome, Reservation, event_of, open_entry
+from fedhelp_secure.privacy.loss import NOTHING, Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class _Account:
     sent: dict[tuple[str, int], str] = field(default_factory=dict)
     opened: set[tuple[str, int]] = field(default_factory=set)
     places: set[tuple[str, int]] = field(default_factory=set)
-    rhos: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    losses: dict[str, tuple[Loss, Loss]] = field(default_factory=dict)
 
 
 def check_ledgers(
@@ -73,8 +73,8 @@ def check_ledgers(
 def _losses(charter: Charter, account: _Account) -> Losses:
     rounds, group, delta = len(account.reserved), account.hospital.group, charter.privacy.delta
     return Losses(
-        epsilon_of_rho(rounds * charter.round_rho(group), delta),
-        epsilon_of_rho(rounds * charter.round_rho_collusion(group), delta),
+        charter.round_loss(group).times(rounds).epsilon(delta),
+        charter.round_loss_collusion(group).times(rounds).epsilon(delta),
     )
 
 
@@ -114,22 +114,11 @@ def _add_reservation(
 
 
 def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation) -> None:
-    event = record.event
     pairs = (
         (record.federation, charter.federation),
         (record.group, hospital.group),
         (record.delta, charter.privacy.delta),
-        (event.mechanism, charter.privacy.mechanism),
-        (event.unit, charter.privacy.unit),
-        (event.adjacency, charter.privacy.adjacency),
-        (event.values, charter.secure_sum.values),
-        (event.clip_units, charter.privacy.clip_units),
-        (event.weight, charter.weight_of(hospital.name)),
-        (event.sigma_units, charter.privacy.sigma_units),
-        (event.share_units, charter.share_units(hospital.group)),
-        (event.cohort_minimum, charter.cohort.minimum),
-        (event.colluders, charter.cohort.colluders),
-        (event.honest_shares, charter.cohort.honest),
+        (record.event, event_of(charter, hospital.name)),
     )
     if any(written != agreed for written, agreed in pairs):
         raise BundleRefused(f"entry {record.sequence} has other parameters than the charter.")
@@ -139,25 +128,25 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
 
 def _check_losses(account: _Account, record: Reservation) -> None:
     """The stated losses and totals, against sums made here."""
-    event, totals = record.event, record.totals
-    own = (
-        rho_of_gaussian(sensitivity=event.weight * event.clip_units, sigma=event.sigma_units),
-        rho_of_gaussian(sensitivity=event.clip_units, sigma=event.share_units),
-    )
-    before = account.rhos.get(record.charter, (Fraction(0), Fraction(0)))
+    totals = record.totals
+    own = (record.event.loss_aggregate, record.event.loss_collusion)
+    before = account.losses.get(record.charter, (NOTHING, NOTHING))
     after = (before[0] + own[0], before[1] + own[1])
-    account.rhos[record.charter] = after
-    lifetime = sum((spent[0] for spent in account.rhos.values()), Fraction(0))
-    spent = [epsilon_of_rho(rho, record.delta) for rho in after]
+    account.losses[record.charter] = after
+    lifetime = sum((spent[0] for spent in account.losses.values()), NOTHING)
+    spent = [loss.epsilon(record.delta) for loss in after]
     # As text: a number of a million digits must not be parsed to be found wrong.
     pairs = (
-        (record.rho_aggregate, _rational(own[0])),
-        (record.rho_collusion, _rational(own[1])),
-        (totals.rho_aggregate, _rational(after[0])),
-        (totals.rho_collusion, _rational(after[1])),
+        (record.rho_aggregate, _rational(own[0].rho)),
+        (record.rho_collusion, _rational(own[1].rho)),
+        (record.curve, own[0].curve_text()),
+        (totals.rho_aggregate, _rational(after[0].rho)),
+        (totals.rho_collusion, _rational(after[1].rho)),
+        (totals.curve, after[0].curve_text()),
         (totals.epsilon_aggregate, _decimal(spent[0])),
         (totals.epsilon_collusion, _decimal(spent[1])),
-        (totals.lifetime_rho_aggregate, _rational(lifetime)),
+        (totals.lifetime_rho_aggregate, _rational(lifetime.rho)),
+        (totals.lifetime_curve, lifetime.curve_text()),
     )
     if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
@@ -174,7 +163,8 @@ def _decimal(epsilon: Fraction) -> str:
 
 def _check_limits(charter: Charter, record: Reservation) -> None:
     totals, limits = record.totals, record.limits
-    lifetime = epsilon_of_rho(Fraction(totals.lifetime_rho_aggregate), limits.lifetime_delta)
+    spent_in_all = Loss.of_texts(totals.lifetime_rho_aggregate, totals.lifetime_curve)
+    lifetime = spent_in_all.epsilon(limits.lifetime_delta)
     pairs = [
         (Fraction(totals.epsilon_aggregate), limits.epsilon),
         (Fraction(totals.epsilon_collusion), limits.epsilon_collusion),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
 from fedhelp_secure.privacy.events import (
     LedgerEntry,
     LedgerRefused,
@@ -23,6 +22,7 @@ from fedhelp_secure.privacy.events import (
     rational_text,
     spent_of,
 )
+from fedhelp_secure.privacy.loss import NOTHING, Loss
 from fedhelp_secure.signing import VerifyingKey
 
 
@@ -32,7 +32,7 @@ class Account:
 
     hospital: str
     entries: list[LedgerEntry] = field(default_factory=list)
-    _spent: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    _spent: dict[str, tuple[Loss, Loss]] = field(default_factory=dict)
     _progress: dict[tuple[str, int], tuple[str, str | None]] = field(default_factory=dict)
 
     @property
@@ -41,13 +41,13 @@ class Account:
         return self.entries[-1].digest if self.entries else None
 
     @property
-    def lifetime_rho_aggregate(self) -> Fraction:
+    def lifetime_loss_aggregate(self) -> Loss:
         """Over all charters."""
-        return sum((spent[0] for spent in self._spent.values()), Fraction(0))
+        return sum((spent[0] for spent in self._spent.values()), NOTHING)
 
-    def rhos(self, charter: str) -> tuple[Fraction, Fraction]:
+    def losses(self, charter: str) -> tuple[Loss, Loss]:
         """(aggregate, collusion) spent under the charter with this digest."""
-        return self._spent.get(charter, (Fraction(0), Fraction(0)))
+        return self._spent.get(charter, (NOTHING, NOTHING))
 
     def progress(self, charter: str, round_number: int) -> tuple[str, str | None] | None:
         """(last status, contribution digest) of a round, None if it was never reserved."""
@@ -57,15 +57,20 @@ class Account:
         self, charter: str, event: PrivacyEvent, delta: str, *, times: int = 1
     ) -> Totals:
         """The totals if the next ``times`` entries were reservations for ``event``."""
-        aggregate, collusion = self.rhos(charter)
-        next_aggregate = times * event.rho_aggregate
-        spent = spent_of(aggregate + next_aggregate, collusion + times * event.rho_collusion, delta)
+        aggregate, collusion = self.losses(charter)
+        following = event.loss_aggregate.times(times)
+        aggregate += following
+        collusion += event.loss_collusion.times(times)
+        spent = spent_of(aggregate, collusion, delta)
+        lifetime = self.lifetime_loss_aggregate + following
         return Totals(
             rho_aggregate=rational_text(spent.rho_aggregate),
             rho_collusion=rational_text(spent.rho_collusion),
             epsilon_aggregate=decimal_text(spent.epsilon_aggregate),
             epsilon_collusion=decimal_text(spent.epsilon_collusion),
-            lifetime_rho_aggregate=rational_text(self.lifetime_rho_aggregate + next_aggregate),
+            lifetime_rho_aggregate=rational_text(lifetime.rho),
+            curve=aggregate.curve_text(),
+            lifetime_curve=lifetime.curve_text(),
         )
 
     def add(self, entry: LedgerEntry) -> None:
@@ -90,18 +95,16 @@ class Account:
         if place in self._progress:
             raise LedgerRefused(f"{where} reserves a round a second time.")
         event = record.event
-        rhos = (rational_text(event.rho_aggregate), rational_text(event.rho_collusion))
-        if (record.rho_aggregate, record.rho_collusion) != rhos:
+        own = (event.loss_aggregate, event.loss_collusion)
+        losses = (*(rational_text(loss.rho) for loss in own), own[0].curve_text())
+        if (record.rho_aggregate, record.rho_collusion, record.curve) != losses:
             raise LedgerRefused(f"{where} states another loss than its parameters give.")
         if record.totals != self.totals_after(record.charter, event, record.delta):
             raise LedgerRefused(f"{where} states other totals than the entries before it give.")
         if broken_limit(record.totals, record.limits) is not None:
             raise LedgerRefused(f"{where} debits more than its limits allow.")
-        aggregate, collusion = self.rhos(record.charter)
-        self._spent[record.charter] = (
-            aggregate + event.rho_aggregate,
-            collusion + event.rho_collusion,
-        )
+        aggregate, collusion = self.losses(record.charter)
+        self._spent[record.charter] = (aggregate + own[0], collusion + own[1])
         self._progress[place] = ("reserved", None)
 
     def _add_outcome(self, record: Outcome) -> None:
@@ -116,7 +119,8 @@ class Account:
 
 def broken_limit(totals: Totals, limits: Limits) -> str | None:
     """The name of the first of ``limits`` that ``totals`` exceed, None if they keep all."""
-    lifetime = epsilon_of_rho(Fraction(totals.lifetime_rho_aggregate), limits.lifetime_delta)
+    lifetime_loss = Loss.of_texts(totals.lifetime_rho_aggregate, totals.lifetime_curve)
+    lifetime = lifetime_loss.epsilon(limits.lifetime_delta)
     triples = (
         ("epsilon (aggregate)", Fraction(totals.epsilon_aggregate), limits.epsilon),
         ("epsilon (collusion)", Fraction(totals.epsilon_collusion), limits.epsilon_collusion),
@@ -155,8 +159,8 @@ def check_under_charter(account: Account, charter: Charter) -> Spent:
             raise LedgerRefused("a ledger entry is for a round that its charter does not have.")
         if Fraction(record.limits.epsilon) > Fraction(charter.privacy.epsilon):
             raise LedgerRefused("a ledger entry names a laxer limit than its charter.")
-    count = len(reservations)
-    return spent_of(count * event.rho_aggregate, count * event.rho_collusion, charter.privacy.delta)
+    count, delta = len(reservations), charter.privacy.delta
+    return spent_of(event.loss_aggregate.times(count), event.loss_collusion.times(count), delta)
 
 
 def reservations_under(

@@ -102,6 +102,10 @@ def opened_twice(documents: Documents) -> Documents:
     return [*documents[:3], documents[2]]
 
 
+def smaller_clip(documents: Documents) -> None:
+    documents[0]["event"].update(clip_units=1, sensitivity="1/1")
+
+
 def third_round(documents: Documents) -> None:
     documents[3]["round"] = 3
 
@@ -124,7 +128,8 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("other parameters", at(0, "group", value="large")),
     ("other parameters", at(0, "delta", value="1e-5")),
     ("other parameters", at(0, "event", "values", value=4)),
-    ("other parameters", at(0, "event", "clip_units", value=1)),
+    ("other parameters", smaller_clip),
+    ("not those of the mechanism", at(0, "event", "clip_units", value=1)),
     ("round that the charter lacks", third_round),
     ("another loss", half_the_loss),
     ("another loss", at(0, "rho_collusion", value="0/1")),

@@ -16,8 +16,8 @@ from fedhelp_secure.charter import CharterRefused
 from fedhelp_secure.privacy.account import Account, check_chain, check_under_charter
 from fedhelp_secure.privacy.events import (
     KIND,
+    GaussianEvent,
     LedgerRefused,
-    PrivacyEvent,
     decimal_text,
     event_of,
     open_entry,
@@ -187,12 +187,12 @@ def test_a_ledger_that_does_not_begin_at_its_beginning_is_found_out(
 def test_a_refused_entry_leaves_the_account_as_it_was(documents: list[dict[str, Any]]) -> None:
     envelopes = signed(copy.deepcopy(documents))
     account = check(envelopes[:3])
-    before = (account.head, account.rhos(CHARTER.digest), account.lifetime_rho_aggregate)
+    before = (account.head, account.losses(CHARTER.digest), account.lifetime_loss_aggregate)
     false = copy.deepcopy(documents)
     false[3]["totals"]["epsilon_aggregate"] = "0.000001"
     with pytest.raises(LedgerRefused):
         account.add(open_entry(signed(false)[3], KEY.public))
-    assert (account.head, account.rhos(CHARTER.digest), account.lifetime_rho_aggregate) == before
+    assert (account.head, account.losses(CHARTER.digest), account.lifetime_loss_aggregate) == before
     account.add(open_entry(envelopes[3], KEY.public))
 
 
@@ -219,18 +219,25 @@ EVENT = event_of(CHARTER, HOSPITAL).model_dump()
         {"unit": "image"},
         {"adjacency": "replace-one"},
         {"mechanism": "unknown"},
+        {"mechanism": "dp_sgd"},
+        {"mechanism": "logit_noise"},
+        {"sampling": "poisson"},
+        {"rule": "whole-matrix"},
+        {"sensitivity": f"{EVENT['clip_units'] - 1}/1"},
+        {"sensitivity": f"{2 * EVENT['clip_units']}/2"},
     ],
 )
 def test_an_event_that_does_not_hold_together_is_refused(changes: dict[str, Any]) -> None:
-    PrivacyEvent(**EVENT)
+    GaussianEvent(**EVENT)
     with pytest.raises(ValidationError):
-        PrivacyEvent(**{**EVENT, **changes})
+        GaussianEvent(**{**EVENT, **changes})
 
 
 def test_losses_of_an_event_are_the_charters() -> None:
     for hospital in ("large-1", "small-1"):
         event = event_of(CHARTER, hospital)
         group = CHARTER.hospital(hospital).group
+        assert isinstance(event, GaussianEvent)
         assert event.rho_aggregate == CHARTER.round_rho(group)
         assert event.rho_collusion == CHARTER.round_rho_collusion(group)
 

@@ -95,6 +95,7 @@ def test_an_entry_holds_only_public_fields(tmp_path: Path) -> None:
     assert set(document["event"]) == {
         *("mechanism", "unit", "adjacency", "values", "clip_units", "weight", "sigma_units"),
         *("share_units", "cohort_minimum", "colluders", "honest_shares"),
+        *("sensitivity", "rule", "sampling"),
     }
     text = json.dumps(document)
     assert not re.search(r"seed(?!ed by the operating)|loss|norm|count|patients|noise", text)
