@@ -13,16 +13,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.folder import load_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
 from fedhelp_client.models import build_model
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
-from fedhelp_client.node.patients import own_features, patient_examples
+from fedhelp_client.node.mechanisms import Own, release_labels
+from fedhelp_client.node.patients import own_features
 from fedhelp_client.node.release import Releaser
 from fedhelp_client.progress import ProgressCallback
-from fedhelp_client.teacher import make_teacher
+from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import evaluate, train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
@@ -94,6 +96,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
     check_patients_allowed(charter)
+    charter.check_shares()
     policy.check(charter)
     inputs = _read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
@@ -112,7 +115,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         policy=policy,
     )
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
-    public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
+    own = Own(inputs.own, features, model, charter.task)
+    labels = release_labels(releaser, inputs.public_set, own)
 
     progress("foundation model", 0, 1)
     embeddings = guidance.embeddings()
@@ -122,8 +126,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         task=charter.task,
         group=group,
         proxy_images=inputs.public_set.images,
-        teacher=make_teacher(inputs.public_set, public_model, embeddings, task=charter.task),
-        own_teacher=probe.soft_labels(public_model, features),
+        teacher=refine_labels(inputs.public_set, labels.proxies, embeddings, task=charter.task),
+        own_teacher=probe.soft_labels(labels.model, features),
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,
@@ -149,7 +153,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
 
 
 def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
-    own = load_folder(options.data, charter.task, classes=charter.classes)
+    whole = load_folder(options.data, charter.task, classes=charter.classes)
+    own = capped(whole, charter.privacy.maximum_images)
     test = load_folder(options.test, charter.task, classes=charter.classes)
     for dataset in (own, test):
         if dataset.classes != charter.classes:
@@ -171,7 +176,6 @@ def _releaser(
 ) -> Releaser:
     return Releaser(
         coordinator=coordinator,
-        public_set=inputs.public_set,
         keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),

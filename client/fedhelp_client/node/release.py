@@ -9,22 +9,25 @@ sits that round out: its budget is spent, and the round goes on without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
+from typing import Literal, TypeVar
 
 from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import AlreadyReserved, Ledger
+from fedhelp_secure.privacy.mechanisms import (
+    Mechanism,
+    MechanismMisused,
+    PreparedRelease,
+    PublicLabels,
+)
 from fedhelp_secure.privacy.noise import draw_share
-from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
     ContributionKeys,
@@ -33,13 +36,14 @@ from fedhelp_secure.secure_sum.contribution import (
 
 _log = logging.getLogger(__name__)
 
+_Inputs = TypeVar("_Inputs")
+
 
 @dataclass(frozen=True, slots=True)
 class Releaser:
     """Everything one hospital needs to take part in the rounds of one charter."""
 
     coordinator: Coordinator
-    public_set: PublicSet
     keys: ContributionKeys
     ledger: Ledger
     files: ReleaseFiles
@@ -50,42 +54,46 @@ class Releaser:
         """The charter under which this releases."""
         return self.coordinator.charter
 
-    def run(self, patients: Sequence[probe.PatientExamples]) -> NDArray[np.float64]:
-        """All rounds of the charter; returns the last public model, shape [D, C].
+    def run(self, mechanism: Mechanism[_Inputs], inputs: _Inputs) -> PublicLabels:
+        """All rounds of the charter with ``inputs`` of this hospital's patients.
 
-        Raises RehearsalOnly or BudgetExhausted before anything leaves, RoundFailed if a round ends
-        without a sum, and SumForged if a sum was altered: its values are then used for nothing.
+        Raises CharterRefused, RehearsalOnly, PatientsRefused or BudgetExhausted before anything
+        leaves, RoundFailed if a round ends without a sum, and SumForged if a sum was altered: its
+        values are then used for nothing.
         """
-        model = probe.initial_model(self.charter)
+        check_patients_allowed(self.charter)
+        self.charter.check_shares()
+        if mechanism.name != self.charter.privacy.mechanism:
+            raise MechanismMisused("the charter names another mechanism than the node prepared.")
+        state = mechanism.initial_state()
         rounds = self.charter.rounds.count
         self.keys.context.prepare(rounds * self.charter.secure_sum.frames)
         for round_number in range(1, rounds + 1):
             self.coordinator.wait_until_open(round_number, self._say)
-            contribution = self._contribution(round_number, model, patients)
+            contribution = self._contribution(
+                round_number, partial(mechanism.prepare, state, inputs)
+            )
             if contribution is not None:
                 self._send(round_number, contribution)
             self.coordinator.wait_until_opened(round_number, self._say)
             opened = self.coordinator.fetch_sum(round_number)
             if contribution is not None:
                 self._record(round_number, contribution, "opened")
-            model = probe.apply_step(self.charter, self.public_set, model, opened.values)
+            state = mechanism.postprocess(state, opened.values, opened.hospitals)
             self.progress("rounds", round_number, rounds)
-        return model
+        return mechanism.labels(state)
 
     def _say(self, reason: str) -> None:
         self.progress(reason, 0, 0)
 
     def _contribution(
-        self,
-        round_number: int,
-        model: NDArray[np.float64],
-        patients: Sequence[probe.PatientExamples],
+        self, round_number: int, prepare: Callable[[], PreparedRelease]
     ) -> Contribution | None:
         stored = self.files.stored(round_number)
         if stored is not None:
             return stored
         # Before the debit: patients that may not be released must not cost budget.
-        query = probe.contribution(self.charter, model, patients)
+        noised = prepare()
         try:
             entry = self.ledger.reserve(self.charter, round_number)
         except AlreadyReserved:
@@ -94,8 +102,7 @@ class Releaser:
             )
             return None
         hospital = self.coordinator.state.identity.name
-        group = self.charter.hospital(hospital).group
-        release = query + draw_share(len(query), self.charter.share_units(group))
+        release = noised(draw_share)
         return self.files.store(
             round_number,
             lambda ciphertext: make_contribution(
