@@ -31,7 +31,6 @@ from fedhelp_client.dp_sgd_models import (
     SIDE,
     PatientGradients,
     PatientRows,
-    check_model,
     first_model,
     standard,
 )
@@ -89,7 +88,10 @@ class DpSgdMechanism:
         Raises ModelNotPrivate, or PatientsRefused without patients or with more than the charter's
         ``maximum_patients``.
         """
-        check_model(first_model(self.setting.charter))
+        first = PatientGradients(first_model(self.setting.charter))
+        proxies = self._proxy_rows()
+        # All of the public part once, so that a mistake in it costs no budget.
+        _, classes = first.soft_labels(proxies).shape
         if not inputs:
             raise PatientsRefused("this hospital has no patients to release; it cannot take part.")
         if len(inputs) > self.setting.charter.privacy.maximum_patients:
@@ -97,6 +99,11 @@ class DpSgdMechanism:
                 "this hospital has more patients than the charter allows; "
                 "ask for a charter with a higher maximum_patients."
             )
+        for patient in inputs:
+            if patient.rows.shape[1:] != proxies.shape[1:] or patient.targets.shape[1] != classes:
+                raise PatientsRefused(
+                    "a patient's rows do not have the shape that the charter's model takes."
+                )
         return lambda draw: self._release(inputs, draw)
 
     def postprocess(
@@ -118,7 +125,7 @@ class DpSgdMechanism:
     def _proxy_rows(self) -> Tensor:
         public_set = self.setting.public_set
         if _parameters(self.setting).model == "linear_head":
-            return torch.from_numpy(public_set.features.reshape(-1, public_set.features.shape[2]))
+            return torch.tensor(public_set.features.reshape(-1, public_set.features.shape[2]))
         return standard(images_tensor(list(public_set.images), SIDE))
 
 

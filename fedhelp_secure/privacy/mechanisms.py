@@ -238,11 +238,13 @@ def labels_of(setting: Setting, proxies: NDArray[np.float64]) -> PublicLabels:
     """
     features = setting.public_set.features.reshape(-1, setting.public_set.projection.dimension)
     rows = features.astype(np.float64)
-    logs: NDArray[np.float64] = np.log(np.maximum(proxies.reshape(len(rows), -1), _SMALLEST_LABEL))
-    logs = logs - logs.mean(axis=1, keepdims=True)
+    logs = np.log(np.maximum(proxies.reshape(len(rows), -1), _SMALLEST_LABEL))
+    centred = logs - logs.mean(axis=1, keepdims=True)
     ridge = float(setting.charter.probe.ridge) * np.eye(rows.shape[1])
     moment = rows.T @ rows / len(rows) + ridge
-    model: NDArray[np.float64] = np.linalg.lstsq(moment, rows.T @ logs / len(rows), rcond=None)[0]
+    model: NDArray[np.float64] = np.linalg.lstsq(moment, rows.T @ centred / len(rows), rcond=None)[
+        0
+    ]
     return PublicLabels(proxies, model)
 
 
