@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError
@@ -63,18 +64,19 @@ def first_model(charter: Charter) -> nn.Module:
     classes = len(charter.classes)
     if parameters is None:
         raise ModelNotPrivate("the charter does not choose dp_sgd; there is no model to train.")
-    if parameters.model == "linear_head":
-        head = nn.Linear(charter.probe.dimension, classes, bias=False)
-        nn.init.zeros_(head.weight)
-        return head
-    network = group_norm_cnn(classes)
-    with torch.no_grad():
+    # Layers draw weights of their own when they are made; all of them are replaced here.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        if parameters.model == "linear_head":
+            head = nn.Linear(charter.probe.dimension, classes, bias=False)
+            head.weight.zero_()
+            return head
+        network = group_norm_cnn(classes)
         for name, weight in network.named_parameters():
             if weight.ndim > 1:
                 weight.copy_(_public_numbers(charter.digest, name, weight))
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
-    return network
+        return network
 
 
 def group_norm_cnn(classes: int) -> nn.Sequential:
@@ -92,13 +94,22 @@ def group_norm_cnn(classes: int) -> nn.Sequential:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises ModelNotPrivate, with the reason, for every model that Opacus' validator refuses."""
+    """Raises ModelNotPrivate, with the reason, for every model that Opacus' validator refuses.
+
+    The validator looks at layers with weights to train only. So layers that keep numbers of their
+    own between images, or mix the images of a batch, are refused here as well without any.
+    """
     model.train()
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
+    reasons = [" ".join(str(error).split()) for error in ModuleValidator.validate(model)]
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm):
+            reasons.append(f"{name or 'the model'} normalises over the images of a batch.")
+        if next(layer.buffers(recurse=False), None) is not None:
+            reasons.append(f"{name or 'the model'} keeps running numbers of what it has seen.")
+    if reasons:
         raise ModelNotPrivate(
-            "patients cannot be protected in this model: "
-            f"{' '.join(str(errors[0]).split())} Use group normalisation and plain layers."
+            f"patients cannot be protected in this model: {reasons[0]} Use group normalisation "
+            "and plain layers."
         )
 
 
