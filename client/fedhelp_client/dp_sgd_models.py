@@ -139,12 +139,11 @@ class PatientGradients:
     def gradient(self, patient: PatientRows) -> NDArray[np.float64]:
         """The weighted mean of the gradients of the patient's rows' cross-entropies, [P]."""
         self._model.zero_grad(set_to_none=True)
-        with warnings.catch_warnings():
-            # Images need no gradient of their own, which torch mentions once a hook.
-            warnings.filterwarnings("ignore", "Full backward hook is firing")
-            logits = self._model(patient.rows)
-            loss = -(patient.targets * logits.log_softmax(dim=1)).sum()
-            loss.backward()
+        # Their gradient is for nothing, but without any torch warns at every hook of Opacus.
+        rows = patient.rows.detach().requires_grad_()
+        logits = self._model(rows)
+        loss = -(patient.targets * logits.log_softmax(dim=1)).sum()
+        loss.backward()
         parts = []
         for weight in self._parameters:
             samples: Tensor = weight.grad_sample  # type: ignore[attr-defined]

@@ -239,7 +239,7 @@ def test_two_trainings_differ_and_torchs_generator_has_no_part_in_them() -> None
         before = torch.get_rng_state()
         releases.append(mechanism.prepare(mechanism.initial_state(), people)(draw_share))
         assert torch.equal(torch.get_rng_state(), before)
-    assert not np.array_equal(*releases)
+    assert not np.array_equal(releases[0], releases[1])
 
 
 def test_with_little_noise_it_learns_what_a_linear_model_can() -> None:

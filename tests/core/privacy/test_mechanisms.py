@@ -16,7 +16,6 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.mechanisms import (
     LogitNoise,
-    Mechanism,
     MechanismMisused,
     ProbeMechanism,
     Setting,
@@ -52,21 +51,23 @@ def no_noise(values: int, scale_units: int) -> NDArray[np.int64]:
     return np.zeros(values, dtype=np.int64)
 
 
-@pytest.mark.parametrize("name", ["probe", "logit_noise"])
-def test_a_plan_is_public_and_states_every_release(name: MechanismName) -> None:
-    setting = setting_of(name)
-    built: dict[str, Mechanism[object]] = {
-        "probe": ProbeMechanism(setting),
-        "logit_noise": LogitNoise(setting),
-    }
-    plan = built[name].plan()
-    assert [spec.round for spec in plan] == list(range(1, setting.charter.rounds.count + 1))
-    clips = {"probe": (1, "clipped-sum"), "logit_noise": (2, "whole-matrix")}[name]
+PLANS: list[tuple[ProbeMechanism | LogitNoise, Sensitivity]] = [
+    (ProbeMechanism(setting_of("probe")), Sensitivity(Fraction(3276), "clipped-sum")),
+    (LogitNoise(setting_of("logit_noise")), Sensitivity(Fraction(6552), "whole-matrix")),
+]
+
+
+@pytest.mark.parametrize(("mechanism", "sensitivity"), PLANS, ids=["probe", "logit_noise"])
+def test_a_plan_is_public_and_states_every_release(
+    mechanism: ProbeMechanism | LogitNoise, sensitivity: Sensitivity
+) -> None:
+    charter, plan = mechanism.setting.charter, mechanism.plan()
+    assert [spec.round for spec in plan] == list(range(1, charter.rounds.count + 1))
     for spec in plan:
-        assert spec.event.mechanism == name == built[name].name
-        assert spec.event.values == setting.charter.secure_sum.values
+        assert spec.event.mechanism == mechanism.name == charter.privacy.mechanism
+        assert spec.event.values == charter.secure_sum.values
         assert spec.fraction_bits == 12
-        assert spec.sensitivity == Sensitivity(Fraction(clips[0] * 3276), clips[1])
+        assert spec.sensitivity == sensitivity
 
 
 def test_the_probe_is_the_probe() -> None:
@@ -196,4 +197,4 @@ def test_two_releases_of_the_same_logits_differ() -> None:
     mechanism = LogitNoise(setting_of("logit_noise"))
     state = mechanism.initial_state()
     releases = [mechanism.prepare(state, logits(1.0))(draw_share) for _ in range(2)]
-    assert not np.array_equal(*releases)
+    assert not np.array_equal(releases[0], releases[1])
