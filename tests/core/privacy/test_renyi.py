@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gaussian import analytic_epsilon
 
+from fedhelp_secure.privacy import renyi
 from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho
 from fedhelp_secure.privacy.renyi import (
     ORDERS,
@@ -73,6 +74,24 @@ def test_a_loss_is_the_formulas_rounded_up(
         true = exact(rate, multiplier, ORDERS[index]) * UNITS
         stated = sampled_gaussian(rate=rate, noise_multiplier=multiplier)[index]
         assert true <= stated <= true * (1 + mpmath.mpf("1e-40")) + 1
+
+
+@given(st.fractions(min_value=Fraction(1, 10**6), max_value=10**6, max_denominator=10**9))
+@settings(deadline=None, max_examples=60)
+def test_every_step_of_the_arithmetic_rounds_upward(value: Fraction) -> None:
+    with mpmath.workdps(130):
+        true = mpmath.mpf(value.numerator) / value.denominator
+        pairs = (
+            (renyi._decimal(value), true),
+            (renyi._exp(value), mpmath.exp(true)),
+            (renyi._ln(renyi._decimal(value)), mpmath.log(true)),
+            (renyi._powers(value, 9)[9], true**9),
+        )
+        for rounded, exactly in pairs:
+            excess = mpmath.mpf(str(rounded)) - exactly
+            # Down to what the comparison itself rounds; the others round at the 60th digit.
+            below, above = mpmath.mpf("1e-110"), mpmath.mpf("1e-50")
+            assert -below * abs(exactly) <= excess <= above * abs(exactly) + mpmath.mpf("1e-58")
 
 
 @pytest.mark.parametrize("order", [2, 3, 8, 30])
