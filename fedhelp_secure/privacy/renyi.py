@@ -36,6 +36,9 @@ ORDERS: tuple[int, ...] = (
 UNITS = 10**15
 """A Renyi loss is a whole number of 1 / UNITS, so that composing never rounds."""
 
+LEAST_NOISE = Fraction(1, 100)
+"""Noise multipliers below it protect nobody, and their losses outgrow every number."""
+
 _UPWARD = Context(prec=60, rounding=ROUND_CEILING, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _EPSILON_DECIMALS = 6
 
@@ -47,10 +50,12 @@ Curve = tuple[int, ...]
 def sampled_gaussian(*, rate: Fraction, noise_multiplier: Fraction) -> Curve:
     """One step's loss: sampling with probability ``rate``, sigma = ``noise_multiplier`` * Delta.
 
-    Raises AccountingError unless 0 < rate <= 1 and the multiplier is positive.
+    Raises AccountingError unless 0 < rate <= 1 and the multiplier is at least `LEAST_NOISE`.
     """
-    if not 0 < rate <= 1 or noise_multiplier <= 0:
-        raise AccountingError("the sampling rate must be in (0, 1], the noise positive.")
+    if not 0 < rate <= 1 or noise_multiplier < LEAST_NOISE:
+        raise AccountingError(
+            f"the sampling rate must be in (0, 1], the noise at least {LEAST_NOISE} clips."
+        )
     largest = ORDERS[-1]
     within, without = _powers(rate, largest), _powers(1 - rate, largest)
     inverse = 1 / (2 * noise_multiplier**2)
@@ -106,7 +111,7 @@ def sigma_for_sampled_budget(
         curve = [steps * units for units in step]
         return epsilon_of_renyi(curve, Fraction(0), delta) <= Fraction(epsilon)
 
-    low, high = 0, clip_units
+    low, high = int(LEAST_NOISE * clip_units), clip_units
     while not fits(high):
         low, high = high, 2 * high
         if high > clip_units << 20:

@@ -76,7 +76,7 @@ class NodeResult(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
+class Inputs:
     """Everything read and checked before the first byte leaves."""
 
     own: Dataset
@@ -98,7 +98,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     check_patients_allowed(charter)
     charter.check_shares()
     policy.check(charter)
-    inputs = _read_inputs(charter, options)
+    inputs = read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
     guidance = _Guidance(state, charter, options.broker)
@@ -152,7 +152,11 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     return result
 
 
-def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
+def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
+    """Own patients (capped), test set, public set and CKKS context, as ``charter`` wants them.
+
+    Raises DataError, CharterRefused or PublicSetRefused.
+    """
     whole = load_folder(options.data, charter.task, classes=charter.classes)
     own = capped(whole, charter.privacy.maximum_images)
     test = load_folder(options.test, charter.task, classes=charter.classes)
@@ -164,13 +168,13 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
             )
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    return _Inputs(own, test, public_set, read_context(charter, options.context))
+    return Inputs(own, test, public_set, read_context(charter, options.context))
 
 
 def _releaser(
     state: StateDirectory,
     coordinator: Coordinator,
-    inputs: _Inputs,
+    inputs: Inputs,
     ledger: Ledger,
     progress: ProgressCallback,
 ) -> Releaser:

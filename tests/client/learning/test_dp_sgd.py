@@ -34,6 +34,7 @@ from fedhelp_secure.privacy.mechanisms import MechanismMisused, Setting
 from fedhelp_secure.privacy.noise import draw_share
 from fedhelp_secure.privacy.parameters import Sensitivity
 from fedhelp_secure.privacy.probe import PatientsRefused
+from fedhelp_secure.public_set import PublicSet
 
 KIT = make_charter_kit()
 COUNT = len(PUBLIC_SET.images)
@@ -267,6 +268,20 @@ def test_the_network_releases_labels_of_the_proxy_images() -> None:
     release = mechanism.prepare(mechanism.initial_state(), network_rows(3))(draw_share)
     assert release.shape == (COUNT * 2,)
     assert np.abs(release.reshape(COUNT, 2).sum(axis=1) - 4096).max() <= 1
+
+
+def test_patch_tokens_are_rows_and_get_labels_of_their_own() -> None:
+    """As in segmentation: four rows an image, in patients and in proxies."""
+    features = np.tile(PUBLIC_SET.features, (1, 4, 1))
+    public_set = PublicSet(PUBLIC_SET.images, features, PUBLIC_SET.projection)
+    setting = Setting(charter_of(tokens=4), public_set, "small-1")
+    mechanism = DpSgdMechanism(setting, silent)
+    state = mechanism.initial_state()
+    release = mechanism.prepare(state, head_patients(patients(6)))(draw_share)
+    assert release.shape == (COUNT * 4 * 2,)
+    labels = mechanism.labels(mechanism.postprocess(state, release, ["small-1"]))
+    assert labels.proxies.shape == (COUNT, 4, 2)
+    np.testing.assert_allclose(labels.proxies[:, 0], labels.proxies[:, 3], atol=1e-3)
 
 
 def test_the_plan_states_the_steps() -> None:

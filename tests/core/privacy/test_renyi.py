@@ -19,6 +19,7 @@ from support.gaussian import analytic_epsilon
 from fedhelp_secure.privacy import renyi
 from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho
 from fedhelp_secure.privacy.renyi import (
+    LEAST_NOISE,
     ORDERS,
     UNITS,
     epsilon_of_renyi,
@@ -267,10 +268,16 @@ def test_a_rate_that_is_no_probability_is_refused(rate: Fraction) -> None:
         sampled_gaussian(rate=rate, noise_multiplier=Fraction(1))
 
 
-@pytest.mark.parametrize("multiplier", [Fraction(0), Fraction(-1)])
+@pytest.mark.parametrize("multiplier", [Fraction(0), Fraction(-1), Fraction(1, 10**30)])
 def test_steps_without_noise_are_refused(multiplier: Fraction) -> None:
     with pytest.raises(AccountingError):
         sampled_gaussian(rate=Fraction(1, 2), noise_multiplier=multiplier)
+
+
+@pytest.mark.parametrize("multiplier", [LEAST_NOISE, Fraction(10**30)])
+def test_the_least_and_the_most_noise_have_a_loss(multiplier: Fraction) -> None:
+    curve = sampled_gaussian(rate=Fraction(999_999, 10**6), noise_multiplier=multiplier)
+    assert all(units > 0 for units in curve)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,8 @@ def test_a_plan_can_choose_dp_sgd(federation: Federation, tmp_path: Path) -> Non
     plan = changed(tmp_path, _dp_sgd)
     charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
     assert charter.secure_sum.values == 20 * 1 * 3
+    # The least ring: labels are at most 1, and no share is added to them.
+    assert charter.secure_sum.ring_bits == charter.bound_of_sum().bit_length() + 1
     assert charter.privacy.dp_sgd is not None
     assert (charter.privacy.dp_sgd.rate, charter.privacy.dp_sgd.tokens) == (Fraction(1, 20), 1)
     lines = {line.quantity: line for line in explain(charter)}
@@ -234,6 +236,7 @@ def test_a_plan_can_choose_the_baseline(federation: Federation, tmp_path: Path) 
     plan = changed(tmp_path, _logit_noise)
     charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
     assert charter.secure_sum.values == 20 * 1 * 3
+    assert charter.secure_sum.ring_bits == charter.bound_of_sum().bit_length() + 1
     lines = {line.quantity: line for line in explain(charter)}
     assert lines["sensitivity"].value == "6552 grid units"
     assert "two clips apart" in lines["sensitivity"].condition
