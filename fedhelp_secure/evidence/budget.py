@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from fedhelp_secure.evidence import (
 )
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.loose_objects import loose_contributions
-from fedhelp_secure.evidence.recompute import fewer_honest, text_of
+from fedhelp_secure.evidence.recompute import text_of
 from fedhelp_secure.evidence.verify_ledgers import Budget
 from fedhelp_secure.evidence.verify_report import HospitalClaims
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
+from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.signing import VerifyingKey
 
@@ -202,19 +202,22 @@ def refusal_document(refusal: BudgetRefused) -> dict[str, Any]:
 
 
 def _budget(budget: Budget, claims: Mapping[str, HospitalClaims]) -> dict[str, Any]:
-    claim = claims.get(budget.hospital) if budget.agreed else None
+    claim, event = claims.get(budget.hospital) if budget.agreed else None, budget.event
     return {
         "hospital": budget.hospital,
         "group": budget.group,
         "charter": budget.charter,
         "parameters": "charter" if budget.agreed else "ledger",
         "rounds": list(budget.rounds),
+        "mechanism": event.mechanism,
+        "rule": event.rule,
         "sensitivity": budget.sensitivity,
-        "sigma_units": budget.sigma_units,
-        "share_units": budget.share_units,
+        "sigma_units": event.sigma_units,
+        **_noise(event),
         "delta": budget.delta,
-        "rho_aggregate": _rational(budget.rho_aggregate),
-        "rho_collusion": _rational(budget.rho_collusion),
+        "rho_aggregate": budget.aggregate.rho_text,
+        "rho_collusion": budget.collusion.rho_text,
+        "curve": budget.aggregate.curve_text,
         "epsilon_aggregate": {
             "recomputed": text_of(budget.epsilon_aggregate),
             "ledger": text_of(budget.claimed_aggregate),
@@ -232,8 +235,15 @@ def _budget(budget: Budget, claims: Mapping[str, HospitalClaims]) -> dict[str, A
     }
 
 
-def _rational(value: Fraction) -> str:
-    return f"{value.numerator}/{value.denominator}"
+def _noise(event: PrivacyEvent) -> dict[str, Any]:
+    """What else the noise depends on; None where a mechanism has no such thing."""
+    if isinstance(event, SampledGaussianEvent):
+        return {
+            "share_units": None,
+            "sampling_rate": event.sampling_rate,
+            "steps": event.steps,
+        }
+    return {"share_units": event.share_units, "sampling_rate": None, "steps": None}
 
 
 def budget_table(audit: BudgetAudit) -> Table:
@@ -241,20 +251,21 @@ def budget_table(audit: BudgetAudit) -> Table:
     table = Table(title=f"charter {audit.charter.digest}", title_justify="left")
     for heading in ("hospital", "rounds", "rho", "view", "recomputed", "ledger", "report"):
         table.add_column(heading, justify="left" if heading in ("hospital", "view") else "right")
-    honest = max(budget.honest_shares for budget in audit.budgets)
-    for fewer in fewer_honest(honest):
+    numbers = {fewer for budget in audit.budgets for fewer, _ in budget.fewer_honest}
+    columns = sorted(numbers, reverse=True)
+    for fewer in columns:
         table.add_column(f"{fewer} honest", justify="right")
     for budget in audit.budgets:
         row = _budget(budget, audit.claims)
         name = budget.hospital if budget.agreed else f"{budget.hospital} ({budget.charter[7:15]})"
         cells = {one["honest"]: one["epsilon_aggregate"] for one in row["fewer_honest"]}
-        less = [cells.get(fewer, "") for fewer in fewer_honest(honest)]
-        for view, rho in (("aggregate", budget.rho_aggregate), ("collusion", budget.rho_collusion)):
+        less = [cells.get(fewer, "") for fewer in columns]
+        for view, spent in (("aggregate", budget.aggregate), ("collusion", budget.collusion)):
             stated = row[f"epsilon_{view}"]
             table.add_row(
                 name if view == "aggregate" else "",
                 str(len(budget.rounds)) if view == "aggregate" else "",
-                f"{float(rho):.6f}",
+                "Renyi" if spent.curve else f"{float(spent.rho):.6f}",
                 view,
                 stated["recomputed"],
                 stated["ledger"],

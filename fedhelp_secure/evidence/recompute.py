@@ -1,20 +1,24 @@
-"""Losses and epsilons worked out anew, by other means than the ledger's own accountant.
+"""Sensitivities, losses and epsilons worked out anew, by other means than the ledger's own.
 
-The ledger's writer uses `fedhelp_secure.privacy.accountant`; nothing here does, so that a mistake
-there does not hide itself. Losses are rationals. The conversion to epsilon minimises the same
-bound (Canonne, Kamath, Steinke 2020, proposition 12), but by the root of its derivative and with 50
-decimal digits: any alpha gives a valid epsilon, and what is rounded is rounded upward.
+The ledger's writer uses `fedhelp_secure.privacy.accountant`, `loss`, `parameters` and `renyi`;
+nothing here does, so that a mistake there does not hide itself. Gaussian losses are rationals. The
+conversion to epsilon minimises the same bound (Canonne, Kamath, Steinke 2020, proposition 12), but
+by the root of its derivative and with 50 decimal digits: any alpha gives a valid epsilon, and what
+is rounded is rounded upward. Sampled steps lose the Renyi divergence of Mironov, Talwar and Zhang
+2019, section 3.3, at the fixed orders in which ledgers state it.
 """
 
 from __future__ import annotations
 
 import decimal
 import math
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
 from fedhelp_secure.evidence.layout import BundleRefused
+from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 
 _PRECISE = decimal.Context(prec=50, rounding=decimal.ROUND_CEILING)
 _MILLIONTHS = 10**6
@@ -23,6 +27,149 @@ _UNSURE = Decimal("1e-40")
 _OVERSTATED = Fraction(2, _MILLIONTHS)
 """The accountant adds a billionth before it rounds up: its claims are at most so much above."""
 _RELATIVE = Fraction(1, 10**8)
+
+
+ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512)
+"""Of the Renyi losses in a ledger, in this order."""
+_UNITS = 10**15
+"""A Renyi loss in a ledger is a whole number of 1 / _UNITS."""
+_RENYI = decimal.Context(prec=80, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+
+_CLIPS = {"probe": 1, "logit_noise": 2, "dp_sgd": 1}
+"""Clips by which one patient more or less moves a hospital's own query: its vector comes or goes;
+but a matrix that is clipped as a whole may go from any point of the ball to the opposite one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A loss that adds up without rounding."""
+
+    rho: Fraction = Fraction(0)
+    curve: tuple[int, ...] = ()
+    """Renyi losses beside rho, in units of 1e-15 at `ORDERS`; empty if there is none."""
+
+    def __add__(self, other: Spent) -> Spent:
+        """Both, one after the other."""
+        if not self.curve or not other.curve:
+            curve = self.curve or other.curve
+        else:
+            curve = tuple(one + two for one, two in zip(self.curve, other.curve, strict=True))
+        return Spent(self.rho + other.rho, curve)
+
+    def epsilon(self, delta: str) -> Fraction:
+        """At ``delta``, rounded up to millionths."""
+        return _renyi_epsilon(self, delta) if self.curve else epsilon_of(self.rho, delta)
+
+    @property
+    def rho_text(self) -> str:
+        """As ledgers write it."""
+        return f"{self.rho.numerator}/{self.rho.denominator}"
+
+    @property
+    def curve_text(self) -> str | None:
+        """As ledgers write it, None if there is none."""
+        if not self.curve:
+            return None
+        parts = (divmod(units, _UNITS) for units in self.curve)
+        return " ".join(f"{whole}.{rest:015d}" for whole, rest in parts)
+
+
+def sensitivity_of(event: PrivacyEvent) -> int:
+    """L2, in grid units, of what the accounted noise is added to: the federation's weighted sum,
+    or, where the noise is all the hospital's own, one step's sum of gradients."""
+    own = own_sensitivity(event)
+    return own if isinstance(event, SampledGaussianEvent) else event.weight * own
+
+
+def own_sensitivity(event: PrivacyEvent) -> int:
+    """L2, in grid units, of the hospital's own query, before its weight."""
+    return _CLIPS[event.mechanism] * event.clip_units
+
+
+def losses_of(event: PrivacyEvent, entry: int, stated: str | None) -> tuple[Spent, Spent]:
+    """(aggregate, collusion) of one release.
+
+    ``stated`` is the Renyi loss in the entry, of which every value must be at least the recomputed
+    one and hardly more: it is then what adds up. Raises BundleRefused.
+    """
+    own = own_sensitivity(event)
+    if isinstance(event, SampledGaussianEvent):
+        spent = Spent(curve=_checked_curve(event, own, entry, stated))
+        return spent, spent
+    if stated is not None:
+        raise BundleRefused(f"entry {entry} states another loss than it must: it samples nobody.")
+    return (
+        Spent(rho_of(event.weight * own, event.sigma_units)),
+        Spent(rho_of(own, event.share_units)),
+    )
+
+
+def _checked_curve(
+    event: SampledGaussianEvent, sensitivity: int, entry: int, stated: str | None
+) -> tuple[int, ...]:
+    parts = (stated or "").replace(".", "").split()
+    if len(parts) != len(ORDERS):
+        raise BundleRefused(f"entry {entry} states another loss than it must: a Renyi curve.")
+    step = _sampled_step(Fraction(event.sampling_rate), Fraction(event.sigma_units, sensitivity))
+    curve = tuple(int(part) for part in parts)
+    for order, units, loss in zip(ORDERS, curve, step, strict=True):
+        recomputed = event.steps * loss
+        claim = Decimal(units).scaleb(-15, _RENYI)
+        if claim < recomputed:
+            raise BundleRefused(
+                f"entry {entry} claims a Renyi loss of order {order} below the recomputed one."
+            )
+        # Each step is rounded up to 15 places.
+        if claim > recomputed + event.steps * Decimal("2e-15"):
+            raise BundleRefused(f"entry {entry} states another loss than it must: order {order}.")
+    return curve
+
+
+@lru_cache(maxsize=256)
+def _sampled_step(rate: Fraction, multiplier: Fraction) -> tuple[Decimal, ...]:
+    """Renyi loss of one step at `ORDERS`, to 70 digits, less what these round away."""
+    if not 0 < rate <= 1 or multiplier <= 0:
+        raise BundleRefused("a sampling rate is no probability, or there is no noise.")
+    with decimal.localcontext(_RENYI):
+        within = Decimal(rate.numerator) / Decimal(rate.denominator)
+        exponent = 1 / (2 * multiplier**2)
+        growth = (Decimal(exponent.numerator) / Decimal(exponent.denominator)).exp()
+        # exp(k (k - 1) / (2 z^2)), from one k to the next.
+        ratios, step = [Decimal(1)], Decimal(1)
+        for _ in range(ORDERS[-1]):
+            ratios.append(ratios[-1] * step)
+            step *= growth * growth
+        losses = []
+        for order in ORDERS:
+            moment = sum(
+                math.comb(order, k) * _power(1 - within, order - k) * _power(within, k) * ratios[k]
+                for k in range(order + 1)
+            )
+            losses.append(max(Decimal(0), Decimal(moment).ln() / (order - 1) - _UNSURE))
+        return tuple(losses)
+
+
+def _power(base: Decimal, exponent: int) -> Decimal:
+    return base**exponent if exponent else Decimal(1)
+
+
+@lru_cache(maxsize=4096)
+def _renyi_epsilon(spent: Spent, delta: str) -> Fraction:
+    if not 0 < Fraction(delta) < 1:
+        raise BundleRefused("a delta is not between 0 and 1.")
+    if not any(spent.curve):
+        return epsilon_of(spent.rho, delta)
+    with decimal.localcontext(_PRECISE):
+        rho = Decimal(spent.rho.numerator) / Decimal(spent.rho.denominator)
+        best = min(
+            Decimal(units) / _UNITS
+            + rho * order
+            - (Decimal(delta).ln() + Decimal(order).ln()) / (order - 1)
+            + (1 - 1 / Decimal(order)).ln()
+            for order, units in zip(ORDERS, spent.curve, strict=True)
+        )
+        bound = (best + _UNSURE) * _MILLIONTHS
+        return Fraction(max(0, int(bound.to_integral_value())), _MILLIONTHS)
 
 
 def rho_of(sensitivity: int, deviation: int) -> Fraction:

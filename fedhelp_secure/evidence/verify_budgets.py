@@ -12,8 +12,9 @@ from fractions import Fraction
 
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.layout import BundleRefused
-from fedhelp_secure.evidence.recompute import check_claim, epsilon_of, fewer_honest
+from fedhelp_secure.evidence.recompute import Spent, check_claim, epsilon_of, fewer_honest
 from fedhelp_secure.privacy.consent import Consent, open_consent
+from fedhelp_secure.privacy.events import SampledGaussianEvent
 from fedhelp_secure.privacy.records import Consented, Reservation, SiteLimits
 from fedhelp_secure.signing import VerifyingKey
 
@@ -30,7 +31,7 @@ class BudgetCheck:
     hospital: str
     _site: SiteLimits | None = None
     _granted: list[Consent] = field(default_factory=list)
-    _rhos: dict[tuple[str, str], tuple[Fraction, Fraction]] = field(default_factory=dict)
+    _spent: dict[tuple[str, str], tuple[Spent, Spent]] = field(default_factory=dict)
     _last: str = ""
 
     def check_time(self, number: int, at: str) -> None:
@@ -39,7 +40,7 @@ class BudgetCheck:
             raise BundleRefused(f"entry {number} is older than the one before it.")
         self._last = at
 
-    def add_reservation(self, record: Reservation, *, own: tuple[Fraction, Fraction]) -> None:
+    def add_reservation(self, record: Reservation, *, own: tuple[Spent, Spent]) -> None:
         """Raises BundleRefused unless totals and limits of all periods are what they must be.
 
         ``own`` is the round's (aggregate, collusion) loss.
@@ -49,15 +50,16 @@ class BudgetCheck:
         limits, totals = record.limits.model_dump(), record.totals.model_dump()
         for scope, prefix in _PERIODS.items():
             place = (scope, subjects[scope])
-            before = self._rhos.get(place, (Fraction(0), Fraction(0)))
+            before = self._spent.get(place, (Spent(), Spent()))
             after = (before[0] + own[0], before[1] + own[1])
-            self._rhos[place] = after
-            for kind, rho in zip(("aggregate", "collusion"), after, strict=True):
-                stated = totals[f"{prefix}rho_{kind}"]
-                if stated != f"{rho.numerator}/{rho.denominator}":
-                    raise BundleRefused(
-                        f"entry {record.sequence} states another loss than it must."
-                    )
+            self._spent[place] = after
+            pairs = (
+                (totals[f"{prefix}rho_aggregate"], after[0].rho_text),
+                (totals[f"{prefix}rho_collusion"], after[1].rho_text),
+                (totals.get(f"{prefix}curve"), after[0].curve_text),
+            )
+            if any(stated != worked_out for stated, worked_out in pairs):
+                raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
         self._check_limits(record, limits, subjects)
 
     def add_consent(self, record: Consented, *, previous: str | None) -> None:
@@ -112,8 +114,8 @@ class BudgetCheck:
     ) -> None:
         if limit is None or place[0] == "charter":
             return
-        rho = self._rhos[place][name.endswith("collusion")]
-        if epsilon_of(rho, record.limits.lifetime_delta) > Fraction(limit):
+        spent = self._spent[place][name.endswith("collusion")]
+        if spent.epsilon(record.limits.lifetime_delta) > Fraction(limit):
             raise BundleRefused(f"entry {record.sequence} is above its limits.")
 
     def _check_site(self, number: int, site: SiteLimits) -> None:
@@ -152,9 +154,13 @@ class BudgetCheck:
         return limit
 
 
-def check_fewer_honest(record: Reservation, rho: Fraction) -> None:
-    """The epsilons with fewer honest shares, of ``rho`` under the charter, against rho t / k."""
-    honest, stated = record.event.honest_shares, record.totals.epsilon_fewer_honest
+def check_fewer_honest(record: Reservation, spent: Spent) -> None:
+    """The epsilons with fewer honest shares, of what was ``spent`` under the charter.
+
+    Of k shares, rho t / k; where all noise is the hospital's own there are no shares to be fewer.
+    """
+    stated, event = record.totals.epsilon_fewer_honest, record.event
+    honest = 1 if isinstance(event, SampledGaussianEvent) else event.honest_shares
     numbers = fewer_honest(honest)
     if len(stated) != len(numbers):
         raise BundleRefused(
@@ -162,7 +168,7 @@ def check_fewer_honest(record: Reservation, rho: Fraction) -> None:
             "shares are missing, or too many."
         )
     for fewer, claim in zip(numbers, stated, strict=True):
-        recomputed = epsilon_of(rho * Fraction(honest, fewer), record.delta)
+        recomputed = epsilon_of(spent.rho * Fraction(honest, fewer), record.delta)
         name = f"epsilon (aggregate) with {fewer} honest shares"
         check_claim(record.sequence, name, claim, recomputed)
 

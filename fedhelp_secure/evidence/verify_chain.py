@@ -9,8 +9,9 @@ from fractions import Fraction
 from fedhelp_secure.charter import Charter, Hospital
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.layout import BundleRefused
-from fedhelp_secure.evidence.recompute import check_claim, epsilon_of, rho_of
+from fedhelp_secure.evidence.recompute import Spent, check_claim, losses_of, own_sensitivity
 from fedhelp_secure.evidence.verify_budgets import BudgetCheck, check_fewer_honest
+from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 from fedhelp_secure.privacy.records import (
     Aborted,
     Consented,
@@ -31,7 +32,8 @@ class Account:
     sent: dict[tuple[str, int], str] = field(default_factory=dict)
     opened: set[tuple[str, int]] = field(default_factory=set)
     places: set[tuple[str, int]] = field(default_factory=set)
-    rhos: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    spent: dict[str, tuple[Spent, Spent]] = field(default_factory=dict)
+    """(aggregate, collusion) by charter."""
     sums: dict[tuple[str, int], str] = field(default_factory=dict)
     """Digest of the opened sum."""
     contributors: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
@@ -63,8 +65,9 @@ def account_of(data: bytes, charter: Charter, hospital: Hospital) -> Account:
             raise BundleRefused(f"the chain is broken at entry {number}.")
         budgets.check_time(number, record.at)
         if isinstance(record, Reservation):
-            _add_reservation(account, charter, entry, record)
-            budgets.add_reservation(record, own=_own(record))
+            own = losses_of(record.event, number, record.curve)
+            _add_reservation(account, charter, entry, record, own=own)
+            budgets.add_reservation(record, own=own)
         elif isinstance(record, Consented):
             budgets.add_consent(record, previous=previous)
         elif isinstance(record, Aborted):
@@ -76,7 +79,12 @@ def account_of(data: bytes, charter: Charter, hospital: Hospital) -> Account:
 
 
 def _add_reservation(
-    account: Account, charter: Charter, entry: LedgerEntry, record: Reservation
+    account: Account,
+    charter: Charter,
+    entry: LedgerEntry,
+    record: Reservation,
+    *,
+    own: tuple[Spent, Spent],
 ) -> None:
     place = (record.charter, record.round)
     if place in account.places:
@@ -88,7 +96,7 @@ def _add_reservation(
     before = account.sums.get((record.charter, record.round - 1))
     if before is not None and record.previous_aggregate != before:
         raise BundleRefused(f"entry {record.sequence} follows from another sum than was opened.")
-    _check_losses(account, record)
+    _check_losses(account, record, own)
     account.last[record.charter] = record
     _check_limits(charter, record)
 
@@ -105,17 +113,7 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
         ("hospitals", record.hospitals, len(charter.hospitals)),
         ("proxy", record.proxy, charter.proxy.digest),
         ("public_set", record.public_set, charter.proxy.public_set_digest),
-        ("mechanism", event.mechanism, charter.privacy.mechanism),
-        ("unit", event.unit, charter.privacy.unit),
-        ("adjacency", event.adjacency, charter.privacy.adjacency),
-        ("values", event.values, charter.secure_sum.values),
-        ("clip_units", event.clip_units, charter.privacy.clip_units),
-        ("weight", event.weight, charter.weight_of(hospital.name)),
-        ("sigma_units", event.sigma_units, charter.privacy.sigma_units),
-        ("share_units", event.share_units, charter.share_units(hospital.group)),
-        ("cohort_minimum", event.cohort_minimum, charter.cohort.minimum),
-        ("colluders", event.colluders, charter.cohort.colluders),
-        ("honest_shares", event.honest_shares, charter.cohort.honest),
+        *_event_pairs(event, charter, hospital),
     )
     for name, written, agreed in pairs:
         if written != agreed:
@@ -126,20 +124,51 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
         raise BundleRefused(f"entry {record.sequence} is for a round that the charter lacks.")
 
 
-def _check_losses(account: Account, record: Reservation) -> None:
+def _event_pairs(
+    event: PrivacyEvent, charter: Charter, hospital: Hospital
+) -> tuple[tuple[str, object, object], ...]:
+    """(name, as written, as agreed) of everything in an event."""
+    privacy = charter.privacy
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("mechanism", event.mechanism, privacy.mechanism),
+        ("unit", event.unit, privacy.unit),
+        ("adjacency", event.adjacency, privacy.adjacency),
+        ("values", event.values, charter.secure_sum.values),
+        ("clip_units", event.clip_units, privacy.clip_units),
+        ("sensitivity", event.sensitivity, f"{own_sensitivity(event)}/1"),
+        ("weight", event.weight, charter.weight_of(hospital.name)),
+        ("sigma_units", event.sigma_units, privacy.sigma_units),
+    )
+    if isinstance(event, SampledGaussianEvent):
+        agreed = privacy.dp_sgd
+        return (
+            *pairs,
+            ("sampling_rate", event.sampling_rate, agreed and agreed.sampling_rate),
+            ("steps", event.steps, agreed and agreed.steps),
+            ("nominal_patients", event.nominal_patients, agreed and agreed.nominal_patients),
+        )
+    return (
+        *pairs,
+        ("share_units", event.share_units, charter.share_units(hospital.group)),
+        ("cohort_minimum", event.cohort_minimum, charter.cohort.minimum),
+        ("colluders", event.colluders, charter.cohort.colluders),
+        ("honest_shares", event.honest_shares, charter.cohort.honest),
+    )
+
+
+def _check_losses(account: Account, record: Reservation, own: tuple[Spent, Spent]) -> None:
     """The stated losses and totals, against sums made here."""
-    totals, own = record.totals, _own(record)
-    before = account.rhos.get(record.charter, (Fraction(0), Fraction(0)))
+    totals = record.totals
+    before = account.spent.get(record.charter, (Spent(), Spent()))
     after = (before[0] + own[0], before[1] + own[1])
-    account.rhos[record.charter] = after
-    lifetime = sum((spent[0] for spent in account.rhos.values()), Fraction(0))
+    account.spent[record.charter] = after
     # As text: a number of a million digits must not be parsed to be found wrong.
     pairs = (
-        (record.rho_aggregate, _rational(own[0])),
-        (record.rho_collusion, _rational(own[1])),
-        (totals.rho_aggregate, _rational(after[0])),
-        (totals.rho_collusion, _rational(after[1])),
-        (totals.lifetime_rho_aggregate, _rational(lifetime)),
+        (record.rho_aggregate, own[0].rho_text),
+        (record.rho_collusion, own[1].rho_text),
+        (totals.rho_aggregate, after[0].rho_text),
+        (totals.rho_collusion, after[1].rho_text),
+        (totals.curve, after[0].curve_text),
     )
     if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
@@ -147,31 +176,17 @@ def _check_losses(account: Account, record: Reservation) -> None:
         ("epsilon (aggregate)", totals.epsilon_aggregate),
         ("epsilon (collusion)", totals.epsilon_collusion),
     )
-    for (name, stated), rho in zip(claims, after, strict=True):
-        check_claim(record.sequence, name, stated, epsilon_of(rho, record.delta))
+    for (name, stated), spent in zip(claims, after, strict=True):
+        check_claim(record.sequence, name, stated, spent.epsilon(record.delta))
     check_fewer_honest(record, after[0])
 
 
-def _own(record: Reservation) -> tuple[Fraction, Fraction]:
-    """The round's (aggregate, collusion) loss."""
-    event = record.event
-    return (
-        rho_of(event.weight * event.clip_units, event.sigma_units),
-        rho_of(event.clip_units, event.share_units),
-    )
-
-
-def _rational(value: Fraction) -> str:
-    return f"{value.numerator}/{value.denominator}"
-
-
 def _check_limits(charter: Charter, record: Reservation) -> None:
+    """Under the charter; `verify_budgets` has the other periods."""
     totals, limits = record.totals, record.limits
-    lifetime = epsilon_of(Fraction(totals.lifetime_rho_aggregate), limits.lifetime_delta)
     pairs = [
         (Fraction(totals.epsilon_aggregate), limits.epsilon),
         (Fraction(totals.epsilon_collusion), limits.epsilon_collusion),
-        (lifetime, limits.lifetime_epsilon),
     ]
     if record.charter == charter.digest:
         pairs.append((Fraction(limits.epsilon), charter.privacy.epsilon))

@@ -16,7 +16,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
-from fedhelp_secure.evidence.recompute import epsilon_of, fewer_honest
+from fedhelp_secure.evidence.recompute import Spent, epsilon_of, fewer_honest, sensitivity_of
 from fedhelp_secure.evidence.verify_chain import Account, account_of
 from fedhelp_secure.evidence.verify_releases import (
     check_cohorts,
@@ -26,6 +26,7 @@ from fedhelp_secure.evidence.verify_releases import (
     check_same_sums,
 )
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
+from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +49,40 @@ class Budget:
     """Whether the parameters are those of the charter at hand; else they are the ledger's word."""
     rounds: tuple[int, ...]
     """Debited, whatever became of them."""
-    sensitivity: int
-    """L2, of the weighted sum, by one patient more or less (grid units)."""
-    sigma_units: int
-    share_units: int
+    event: PrivacyEvent
+    """Of every round: what its loss follows from."""
     delta: str
-    rho_aggregate: Fraction
-    rho_collusion: Fraction
+    aggregate: Spent
+    collusion: Spent
     claimed_aggregate: Fraction
     """Epsilon, in the last of the ledger's entries for this charter."""
     claimed_collusion: Fraction
-    honest_shares: int
+
+    @property
+    def sensitivity(self) -> int:
+        """L2, by one patient more or less, of what the noise is added to (grid units)."""
+        return sensitivity_of(self.event)
 
     @property
     def epsilon_aggregate(self) -> Fraction:
         """What anybody outside learns at most."""
-        return epsilon_of(self.rho_aggregate, self.delta)
+        return self.aggregate.epsilon(self.delta)
 
     @property
     def epsilon_collusion(self) -> Fraction:
         """What aggregator and all custodians together learn at most."""
-        return epsilon_of(self.rho_collusion, self.delta)
+        return self.collusion.epsilon(self.delta)
 
     @property
     def fewer_honest(self) -> tuple[tuple[int, Fraction], ...]:
-        """Epsilon (aggregate) if only so many of the cohort's shares were honest."""
-        return tuple(
-            (
-                fewer,
-                epsilon_of(self.rho_aggregate * Fraction(self.honest_shares, fewer), self.delta),
-            )
-            for fewer in fewer_honest(self.honest_shares)
+        """Epsilon (aggregate) if only so many shares were honest; none without shares."""
+        if isinstance(self.event, SampledGaussianEvent):
+            return ()
+        honest = self.event.honest_shares
+        losses = (
+            (fewer, self.aggregate.rho * Fraction(honest, fewer)) for fewer in fewer_honest(honest)
         )
+        return tuple((fewer, epsilon_of(rho, self.delta)) for fewer, rho in losses)
 
 
 def check_ledgers(
@@ -167,15 +170,12 @@ def _budgets(charter: Charter, account: Account) -> tuple[Budget, ...]:
             charter=digest,
             agreed=digest == charter.digest,
             rounds=tuple(sorted(number for owner, number in account.places if owner == digest)),
-            sensitivity=record.event.weight * record.event.clip_units,
-            sigma_units=record.event.sigma_units,
-            share_units=record.event.share_units,
+            event=record.event,
             delta=record.delta,
-            rho_aggregate=account.rhos[digest][0],
-            rho_collusion=account.rhos[digest][1],
+            aggregate=account.spent[digest][0],
+            collusion=account.spent[digest][1],
             claimed_aggregate=Fraction(record.totals.epsilon_aggregate),
             claimed_collusion=Fraction(record.totals.epsilon_collusion),
-            honest_shares=record.event.honest_shares,
         )
         for digest, record in account.last.items()
     )

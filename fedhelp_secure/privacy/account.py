@@ -10,7 +10,15 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.privacy.budgets import Budgets, Place, broken_limit, epsilon_of
 from fedhelp_secure.privacy.consent import Period, open_consent
-from fedhelp_secure.privacy.events import LedgerRefused, PrivacyEvent, event_of
+from fedhelp_secure.privacy.events import (
+    GaussianEvent,
+    LedgerRefused,
+    PrivacyEvent,
+    decimal_text,
+    event_of,
+    rational_text,
+)
+from fedhelp_secure.privacy.loss import NOTHING, Loss
 from fedhelp_secure.privacy.records import (
     Aborted,
     Consented,
@@ -30,6 +38,7 @@ class Spent:
     """What one hospital's patients have spent in one period."""
 
     rho_aggregate: Fraction
+    """Without the losses of sampled steps, which only the epsilons hold."""
     rho_collusion: Fraction
     epsilon_aggregate: Fraction
     epsilon_collusion: Fraction
@@ -37,16 +46,16 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """zCDP losses of some rounds, seen from outside and by all parties together."""
+    """Losses of some rounds, seen from outside and by all parties together."""
 
-    aggregate: Fraction = Fraction(0)
-    collusion: Fraction = Fraction(0)
+    aggregate: Loss = NOTHING
+    collusion: Loss = NOTHING
 
     def plus(self, event: PrivacyEvent, times: int = 1) -> Losses:
         """These and ``times`` more releases like ``event``."""
         return Losses(
-            self.aggregate + times * event.rho_aggregate,
-            self.collusion + times * event.rho_collusion,
+            self.aggregate + event.loss_aggregate.times(times),
+            self.collusion + event.loss_collusion.times(times),
         )
 
 
@@ -103,22 +112,24 @@ class Account:
             self.losses(period).plus(event, times) for period in place.periods
         )
         return Totals(
-            rho_aggregate=rational_text(charter.aggregate),
-            rho_collusion=rational_text(charter.collusion),
+            rho_aggregate=rational_text(charter.aggregate.rho),
+            rho_collusion=rational_text(charter.collusion.rho),
             epsilon_aggregate=decimal_text(epsilon_of(charter.aggregate, delta)),
             epsilon_collusion=decimal_text(epsilon_of(charter.collusion, delta)),
             epsilon_fewer_honest=tuple(
                 decimal_text(epsilon)
-                for _, epsilon in epsilons_fewer_honest(
-                    charter.aggregate, event.honest_shares, delta
-                )
+                for _, epsilon in epsilons_fewer_honest(charter.aggregate, event, delta)
             ),
-            year_rho_aggregate=rational_text(year.aggregate),
-            year_rho_collusion=rational_text(year.collusion),
-            data_set_rho_aggregate=rational_text(data_set.aggregate),
-            data_set_rho_collusion=rational_text(data_set.collusion),
-            lifetime_rho_aggregate=rational_text(lifetime.aggregate),
-            lifetime_rho_collusion=rational_text(lifetime.collusion),
+            year_rho_aggregate=rational_text(year.aggregate.rho),
+            year_rho_collusion=rational_text(year.collusion.rho),
+            data_set_rho_aggregate=rational_text(data_set.aggregate.rho),
+            data_set_rho_collusion=rational_text(data_set.collusion.rho),
+            lifetime_rho_aggregate=rational_text(lifetime.aggregate.rho),
+            lifetime_rho_collusion=rational_text(lifetime.collusion.rho),
+            curve=charter.aggregate.curve_text(),
+            year_curve=year.aggregate.curve_text(),
+            data_set_curve=data_set.aggregate.curve_text(),
+            lifetime_curve=lifetime.aggregate.curve_text(),
         )
 
     def add(self, entry: LedgerEntry) -> None:
@@ -147,8 +158,9 @@ class Account:
             raise LedgerRefused(f"{where} reserves a round a second time.")
         self._check_site(record.site, where)
         event, place = record.event, Place.of(record)
-        rhos = (rational_text(event.rho_aggregate), rational_text(event.rho_collusion))
-        if (record.rho_aggregate, record.rho_collusion) != rhos:
+        own = (event.loss_aggregate, event.loss_collusion)
+        losses = (*(rational_text(loss.rho) for loss in own), own[0].curve_text())
+        if (record.rho_aggregate, record.rho_collusion, record.curve) != losses:
             raise LedgerRefused(f"{where} states another loss than its parameters give.")
         if record.totals != self.totals_after(place, event, record.delta):
             raise LedgerRefused(f"{where} states other totals than the entries before it give.")
@@ -275,35 +287,26 @@ def reservations_under(
 def spent_of(losses: Losses, delta: str) -> Spent:
     """Both losses with their epsilons at ``delta``, rounded up."""
     return Spent(
-        rho_aggregate=losses.aggregate,
-        rho_collusion=losses.collusion,
+        rho_aggregate=losses.aggregate.rho,
+        rho_collusion=losses.collusion.rho,
         epsilon_aggregate=epsilon_of(losses.aggregate, delta),
         epsilon_collusion=epsilon_of(losses.collusion, delta),
     )
 
 
 def epsilons_fewer_honest(
-    rho_aggregate: Fraction, honest: int, delta: str
+    aggregate: Loss, event: PrivacyEvent, delta: str
 ) -> tuple[tuple[int, Fraction], ...]:
-    """(honest shares, epsilon) where only so many of the t = ``honest`` shares are there.
+    """(honest shares, epsilon) where only so many of the t shares of ``event`` are honest.
 
     Every share has at least a t-th of the variance that is accounted for, so that k of them leave
-    at least k / t of it, and a loss of at most rho t / k.
+    at least k / t of it, and a loss of at most rho t / k. None for a mechanism without shares: its
+    loss counts on no other hospital.
     """
+    if not isinstance(event, GaussianEvent):
+        return ()
+    honest = event.honest_shares
     return tuple(
-        (fewer, epsilon_of(rho_aggregate * honest / fewer, delta)) for fewer in fewer_honest(honest)
+        (fewer, epsilon_of(Loss(aggregate.rho * honest / fewer), delta))
+        for fewer in fewer_honest(honest)
     )
-
-
-def rational_text(value: Fraction) -> str:
-    """``value`` as "p/q" in lowest terms."""
-    return f"{value.numerator}/{value.denominator}"
-
-
-def decimal_text(epsilon: Fraction) -> str:
-    """An epsilon of `epsilon_of_rho`, which has six decimals, with exactly these."""
-    millionths = epsilon * 10**6
-    if millionths.denominator != 1:
-        raise ValueError("an epsilon must have been rounded to six decimals")
-    whole, rest = divmod(millionths.numerator, 10**6)
-    return f"{whole}.{rest:06d}"

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.policy import SitePolicy
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
 from fedhelp_secure.privacy.consent import LIFETIME, Consent, Period
+from fedhelp_secure.privacy.loss import Loss
 from fedhelp_secure.privacy.records import SCOPES, Limits, Reservation, SiteLimits, Totals
 
 _NAMES = {
@@ -144,7 +144,7 @@ def broken_limit(totals: Totals, limits: Limits) -> str | None:
             spent = (
                 Fraction(epsilon)
                 if scope == "charter"
-                else epsilon_of(Fraction(rho), limits.lifetime_delta)
+                else epsilon_of(Loss.of_texts(rho, totals.curve_of(scope)), limits.lifetime_delta)
             )
             if spent > Fraction(limit):
                 return f"{_NAMES[scope]} ({kind})"
@@ -152,9 +152,9 @@ def broken_limit(totals: Totals, limits: Limits) -> str | None:
 
 
 @lru_cache(maxsize=8192)
-def epsilon_of(rho: Fraction, delta: str) -> Fraction:
-    """`epsilon_of_rho`, remembered: every operation on a ledger checks all of its entries."""
-    return epsilon_of_rho(rho, delta)
+def epsilon_of(loss: Loss, delta: str) -> Fraction:
+    """`Loss.epsilon`, remembered: every operation on a ledger checks all of its entries."""
+    return loss.epsilon(delta)
 
 
 def _raised(limit: str | None, instead_of: str | None, granted: str | None) -> str | None:

@@ -29,7 +29,6 @@ from fedhelp_secure.privacy.account import (
     charter_fields,
     check_under_charter,
     follows,
-    rational_text,
 )
 from fedhelp_secure.privacy.budgets import Place, broken_limit, check_policy, site_limits
 from fedhelp_secure.privacy.consent import (
@@ -39,7 +38,13 @@ from fedhelp_secure.privacy.consent import (
     make_consent,
     sign_consent,
 )
-from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
+from fedhelp_secure.privacy.events import (
+    KIND,
+    LedgerRefused,
+    PrivacyEvent,
+    event_of,
+    rational_text,
+)
 from fedhelp_secure.privacy.ledger_file import (
     Clock,
     LedgerDamaged,
@@ -197,8 +202,9 @@ class Ledger:
                 "round": round_number,
                 "event": event,
                 "previous_aggregate": previous_aggregate or known,
-                "rho_aggregate": rational_text(event.rho_aggregate),
-                "rho_collusion": rational_text(event.rho_collusion),
+                "rho_aggregate": rational_text(event.loss_aggregate.rho),
+                "rho_collusion": rational_text(event.loss_collusion.rho),
+                "curve": event.loss_aggregate.curve_text(),
                 "totals": account.totals_after(place, event, charter.privacy.delta),
                 "limits": account.budgets.limits(charter.privacy.epsilon, site, place),
                 "site": site,
@@ -261,20 +267,14 @@ class Ledger:
     def abort(self, charter: Charter, round_number: int, code: str) -> LedgerEntry | None:
         """Record that a reserved round ended without a sum for this hospital, and why.
 
-        ``code`` is an error's stable code. The round stays spent. A round that was aborted stays
-        as it was; None if the round was never reserved. Raises NotRecorded if it was opened.
+        ``code`` is an error's stable code. The round stays spent. None if there is nothing to
+        record: it was never reserved, or aborted before. Raises NotRecorded if it was opened.
         """
         with self._file.transaction() as connection:
             account = self._account(connection)
-            if account.progress(charter.digest, round_number) is None:
+            progress = account.progress(charter.digest, round_number)
+            if progress is None or progress.status == "aborted":
                 return None
-            for entry in account.entries:
-                earlier = entry.record
-                if isinstance(earlier, Aborted) and (earlier.charter, earlier.round) == (
-                    charter.digest,
-                    round_number,
-                ):
-                    return entry
             aborted = Aborted(
                 sequence=len(account.entries),
                 previous=account.head,

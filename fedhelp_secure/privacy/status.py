@@ -11,9 +11,11 @@ from fractions import Fraction
 from pydantic import BaseModel, ConfigDict
 
 from fedhelp_secure.policy import SitePolicy
-from fedhelp_secure.privacy.account import Account, decimal_text
+from fedhelp_secure.privacy.account import Account
 from fedhelp_secure.privacy.budgets import Place, epsilon_of, site_limits, stricter
 from fedhelp_secure.privacy.consent import Period
+from fedhelp_secure.privacy.events import GaussianEvent, decimal_text
+from fedhelp_secure.privacy.loss import NOTHING, Loss
 from fedhelp_secure.privacy.records import Reservation, SiteLimits, fewer_honest
 
 
@@ -113,7 +115,7 @@ def _period(
         epsilon_collusion=decimal_text(epsilon_of(losses.collusion, delta)),
         limit_collusion=collusion,
         epsilon_fewer_honest={
-            str(missing): decimal_text(epsilon_of(_rho_without(reserved, missing), delta))
+            str(missing): decimal_text(epsilon_of(_loss_without(reserved, missing), delta))
             for missing in _missing(reserved)
         },
     )
@@ -121,20 +123,25 @@ def _period(
 
 def _missing(reserved: Iterable[Reservation]) -> tuple[int, ...]:
     """How many honest shares may be missing, from one to all but one in the smallest cohort."""
-    honest = min(record.event.honest_shares for record in reserved)
+    events = (record.event for record in reserved)
+    counted = [event.honest_shares for event in events if isinstance(event, GaussianEvent)]
+    if not counted:
+        return ()
+    honest = min(counted)
     return tuple(honest - left for left in fewer_honest(honest))
 
 
-def _rho_without(reserved: Iterable[Reservation], missing: int) -> Fraction:
+def _loss_without(reserved: Iterable[Reservation], missing: int) -> Loss:
     """The loss if ``missing`` of each round's t honest shares are not there: rho t / (t - missing).
 
-    See `fedhelp_secure.privacy.account.epsilons_fewer_honest`.
+    Rounds whose noise is the hospital's own alone cost what they cost. See
+    `fedhelp_secure.privacy.account.epsilons_fewer_honest`.
     """
-    return sum(
-        (
-            record.event.rho_aggregate
-            * Fraction(record.event.honest_shares, record.event.honest_shares - missing)
-            for record in reserved
-        ),
-        Fraction(0),
-    )
+    total = NOTHING
+    for event in (record.event for record in reserved):
+        if isinstance(event, GaussianEvent):
+            share = Fraction(event.honest_shares, event.honest_shares - missing)
+            total += Loss(event.rho_aggregate * share)
+        else:
+            total += event.loss_aggregate
+    return total

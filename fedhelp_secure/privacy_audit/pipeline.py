@@ -1,8 +1,9 @@
 """The pipeline under attack: contribution, debit, noise share, weighted sum, opened integers.
 
-Every step is the product's own function, looked up in its module when it is called, so that a
-mistake in it shows here. What the adversary sees is the opened sum less all that it knows: other
-patients, the public model, the colluders' whole releases.
+Every step is the product's own: the mechanism as a node prepares it, the ledger, the sampler, each
+looked up in its module when it is called, so that a mistake in any of them shows here. What the
+adversary sees is the opened sum less all that it knows: other patients, the public model, the
+colluders' whole releases.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -20,8 +22,10 @@ from numpy.typing import NDArray
 
 from fedhelp_secure.privacy import noise, probe
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.mechanisms import ProbeMechanism, Setting
 from fedhelp_secure.privacy_audit.encrypted import encrypted_sum
 from fedhelp_secure.privacy_audit.parties import COHORT, COLLUDERS, TARGET, Parties
+from fedhelp_secure.public_set import PublicSet, fit_projection
 
 View = Literal["aggregate", "collusion"]
 """Who looks: everybody outside, at the opened sum; or aggregator and all custodians, at the
@@ -102,7 +106,25 @@ class Pipeline:
 
     def query(self, round_number: int, patients: Patients) -> NDArray[np.int64]:
         """A hospital's sum over ``patients`` in one round, without noise: int64 [values]."""
-        return probe.contribution(self.parties.charter, self.models[round_number - 1], patients)
+        return self._mechanism(TARGET).contribution(self.models[round_number - 1], patients)
+
+    def _mechanism(self, hospital: str) -> ProbeMechanism:
+        return ProbeMechanism(Setting(self.parties.charter, _no_public_set(), hospital))
+
+    def _releases(
+        self, round_number: int, hospital: str, patients: Patients, *, runs: int
+    ) -> NDArray[np.int64]:
+        """What ``hospital`` would send in each of ``runs`` worlds, one after the other."""
+        prepared = self._mechanism(hospital).prepare(self.models[round_number - 1], patients)
+        shares: list[NDArray[np.int64]] = []
+
+        def one_of_many(values: int, scale_units: int) -> NDArray[np.int64]:
+            # All worlds' shares in one draw: they are independent integers all the same.
+            if not shares:
+                shares.extend(noise.draw_share(runs * values, scale_units).reshape(runs, values))
+            return shares.pop()
+
+        return np.concatenate([prepared(one_of_many) for _ in range(runs)])
 
     def observe(
         self, debits: Sequence[dict[str, str]], patients: Patients, known: Patients, *, runs: int
@@ -132,14 +154,10 @@ class Pipeline:
     ) -> Seen:
         charter = self.parties.charter
         known_query = self.query(number, known)
-        releases = {}
-        for name in COHORT:
-            query = self.query(number, patients) if name == TARGET else known_query
-            # All runs' shares in one draw: they are independent integers all the same.
-            share = noise.draw_share(
-                runs * len(query), charter.share_units(charter.hospital(name).group)
-            )
-            releases[name] = np.tile(query, runs) + share
+        releases = {
+            name: self._releases(number, name, patients if name == TARGET else known, runs=runs)
+            for name in COHORT
+        }
         opened = self._opened(number, entries, releases, runs=runs)
         for name in COHORT:
             certain = releases[name] if name in COLLUDERS else np.tile(known_query, runs)
@@ -164,3 +182,12 @@ class Pipeline:
         for name, release in releases.items():
             total += charter.weight_of(name) * release
         return total
+
+
+@cache
+def _no_public_set() -> PublicSet:
+    """Two black images: a mechanism needs a public set for what it does after a round."""
+    embeddings = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=np.float32)
+    projection = fit_projection(embeddings, 2)
+    images = np.zeros((2, 16, 16), dtype=np.uint8)
+    return PublicSet(images, projection.apply(embeddings), projection)

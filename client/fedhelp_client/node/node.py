@@ -13,16 +13,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.folder import load_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
 from fedhelp_client.models import build_model
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
-from fedhelp_client.node.patients import own_features, patient_examples
+from fedhelp_client.node.mechanisms import Own, release_labels
+from fedhelp_client.node.patients import own_features
 from fedhelp_client.node.release import Releaser
 from fedhelp_client.progress import ProgressCallback
-from fedhelp_client.teacher import make_teacher
+from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import evaluate, train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
@@ -75,7 +77,7 @@ class NodeResult(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
+class Inputs:
     """Everything read and checked before the first byte leaves."""
 
     own: Dataset
@@ -95,6 +97,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
     check_patients_allowed(charter)
+    charter.check_shares()
     ledger = Ledger.open(
         ledger_path(state),
         hospital=state.identity.name,
@@ -102,7 +105,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         policy=policy,
     )
     ledger.check(charter)
-    inputs = _read_inputs(charter, options)
+    inputs = read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
     guidance = _Guidance(state, charter, options.broker)
@@ -113,7 +116,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
 
     features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
-    public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
+    own = Own(inputs.own, features, model, charter.task)
+    labels = release_labels(releaser, inputs.public_set, own)
 
     progress("foundation model", 0, 1)
     embeddings = guidance.embeddings()
@@ -123,8 +127,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         task=charter.task,
         group=group,
         proxy_images=inputs.public_set.images,
-        teacher=make_teacher(inputs.public_set, public_model, embeddings, task=charter.task),
-        own_teacher=probe.soft_labels(public_model, features),
+        teacher=refine_labels(inputs.public_set, labels.proxies, embeddings, task=charter.task),
+        own_teacher=probe.soft_labels(labels.model, features),
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,
@@ -149,8 +153,13 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     return result
 
 
-def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
-    own = load_folder(options.data, charter.task, classes=charter.classes)
+def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
+    """Own patients (capped), test set, public set and CKKS context, as ``charter`` wants them.
+
+    Raises DataError, CharterRefused or PublicSetRefused.
+    """
+    whole = load_folder(options.data, charter.task, classes=charter.classes)
+    own = capped(whole, charter.privacy.maximum_images)
     test = load_folder(options.test, charter.task, classes=charter.classes)
     for dataset in (own, test):
         if dataset.classes != charter.classes:
@@ -160,19 +169,18 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
             )
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    return _Inputs(own, test, public_set, read_context(charter, options.context))
+    return Inputs(own, test, public_set, read_context(charter, options.context))
 
 
 def _releaser(
     state: StateDirectory,
     coordinator: Coordinator,
-    inputs: _Inputs,
+    inputs: Inputs,
     ledger: Ledger,
     progress: ProgressCallback,
 ) -> Releaser:
     return Releaser(
         coordinator=coordinator,
-        public_set=inputs.public_set,
         keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),

@@ -12,14 +12,13 @@ Before any of it, the ledger is compared with everything that this hospital has 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from fedhelp_client.node.coordinator import Coordinator, RoundFailed
 from fedhelp_client.node.files import ReleaseFiles
@@ -28,10 +27,15 @@ from fedhelp_client.node.witness import Witness
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import AlreadyReserved, Ledger
+from fedhelp_secure.privacy.mechanisms import (
+    Mechanism,
+    MechanismMisused,
+    PreparedRelease,
+    PublicLabels,
+)
 from fedhelp_secure.privacy.noise import draw_share
-from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
     ContributionKeys,
@@ -71,12 +75,14 @@ def log_step(step: Step, round_number: int) -> None:
     _log.info("round %d: %s", round_number, step.value)
 
 
+_Inputs = TypeVar("_Inputs")
+
+
 @dataclass(frozen=True, slots=True)
 class Releaser:
     """Everything one hospital needs to take part in the rounds of one charter."""
 
     coordinator: Coordinator
-    public_set: PublicSet
     keys: ContributionKeys
     ledger: Ledger
     files: ReleaseFiles
@@ -88,25 +94,31 @@ class Releaser:
         """The charter under which this releases."""
         return self.coordinator.charter
 
-    def run(self, patients: Sequence[probe.PatientExamples]) -> NDArray[np.float64]:
-        """All rounds of the charter; returns the last public model, shape [D, C].
+    def run(self, mechanism: Mechanism[_Inputs], inputs: _Inputs) -> PublicLabels:
+        """All rounds of the charter with ``inputs`` of this hospital's patients.
 
-        Raises LedgerOutdated, RehearsalOnly or BudgetExhausted before anything leaves, RoundFailed
-        if a round ends without a sum, and SumForged if a sum was altered: its values are then used
-        for nothing.
+        Raises LedgerOutdated, CharterRefused, RehearsalOnly, PatientsRefused or BudgetExhausted
+        before anything leaves, RoundFailed if a round ends without a sum, and SumForged if a sum
+        was altered: its values are then used for nothing.
         """
+        check_patients_allowed(self.charter)
+        self.charter.check_shares()
+        if mechanism.name != self.charter.privacy.mechanism:
+            raise MechanismMisused("the charter names another mechanism than the node prepared.")
         self.witness.check()
-        model = probe.initial_model(self.charter)
+        state = mechanism.initial_state()
         rounds = self.charter.rounds.count
         self.keys.context.prepare(rounds * self.charter.secure_sum.frames)
         previous: str | None = None
         for round_number in range(1, rounds + 1):
             with self._aborted_if_failed(round_number):
-                opened = self._round(round_number, model, patients, previous)
+                opened = self._round(
+                    round_number, partial(mechanism.prepare, state, inputs), previous
+                )
             previous = digest_of_integers(opened.values)
-            model = probe.apply_step(self.charter, self.public_set, model, opened.values)
+            state = mechanism.postprocess(state, opened.values, opened.hospitals)
             self.progress("rounds", round_number, rounds)
-        return model
+        return mechanism.labels(state)
 
     @property
     def witness(self) -> Witness:
@@ -114,14 +126,10 @@ class Releaser:
         return Witness(self.coordinator, self.ledger)
 
     def _round(
-        self,
-        round_number: int,
-        model: NDArray[np.float64],
-        patients: Sequence[probe.PatientExamples],
-        previous: str | None,
+        self, round_number: int, prepare: Callable[[], PreparedRelease], previous: str | None
     ) -> OpenedSum:
         self.coordinator.wait_until_open(round_number, self._say)
-        contribution = self._contribution(round_number, model, patients, previous)
+        contribution = self._contribution(round_number, prepare, previous)
         if contribution is not None:
             self._send(round_number, contribution)
         self.coordinator.wait_until_opened(round_number, self._say)
@@ -144,23 +152,18 @@ class Releaser:
         self.progress(reason, 0, 0)
 
     def _contribution(
-        self,
-        round_number: int,
-        model: NDArray[np.float64],
-        patients: Sequence[probe.PatientExamples],
-        previous: str | None,
+        self, round_number: int, prepare: Callable[[], PreparedRelease], previous: str | None
     ) -> Contribution | None:
         stored = self.files.stored(round_number)
         if stored is not None:
             return stored
         # Before the debit: patients that may not be released must not cost budget.
-        query = probe.contribution(self.charter, model, patients)
+        noised = prepare()
         entry_digest = self._reserve(round_number, previous)
         if entry_digest is None:
             return None
         hospital = self.coordinator.state.identity.name
-        group = self.charter.hospital(hospital).group
-        release = query + draw_share(len(query), self.charter.share_units(group))
+        release = noised(draw_share)
         self.listener(Step.NOISE_DRAWN, round_number)
 
         def make(ciphertext: Path) -> Contribution:

@@ -99,7 +99,7 @@ def test_a_whole_bundle_is_recomputed_from_public_parameters(story: Story, bundl
         weight = charter.weight_of(budget.hospital)
         assert budget.sensitivity == weight * charter.privacy.clip_units
         assert (
-            budget.rho_aggregate == Fraction(budget.sensitivity, charter.privacy.sigma_units) ** 2
+            budget.aggregate.rho == Fraction(budget.sensitivity, charter.privacy.sigma_units) ** 2
         )
         assert budget.rounds == (1, 2)
         assert (budget.claimed_aggregate, budget.claimed_collusion) == (

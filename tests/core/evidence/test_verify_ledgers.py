@@ -100,6 +100,15 @@ def a_year_that_is_spent(documents: Documents) -> None:
         documents[0][place]["year_epsilon"] = "1"
 
 
+def smaller_clip(documents: Documents) -> None:
+    documents[0]["event"].update(clip_units=1, sensitivity="1/1")
+
+
+def a_small_lifetime(documents: Documents) -> None:
+    for name in ("limits", "site"):
+        documents[0][name]["lifetime_epsilon"] = "1"
+
+
 def third_round(documents: Documents) -> None:
     documents[3]["round"] = 3
 
@@ -122,7 +131,8 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("other parameters", at(0, "group", value="large")),
     ("other parameters", at(0, "delta", value="1e-5")),
     ("other parameters", at(0, "event", "values", value=4)),
-    ("other parameters", at(0, "event", "clip_units", value=1)),
+    ("other parameters", smaller_clip),
+    ("not those of the mechanism", at(0, "event", "clip_units", value=1)),
     ("round that the charter lacks", third_round),
     ("another loss", half_the_loss),
     ("another loss", at(0, "rho_collusion", value="0/1")),
@@ -141,7 +151,8 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("above its limits", at(0, "limits", "epsilon", value="9")),
     ("above its limits", at(0, "limits", "epsilon", value="1")),
     ("above its limits", at(0, "limits", "epsilon_collusion", value="1")),
-    ("above its limits", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("another limit than site", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("above its limits", a_small_lifetime),
     ("above its limits", a_year_that_is_spent),
     ("another limit", at(0, "limits", "data_set_epsilon", value="900")),
     ("another delta", at(0, "limits", "lifetime_delta", value="1e-5")),

@@ -13,14 +13,15 @@ from support.charters import make_charter_kit
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import CharterRefused
-from fedhelp_secure.privacy.account import (
-    Account,
-    check_chain,
-    check_under_charter,
-    decimal_text,
-)
+from fedhelp_secure.privacy.account import Account, check_chain, check_under_charter
 from fedhelp_secure.privacy.budgets import Place
-from fedhelp_secure.privacy.events import KIND, LedgerRefused, PrivacyEvent, event_of
+from fedhelp_secure.privacy.events import (
+    KIND,
+    GaussianEvent,
+    LedgerRefused,
+    decimal_text,
+    event_of,
+)
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.privacy.records import open_entry
 
@@ -227,18 +228,25 @@ EVENT = event_of(CHARTER, HOSPITAL).model_dump()
         {"unit": "image"},
         {"adjacency": "replace-one"},
         {"mechanism": "unknown"},
+        {"mechanism": "dp_sgd"},
+        {"mechanism": "logit_noise"},
+        {"sampling": "poisson"},
+        {"rule": "whole-matrix"},
+        {"sensitivity": f"{EVENT['clip_units'] - 1}/1"},
+        {"sensitivity": f"{2 * EVENT['clip_units']}/2"},
     ],
 )
 def test_an_event_that_does_not_hold_together_is_refused(changes: dict[str, Any]) -> None:
-    PrivacyEvent(**EVENT)
+    GaussianEvent(**EVENT)
     with pytest.raises(ValidationError):
-        PrivacyEvent(**{**EVENT, **changes})
+        GaussianEvent(**{**EVENT, **changes})
 
 
 def test_losses_of_an_event_are_the_charters() -> None:
     for hospital in ("large-1", "small-1"):
         event = event_of(CHARTER, hospital)
         group = CHARTER.hospital(hospital).group
+        assert isinstance(event, GaussianEvent)
         assert event.rho_aggregate == CHARTER.round_rho(group)
         assert event.rho_collusion == CHARTER.round_rho_collusion(group)
 

@@ -36,7 +36,7 @@ from fedhelp_secure.privacy.consent import (
     NoPeriod,
     Period,
 )
-from fedhelp_secure.privacy.events import LedgerRefused
+from fedhelp_secure.privacy.events import LedgerRefused, event_of
 from fedhelp_secure.privacy.ledger import BudgetExhausted, LimitLoosened
 from fedhelp_secure.privacy.ledger_file import Clock
 from fedhelp_secure.privacy.records import Reservation, fewer_honest, open_entry
@@ -86,7 +86,7 @@ def test_another_data_set_has_a_budget_of_its_own_but_not_another_lifetime(tmp_p
         fresh.reserve(third, 1)
     spent = fresh.account().spent
     assert spent[Period("data-set", "scans")] == spent[Period("data-set", "other-scans")]
-    assert spent[LIFETIME].aggregate == 2 * spent[Period("data-set", "scans")].aggregate
+    assert spent[LIFETIME].aggregate == spent[Period("data-set", "scans")].aggregate.times(2)
 
 
 def test_a_charter_above_the_sites_limit_needs_a_consent_for_that_charter(tmp_path: Path) -> None:
@@ -310,12 +310,14 @@ def test_a_refused_consent_leaves_the_account_as_it_was(documents: Documents) ->
 
 
 def test_fewer_honest_shares_cost_more_exactly() -> None:
-    rho = CHARTERS[0].round_rho("large")
-    stated = epsilons_fewer_honest(rho, 4, "1e-6")
+    event = event_of(CHARTERS[0], HOSPITAL)
+    loss = event.loss_aggregate
+    stated = epsilons_fewer_honest(loss, event, "1e-6")
     assert [shares for shares, _ in stated] == [3, 2, 1]
     for shares, epsilon in stated:
-        assert epsilon == epsilon_of_rho(rho * Fraction(4, shares), "1e-6")
-    assert epsilons_fewer_honest(rho, 1, "1e-6") == ()
+        assert epsilon == epsilon_of_rho(loss.rho * Fraction(4, shares), "1e-6")
+    alone = event.model_copy(update={"honest_shares": 1})
+    assert epsilons_fewer_honest(loss, alone, "1e-6") == ()
     assert fewer_honest(9) == (8, 7, 6, 5, 4, 3, 2, 1)
     assert fewer_honest(40) == (39, 38, 37, 36, 35, 34, 33, 1)
 

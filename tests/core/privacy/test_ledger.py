@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from support.charters import make_charter_kit
 
 from fedhelp_secure.canonical import canonical_json, digest
@@ -33,7 +34,14 @@ from fedhelp_secure.privacy.ledger import (
     NotRecorded,
 )
 from fedhelp_secure.privacy.ledger_file import LedgerDamaged
-from fedhelp_secure.privacy.records import LedgerEntry, Limits, Outcome, Reservation, open_entry
+from fedhelp_secure.privacy.records import (
+    Aborted,
+    LedgerEntry,
+    Limits,
+    Outcome,
+    Reservation,
+    open_entry,
+)
 from fedhelp_secure.signing import SigningKey
 
 KIT = make_charter_kit()
@@ -111,6 +119,7 @@ def test_an_entry_holds_only_public_fields(tmp_path: Path) -> None:
     assert set(document["event"]) == {
         *("mechanism", "unit", "adjacency", "values", "clip_units", "weight", "sigma_units"),
         *("share_units", "cohort_minimum", "colluders", "honest_shares"),
+        *("sensitivity", "rule", "sampling"),
     }
     text = json.dumps(document)
     assert not re.search(r"seed(?!ed by the operating)|loss|norm|count|patients|noise", text)
@@ -256,6 +265,79 @@ def test_outcomes_follow_their_reservation(tmp_path: Path) -> None:
     assert opened.record.previous == sent.digest
     unchanged(ledger, 3)
     assert ledger.spent(charter).rho_aggregate == charter.round_rho("small")
+
+
+def test_an_aborted_round_stays_spent_and_ends_there(tmp_path: Path) -> None:
+    charter = KIT.charter()
+    ledger = open_ledger(tmp_path)
+    assert ledger.abort(charter, 1, "round-failed") is None
+    ledger.reserve(charter, 1)
+    entry = ledger.abort(charter, 1, "round-failed")
+    assert entry is not None
+    assert isinstance(entry.record, Aborted)
+    assert entry.record.code == "round-failed"
+    assert ledger.abort(charter, 1, "contribution-lost") is None
+    unchanged(ledger, 2)
+    with pytest.raises(AlreadyReserved):
+        ledger.reserve(charter, 1)
+    with pytest.raises(NotRecorded):
+        ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
+    assert ledger.spent(charter).rho_aggregate == charter.round_rho("small")
+    ledger.reserve(charter, 2)
+    ledger.record(charter, 2, "sent", contribution_digest=CONTRIBUTION)
+    opened_round(ledger, charter, 2)
+    with pytest.raises(NotRecorded):
+        ledger.abort(charter, 2, "round-failed")
+    unchanged(ledger, 5)
+
+
+def test_a_round_names_the_sum_that_it_follows_from(tmp_path: Path) -> None:
+    charter = KIT.charter()
+    ledger = open_ledger(tmp_path)
+    ledger.reserve(charter, 1)
+    ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
+    opened_round(ledger, charter, 1)
+    with pytest.raises(NotRecorded, match="another sum"):
+        ledger.reserve(charter, 2, previous_aggregate=digest(b"another"))
+    unchanged(ledger, 3)
+    second = ledger.reserve(charter, 2).record
+    assert isinstance(second, Reservation)
+    assert second.previous_aggregate == SUM
+
+
+def test_a_sum_that_a_hospital_sat_out_is_named_by_the_caller(tmp_path: Path) -> None:
+    second = open_ledger(tmp_path).reserve(KIT.charter(), 2, previous_aggregate=SUM).record
+    assert isinstance(second, Reservation)
+    assert second.previous_aggregate == SUM
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sum": None},
+        {"contributors": ()},
+        {"contributors": ("small-1", "large-1")},
+        {"contributors": ("large-1",)},
+        {"contributors": ("large-1", "large-1", "small-1")},
+        {"status": "sent"},
+    ],
+)
+def test_an_outcome_that_does_not_hold_together_is_refused(changes: dict[str, object]) -> None:
+    opened: dict[str, object] = {
+        "status": "opened",
+        "sequence": 2,
+        "previous": SUM,
+        "hospital": HOSPITAL,
+        "charter": SUM,
+        "round": 1,
+        "contribution": CONTRIBUTION,
+        "contributors": ("large-1", HOSPITAL),
+        "sum": SUM,
+        "recorded_at": "2026-01-01T00:00:00Z",
+    }
+    Outcome.model_validate(opened)
+    with pytest.raises(ValidationError):
+        Outcome.model_validate(opened | changes)
 
 
 def test_the_export_is_checked_without_the_ledger(tmp_path: Path) -> None:
