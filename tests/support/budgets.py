@@ -78,7 +78,7 @@ Documents = list[dict[str, Any]]
 
 def documents_with_consent(directory: Path) -> Documents:
     """A charter that is spent, a consent to a larger lifetime, and a round of the next charter."""
-    ledger = open_ledger(directory, policy_of(lifetime_epsilon="3.5"))
+    ledger = open_ledger(directory, policy_of(lifetime_epsilon="3.5", year_epsilon="9"))
     spend(ledger, CHARTERS[0])
     consent(ledger, "lifetime", "4.5")
     ledger.reserve(CHARTERS[1], 1)
@@ -135,6 +135,21 @@ def laxer_file(documents: Documents) -> None:
     documents[2]["site"]["lifetime_epsilon"] = "4.5"
 
 
+def laxer_delta(documents: Documents) -> None:
+    for place in ("site", "limits"):
+        documents[3][place]["lifetime_delta"] = "1e-5"
+
+
+def no_larger_budget(documents: Documents) -> None:
+    del documents[3]
+    resigned(epsilon="3.5")(documents)
+
+
+def consent_to_the_past(documents: Documents) -> None:
+    del documents[3]
+    resigned(scope="year", subject="2020", epsilon="10", instead_of="9")(documents)
+
+
 def own_consent_key(documents: Documents) -> None:
     for document in documents:
         document["site"]["consent_key"] = KEY.public.to_base64()
@@ -153,13 +168,17 @@ FORGERIES: list[tuple[str, Callable[[Documents], None]]] = [
     ("does not count", resigned(epsilon="3.5")),
     ("does not count", resigned(scope="year", subject=YEAR)),
     ("does not count", resigned(scope="year", subject="2020")),
+    ("year that has passed", consent_to_the_past),
+    ("does not count", resigned(instead_of="3")),
+    ("raises no limit", no_larger_budget),
     ("other limits", resigned(epsilon="9")),
     ("other limits", without_consent),
     ("other limits", later_than_its_use),
     ("other limits", at(3, "limits", "lifetime_epsilon", value="9")),
-    ("other limits", at(3, "limits", "year_epsilon", value="9")),
+    ("other limits", at(3, "limits", "year_epsilon", value="10")),
     ("loosens the site's lifetime_epsilon", laxer_file),
     ("loosens the site's consent_key", at(3, "site", "consent_key", value=None)),
+    ("loosens the site's lifetime_delta", laxer_delta),
     ("loosens the site's lifetime_delta", at(3, "site", "lifetime_delta", value="1e-5")),
     ("hospital's own", own_consent_key),
     ("older than the one before", at(2, "recorded_at", value="2020-01-01T00:00:00Z")),

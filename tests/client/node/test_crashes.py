@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.federation import Federation, make_federation
 from support.processes import context_file
 from support.relay import running_relay
@@ -93,6 +96,19 @@ def federation(tmp_path: Path) -> Federation:
     return make_federation(tmp_path / "parties", large=1, small=2, rounds={"count": 2})
 
 
+@contextmanager
+def running(sites: Sequence[Site]) -> Iterator[Future[list[NDArray[np.float64]]]]:
+    """All ``sites`` at work within the block; they are cut off if it fails."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(run_together, sites)
+        try:
+            yield future
+        except BaseException:
+            for site in sites:
+                site.releaser.coordinator.channel.close()
+            raise
+
+
 LOST = (Step.RESERVED, Step.NOISE_DRAWN, Step.ENCRYPTED)
 """After these there is no stored contribution yet: the node sits the round out."""
 
@@ -104,19 +120,18 @@ def test_a_node_killed_after_any_step_has_spent_the_round_and_draws_it_once(
     charter, steps, lost = federation.charter, tmp_path / "steps", step in LOST
     others = [hospital.name for hospital in charter.hospitals if hospital.name != VICTIM]
     expected = set(others) if lost else {*others, VICTIM}
-    with (
-        running_relay(federation, tmp_path / "relay", expected=expected) as (relay, address),
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with running_relay(federation, tmp_path / "relay", expected=expected) as (relay, address):
         sites = [site_of(federation, name, address) for name in others]
-        running = None if lost else pool.submit(run_together, sites)
-        crash(federation, address, steps, step, 1)
-        site = restarted(federation, address, steps)
-        assert site.ledger.spent(charter).rho_aggregate == charter.round_rho("small")
-        running = running or pool.submit(run_together, sites)
-        model = site.run()
-        for other in running.result():
-            np.testing.assert_array_equal(model, other)
+        if lost:
+            crash(federation, address, steps, step, 1)
+        with running(sites) as models:
+            if not lost:
+                crash(federation, address, steps, step, 1)
+            site = restarted(federation, address, steps)
+            assert site.ledger.spent(charter).rho_aggregate == charter.round_rho("small")
+            model = site.run()
+            for other in models.result():
+                np.testing.assert_array_equal(model, other)
     counted = Counter(steps.read_text().splitlines())
     assert counted["1 NOISE_DRAWN"] == (0 if step is Step.RESERVED else 1)
     assert counted["1 RESERVED"] == counted["2 RESERVED"] == counted["2 NOISE_DRAWN"] == 1

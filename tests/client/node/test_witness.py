@@ -98,10 +98,11 @@ def test_an_old_ledger_is_found_by_the_nodes_own_files_alone(world: World) -> No
 
 
 def test_a_ledger_that_went_on_from_an_old_copy_is_found_out(world: World) -> None:
-    """The round is debited again there, but it is not the debit that the contribution names."""
+    """All rounds are debited again there, but these are not the debits that were signed for."""
     world.relay.withholding = True
     world.restore("ledger.sqlite")
-    world.site().ledger.reserve(world.federation.charter, 1)
+    for number in (1, 2):
+        world.site().ledger.reserve(world.federation.charter, number)
     refused(world)
     world.relay.withholding = False
     shutil.rmtree(world.state.role_directory() / "charters")

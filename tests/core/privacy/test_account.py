@@ -153,6 +153,7 @@ LIES: dict[str, Lie] = {
             "lifetime_delta": "1e-6",
         },
     ),
+    "another sum before it": set_field("previous_aggregate", digest(b"another sum")),
     "first reservation left out": remove(0),
     "opened without sent": remove(1),
     "reserved twice": repeat(0),

@@ -29,7 +29,7 @@ from fedhelp_secure.transport.identity import Identity, Role
 KIT = make_charter_kit()
 HOSPITAL = "large-1"
 POLICY = """
-epsilon: 3
+epsilon: 5
 year_epsilon: 3.5
 data_set: scans
 lifetime_epsilon: 9
