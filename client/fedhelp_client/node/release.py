@@ -79,7 +79,7 @@ class Releaser:
             opened = self.coordinator.fetch_sum(round_number)
             if contribution is not None:
                 self._record(round_number, contribution, "opened")
-            state = mechanism.postprocess(state, opened.values, opened.hospitals)
+            state = mechanism.postprocess(state, opened, round_number=round_number)
             self.progress("rounds", round_number, rounds)
         return mechanism.labels(state)
 

@@ -22,6 +22,7 @@ from fedhelp_secure.privacy.events import event_of
 from fedhelp_secure.privacy.mechanisms import LogitNoise, Mechanism, ProbeMechanism, Setting
 from fedhelp_secure.privacy.noise import draw_share
 from fedhelp_secure.privacy.parameters import RULES, MechanismName
+from fedhelp_secure.secure_sum.opening import OpenedSum
 
 KIT = make_charter_kit()
 HOSPITAL = "small-1"
@@ -126,7 +127,7 @@ def test_opened_sums_end_as_labels_of_every_proxy(case: Case) -> None:
     mechanism = case.mechanism
     state = mechanism.initial_state()
     release = mechanism.prepare(state, case.inputs(range(8)))(draw_share)
-    state = mechanism.postprocess(state, release, [HOSPITAL])
+    state = mechanism.postprocess(state, OpenedSum(release, (HOSPITAL,)), round_number=1)
     labels = mechanism.labels(state)
     assert labels.proxies.shape == (COUNT, 1, 2)
     assert (labels.proxies >= 0).all()
