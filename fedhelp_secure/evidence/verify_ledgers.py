@@ -137,23 +137,16 @@ def _check_losses(account: _Account, record: Reservation) -> None:
     spent = [loss.epsilon(record.delta) for loss in after]
     # As text: a number of a million digits must not be parsed to be found wrong.
     pairs = (
-        (record.rho_aggregate, _rational(own[0].rho)),
-        (record.rho_collusion, _rational(own[1].rho)),
-        (record.curve, own[0].curve_text()),
-        (totals.rho_aggregate, _rational(after[0].rho)),
-        (totals.rho_collusion, _rational(after[1].rho)),
-        (totals.curve, after[0].curve_text()),
+        (record.rho_aggregate, own[0].text()),
+        (record.rho_collusion, own[1].text()),
+        (totals.rho_aggregate, after[0].text()),
+        (totals.rho_collusion, after[1].text()),
         (totals.epsilon_aggregate, _decimal(spent[0])),
         (totals.epsilon_collusion, _decimal(spent[1])),
-        (totals.lifetime_rho_aggregate, _rational(lifetime.rho)),
-        (totals.lifetime_curve, lifetime.curve_text()),
+        (totals.lifetime_rho_aggregate, lifetime.text()),
     )
     if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
-
-
-def _rational(value: Fraction) -> str:
-    return f"{value.numerator}/{value.denominator}"
 
 
 def _decimal(epsilon: Fraction) -> str:
@@ -163,8 +156,7 @@ def _decimal(epsilon: Fraction) -> str:
 
 def _check_limits(charter: Charter, record: Reservation) -> None:
     totals, limits = record.totals, record.limits
-    spent_in_all = Loss.of_texts(totals.lifetime_rho_aggregate, totals.lifetime_curve)
-    lifetime = spent_in_all.epsilon(limits.lifetime_delta)
+    lifetime = Loss.parse(totals.lifetime_rho_aggregate).epsilon(limits.lifetime_delta)
     pairs = [
         (Fraction(totals.epsilon_aggregate), limits.epsilon),
         (Fraction(totals.epsilon_collusion), limits.epsilon_collusion),

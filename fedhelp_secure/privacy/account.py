@@ -19,7 +19,6 @@ from fedhelp_secure.privacy.events import (
     decimal_text,
     event_of,
     open_entry,
-    rational_text,
     spent_of,
 )
 from fedhelp_secure.privacy.loss import NOTHING, Loss
@@ -61,16 +60,12 @@ class Account:
         following = event.loss_aggregate.times(times)
         aggregate += following
         collusion += event.loss_collusion.times(times)
-        spent = spent_of(aggregate, collusion, delta)
-        lifetime = self.lifetime_loss_aggregate + following
         return Totals(
-            rho_aggregate=rational_text(spent.rho_aggregate),
-            rho_collusion=rational_text(spent.rho_collusion),
-            epsilon_aggregate=decimal_text(spent.epsilon_aggregate),
-            epsilon_collusion=decimal_text(spent.epsilon_collusion),
-            lifetime_rho_aggregate=rational_text(lifetime.rho),
-            curve=aggregate.curve_text(),
-            lifetime_curve=lifetime.curve_text(),
+            rho_aggregate=aggregate.text(),
+            rho_collusion=collusion.text(),
+            epsilon_aggregate=decimal_text(aggregate.epsilon(delta)),
+            epsilon_collusion=decimal_text(collusion.epsilon(delta)),
+            lifetime_rho_aggregate=(self.lifetime_loss_aggregate + following).text(),
         )
 
     def add(self, entry: LedgerEntry) -> None:
@@ -96,8 +91,7 @@ class Account:
             raise LedgerRefused(f"{where} reserves a round a second time.")
         event = record.event
         own = (event.loss_aggregate, event.loss_collusion)
-        losses = (*(rational_text(loss.rho) for loss in own), own[0].curve_text())
-        if (record.rho_aggregate, record.rho_collusion, record.curve) != losses:
+        if (record.rho_aggregate, record.rho_collusion) != (own[0].text(), own[1].text()):
             raise LedgerRefused(f"{where} states another loss than its parameters give.")
         if record.totals != self.totals_after(record.charter, event, record.delta):
             raise LedgerRefused(f"{where} states other totals than the entries before it give.")
@@ -119,8 +113,7 @@ class Account:
 
 def broken_limit(totals: Totals, limits: Limits) -> str | None:
     """The name of the first of ``limits`` that ``totals`` exceed, None if they keep all."""
-    lifetime_loss = Loss.of_texts(totals.lifetime_rho_aggregate, totals.lifetime_curve)
-    lifetime = lifetime_loss.epsilon(limits.lifetime_delta)
+    lifetime = Loss.parse(totals.lifetime_rho_aggregate).epsilon(limits.lifetime_delta)
     triples = (
         ("epsilon (aggregate)", Fraction(totals.epsilon_aggregate), limits.epsilon),
         ("epsilon (collusion)", Fraction(totals.epsilon_collusion), limits.epsilon_collusion),

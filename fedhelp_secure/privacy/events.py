@@ -26,10 +26,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -37,7 +35,7 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, Digest, Group, Label
 from fedhelp_secure.errors import PeerError, PolicyError
 from fedhelp_secure.privacy.accountant import rho_of_gaussian
-from fedhelp_secure.privacy.loss import CURVE_PATTERN, Loss
+from fedhelp_secure.privacy.loss import TEXT_PATTERN, Loss
 from fedhelp_secure.privacy.parameters import (
     MechanismName,
     Rule,
@@ -49,9 +47,9 @@ from fedhelp_secure.signing import VerifyingKey, open_document
 KIND = "ledger-entry"
 
 Rational = Annotated[str, Field(pattern=r"^[0-9]+/[1-9][0-9]*$")]
-"""An exact loss, "p/q" in lowest terms."""
-Curve = Annotated[str, Field(pattern=CURVE_PATTERN, max_length=8192)]
-"""A Renyi loss: see `fedhelp_secure.privacy.loss.Loss.curve_text`."""
+"""An exact number, "p/q" in lowest terms."""
+LossText = Annotated[str, Field(pattern=TEXT_PATTERN)]
+"""An exact loss: see `fedhelp_secure.privacy.loss.Loss.text`. A zCDP loss is "p/q"."""
 Decimal = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]{6}$")]
 """An epsilon, rounded up to six decimals."""
 Limit = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")]
@@ -170,6 +168,11 @@ class SampledGaussianEvent(_Event):
     """Public figure that divides a step's sum, with q; it does not enter the loss."""
 
     @property
+    def honest_shares(self) -> int:
+        """One: the hospital's own noise is all that is counted, so that none can be missing."""
+        return 1
+
+    @property
     def loss_aggregate(self) -> Loss:
         """Renyi loss of one patient. Others' noise is not counted on, so weights do not matter."""
         return Loss.of_sampled_gaussian(
@@ -245,32 +248,19 @@ class Limits(_Record):
     lifetime_delta: Delta
 
 
-class _WithCurves(_Record):
-    """Renyi losses are written only where there are any: no entry of a probe's ledger has them."""
-
-    @model_serializer(mode="wrap")
-    def _without_absent_curves(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = handler(self)
-        absent = [name for name in document if name.endswith("curve") and document[name] is None]
-        return {name: value for name, value in document.items() if name not in absent}
-
-
-class Totals(_WithCurves):
+class Totals(_Record):
     """Everything spent up to and including one reservation."""
 
-    rho_aggregate: Rational
+    rho_aggregate: LossText
     """Under this charter."""
-    rho_collusion: Rational
+    rho_collusion: LossText
     epsilon_aggregate: Decimal
     epsilon_collusion: Decimal
-    lifetime_rho_aggregate: Rational
+    lifetime_rho_aggregate: LossText
     """Over all charters of this ledger."""
-    curve: Curve | None = None
-    """Renyi loss under this charter beside rho, the same in both views; None if there is none."""
-    lifetime_curve: Curve | None = None
 
 
-class Reservation(_WithCurves):
+class Reservation(_Record):
     """The debit of one round, durable before noise for it is drawn."""
 
     version: Literal[1] = 1
@@ -284,11 +274,9 @@ class Reservation(_WithCurves):
     charter: Digest
     round: int = Field(ge=1)
     event: PrivacyEvent
-    rho_aggregate: Rational
+    rho_aggregate: LossText
     """Of this round."""
-    rho_collusion: Rational
-    curve: Curve | None = None
-    """Renyi loss of this round beside rho, the same in both views; None if there is none."""
+    rho_collusion: LossText
     delta: Delta
     """At which the totals' epsilons hold."""
     totals: Totals

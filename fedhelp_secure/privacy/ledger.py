@@ -39,7 +39,6 @@ from fedhelp_secure.privacy.events import (
     Spent,
     event_of,
     open_entry,
-    rational_text,
 )
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
 from fedhelp_secure.signing import SigningKey
@@ -155,9 +154,8 @@ class Ledger:
                 charter=charter.digest,
                 round=round_number,
                 event=event,
-                rho_aggregate=rational_text(event.loss_aggregate.rho),
-                rho_collusion=rational_text(event.loss_collusion.rho),
-                curve=event.loss_aggregate.curve_text(),
+                rho_aggregate=event.loss_aggregate.text(),
+                rho_collusion=event.loss_collusion.text(),
                 delta=charter.privacy.delta,
                 totals=account.totals_after(charter.digest, event, charter.privacy.delta),
                 limits=limits,
