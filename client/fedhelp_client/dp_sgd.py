@@ -51,6 +51,7 @@ from fedhelp_secure.privacy.parameters import DpSgd, MechanismName
 from fedhelp_secure.privacy.probe import PatientsRefused, clip
 from fedhelp_secure.privacy.sampling import poisson_sample
 from fedhelp_secure.secure_sum.fixed_point import quantise, to_real
+from fedhelp_secure.secure_sum.opening import OpenedSum
 
 _LARGEST_GRADIENT = 1e6
 """Of one entry, before it is clipped in norm: the grid holds it whatever a patient's image is."""
@@ -107,10 +108,10 @@ class DpSgdMechanism:
         return lambda draw: self._release(inputs, draw)
 
     def postprocess(
-        self, state: PublicState, opened: NDArray[np.int64], hospitals: Sequence[str]
+        self, state: PublicState, opened: OpenedSum, *, round_number: int
     ) -> PublicState:
         """The weighted mean of the hospitals' labels, [N, T, C]."""
-        return mean_of_sum(self.setting, opened, hospitals)
+        return mean_of_sum(self.setting, opened)
 
     def labels(self, state: PublicState) -> PublicLabels:
         """The mean labels, each row scaled to sum 1."""

@@ -215,9 +215,8 @@ def _budget(budget: Budget, claims: Mapping[str, HospitalClaims]) -> dict[str, A
         "sigma_units": event.sigma_units,
         **_noise(event),
         "delta": budget.delta,
-        "rho_aggregate": budget.aggregate.rho_text,
-        "rho_collusion": budget.collusion.rho_text,
-        "curve": budget.aggregate.curve_text,
+        "rho_aggregate": budget.aggregate.text,
+        "rho_collusion": budget.collusion.text,
         "epsilon_aggregate": {
             "recomputed": text_of(budget.epsilon_aggregate),
             "ledger": text_of(budget.claimed_aggregate),

@@ -33,6 +33,7 @@ ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512)
 """Of the Renyi losses in a ledger, in this order."""
 _UNITS = 10**15
 """A Renyi loss in a ledger is a whole number of 1 / _UNITS."""
+_MARK = "renyi"
 _RENYI = decimal.Context(prec=80, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 
 _CLIPS = {"probe": 1, "logit_noise": 2, "dp_sgd": 1}
@@ -61,17 +62,13 @@ class Spent:
         return _renyi_epsilon(self, delta) if self.curve else epsilon_of(self.rho, delta)
 
     @property
-    def rho_text(self) -> str:
-        """As ledgers write it."""
-        return f"{self.rho.numerator}/{self.rho.denominator}"
-
-    @property
-    def curve_text(self) -> str | None:
-        """As ledgers write it, None if there is none."""
+    def text(self) -> str:
+        """As ledgers write it: "p/q", and decimals at `ORDERS` behind a mark if there are any."""
+        rho = f"{self.rho.numerator}/{self.rho.denominator}"
         if not self.curve:
-            return None
+            return rho
         parts = (divmod(units, _UNITS) for units in self.curve)
-        return " ".join(f"{whole}.{rest:015d}" for whole, rest in parts)
+        return " ".join([rho, _MARK, *(f"{whole}.{rest:015d}" for whole, rest in parts)])
 
 
 def sensitivity_of(event: PrivacyEvent) -> int:
@@ -86,18 +83,16 @@ def own_sensitivity(event: PrivacyEvent) -> int:
     return _CLIPS[event.mechanism] * event.clip_units
 
 
-def losses_of(event: PrivacyEvent, entry: int, stated: str | None) -> tuple[Spent, Spent]:
+def losses_of(event: PrivacyEvent, entry: int, stated: str) -> tuple[Spent, Spent]:
     """(aggregate, collusion) of one release.
 
-    ``stated`` is the Renyi loss in the entry, of which every value must be at least the recomputed
-    one and hardly more: it is then what adds up. Raises BundleRefused.
+    ``stated`` is the loss in the entry. Of its Renyi losses every value must be at least the
+    recomputed one and hardly more: they are then what adds up. Raises BundleRefused.
     """
     own = own_sensitivity(event)
     if isinstance(event, SampledGaussianEvent):
         spent = Spent(curve=_checked_curve(event, own, entry, stated))
         return spent, spent
-    if stated is not None:
-        raise BundleRefused(f"entry {entry} states another loss than it must: it samples nobody.")
     return (
         Spent(rho_of(event.weight * own, event.sigma_units)),
         Spent(rho_of(own, event.share_units)),
@@ -105,9 +100,10 @@ def losses_of(event: PrivacyEvent, entry: int, stated: str | None) -> tuple[Spen
 
 
 def _checked_curve(
-    event: SampledGaussianEvent, sensitivity: int, entry: int, stated: str | None
+    event: SampledGaussianEvent, sensitivity: int, entry: int, stated: str
 ) -> tuple[int, ...]:
-    parts = (stated or "").replace(".", "").split()
+    _, _, decimals = stated.partition(f" {_MARK} ")
+    parts = decimals.replace(".", "").split()
     if len(parts) != len(ORDERS):
         raise BundleRefused(f"entry {entry} states another loss than it must: a Renyi curve.")
     step = _sampled_step(Fraction(event.sampling_rate), Fraction(event.sigma_units, sensitivity))

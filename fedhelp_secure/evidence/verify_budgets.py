@@ -14,7 +14,6 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.recompute import Spent, check_claim, epsilon_of, fewer_honest
 from fedhelp_secure.privacy.consent import Consent, open_consent
-from fedhelp_secure.privacy.events import SampledGaussianEvent
 from fedhelp_secure.privacy.records import Consented, Reservation, SiteLimits
 from fedhelp_secure.signing import VerifyingKey
 
@@ -54,9 +53,8 @@ class BudgetCheck:
             after = (before[0] + own[0], before[1] + own[1])
             self._spent[place] = after
             pairs = (
-                (totals[f"{prefix}rho_aggregate"], after[0].rho_text),
-                (totals[f"{prefix}rho_collusion"], after[1].rho_text),
-                (totals.get(f"{prefix}curve"), after[0].curve_text),
+                (totals[f"{prefix}rho_aggregate"], after[0].text),
+                (totals[f"{prefix}rho_collusion"], after[1].text),
             )
             if any(stated != worked_out for stated, worked_out in pairs):
                 raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
@@ -160,7 +158,7 @@ def check_fewer_honest(record: Reservation, spent: Spent) -> None:
     Of k shares, rho t / k; where all noise is the hospital's own there are no shares to be fewer.
     """
     stated, event = record.totals.epsilon_fewer_honest, record.event
-    honest = 1 if isinstance(event, SampledGaussianEvent) else event.honest_shares
+    honest = event.honest_shares
     numbers = fewer_honest(honest)
     if len(stated) != len(numbers):
         raise BundleRefused(

@@ -65,7 +65,7 @@ def account_of(data: bytes, charter: Charter, hospital: Hospital) -> Account:
             raise BundleRefused(f"the chain is broken at entry {number}.")
         budgets.check_time(number, record.at)
         if isinstance(record, Reservation):
-            own = losses_of(record.event, number, record.curve)
+            own = losses_of(record.event, number, record.rho_aggregate)
             _add_reservation(account, charter, entry, record, own=own)
             budgets.add_reservation(record, own=own)
         elif isinstance(record, Consented):
@@ -164,11 +164,10 @@ def _check_losses(account: Account, record: Reservation, own: tuple[Spent, Spent
     account.spent[record.charter] = after
     # As text: a number of a million digits must not be parsed to be found wrong.
     pairs = (
-        (record.rho_aggregate, own[0].rho_text),
-        (record.rho_collusion, own[1].rho_text),
-        (totals.rho_aggregate, after[0].rho_text),
-        (totals.rho_collusion, after[1].rho_text),
-        (totals.curve, after[0].curve_text),
+        (record.rho_aggregate, own[0].text),
+        (record.rho_collusion, own[1].text),
+        (totals.rho_aggregate, after[0].text),
+        (totals.rho_collusion, after[1].text),
     )
     if any(written != worked_out for written, worked_out in pairs):
         raise BundleRefused(f"entry {record.sequence} states another loss than it must.")

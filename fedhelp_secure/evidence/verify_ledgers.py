@@ -26,7 +26,7 @@ from fedhelp_secure.evidence.verify_releases import (
     check_same_sums,
 )
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
-from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
+from fedhelp_secure.privacy.events import PrivacyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,7 @@ class Budget:
 
     @property
     def fewer_honest(self) -> tuple[tuple[int, Fraction], ...]:
-        """Epsilon (aggregate) if only so many shares were honest; none without shares."""
-        if isinstance(self.event, SampledGaussianEvent):
-            return ()
+        """Epsilon (aggregate) if only so many shares were honest."""
         honest = self.event.honest_shares
         losses = (
             (fewer, self.aggregate.rho * Fraction(honest, fewer)) for fewer in fewer_honest(honest)

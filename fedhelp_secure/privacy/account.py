@@ -11,12 +11,10 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.privacy.budgets import Budgets, Place, broken_limit, epsilon_of
 from fedhelp_secure.privacy.consent import Period, open_consent
 from fedhelp_secure.privacy.events import (
-    GaussianEvent,
     LedgerRefused,
     PrivacyEvent,
     decimal_text,
     event_of,
-    rational_text,
 )
 from fedhelp_secure.privacy.loss import NOTHING, Loss
 from fedhelp_secure.privacy.records import (
@@ -112,24 +110,22 @@ class Account:
             self.losses(period).plus(event, times) for period in place.periods
         )
         return Totals(
-            rho_aggregate=rational_text(charter.aggregate.rho),
-            rho_collusion=rational_text(charter.collusion.rho),
+            rho_aggregate=charter.aggregate.text(),
+            rho_collusion=charter.collusion.text(),
             epsilon_aggregate=decimal_text(epsilon_of(charter.aggregate, delta)),
             epsilon_collusion=decimal_text(epsilon_of(charter.collusion, delta)),
             epsilon_fewer_honest=tuple(
                 decimal_text(epsilon)
-                for _, epsilon in epsilons_fewer_honest(charter.aggregate, event, delta)
+                for _, epsilon in epsilons_fewer_honest(
+                    charter.aggregate, event.honest_shares, delta
+                )
             ),
-            year_rho_aggregate=rational_text(year.aggregate.rho),
-            year_rho_collusion=rational_text(year.collusion.rho),
-            data_set_rho_aggregate=rational_text(data_set.aggregate.rho),
-            data_set_rho_collusion=rational_text(data_set.collusion.rho),
-            lifetime_rho_aggregate=rational_text(lifetime.aggregate.rho),
-            lifetime_rho_collusion=rational_text(lifetime.collusion.rho),
-            curve=charter.aggregate.curve_text(),
-            year_curve=year.aggregate.curve_text(),
-            data_set_curve=data_set.aggregate.curve_text(),
-            lifetime_curve=lifetime.aggregate.curve_text(),
+            year_rho_aggregate=year.aggregate.text(),
+            year_rho_collusion=year.collusion.text(),
+            data_set_rho_aggregate=data_set.aggregate.text(),
+            data_set_rho_collusion=data_set.collusion.text(),
+            lifetime_rho_aggregate=lifetime.aggregate.text(),
+            lifetime_rho_collusion=lifetime.collusion.text(),
         )
 
     def add(self, entry: LedgerEntry) -> None:
@@ -159,8 +155,7 @@ class Account:
         self._check_site(record.site, where)
         event, place = record.event, Place.of(record)
         own = (event.loss_aggregate, event.loss_collusion)
-        losses = (*(rational_text(loss.rho) for loss in own), own[0].curve_text())
-        if (record.rho_aggregate, record.rho_collusion, record.curve) != losses:
+        if (record.rho_aggregate, record.rho_collusion) != (own[0].text(), own[1].text()):
             raise LedgerRefused(f"{where} states another loss than its parameters give.")
         if record.totals != self.totals_after(place, event, record.delta):
             raise LedgerRefused(f"{where} states other totals than the entries before it give.")
@@ -295,17 +290,14 @@ def spent_of(losses: Losses, delta: str) -> Spent:
 
 
 def epsilons_fewer_honest(
-    aggregate: Loss, event: PrivacyEvent, delta: str
+    aggregate: Loss, honest: int, delta: str
 ) -> tuple[tuple[int, Fraction], ...]:
-    """(honest shares, epsilon) where only so many of the t shares of ``event`` are honest.
+    """(honest shares, epsilon) where only so many of the t = ``honest`` shares are there.
 
     Every share has at least a t-th of the variance that is accounted for, so that k of them leave
-    at least k / t of it, and a loss of at most rho t / k. None for a mechanism without shares: its
-    loss counts on no other hospital.
+    at least k / t of it, and a loss of at most rho t / k. Only rho depends on shares: of sampled
+    steps t is 1, as their noise is the hospital's own alone.
     """
-    if not isinstance(event, GaussianEvent):
-        return ()
-    honest = event.honest_shares
     return tuple(
         (fewer, epsilon_of(Loss(aggregate.rho * honest / fewer), delta))
         for fewer in fewer_honest(honest)

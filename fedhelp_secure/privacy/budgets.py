@@ -144,7 +144,7 @@ def broken_limit(totals: Totals, limits: Limits) -> str | None:
             spent = (
                 Fraction(epsilon)
                 if scope == "charter"
-                else epsilon_of(Loss.of_texts(rho, totals.curve_of(scope)), limits.lifetime_delta)
+                else epsilon_of(Loss.parse(rho), limits.lifetime_delta)
             )
             if spent > Fraction(limit):
                 return f"{_NAMES[scope]} ({kind})"

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PeerError, PolicyError
 from fedhelp_secure.privacy.accountant import rho_of_gaussian
-from fedhelp_secure.privacy.loss import CURVE_PATTERN, Loss
+from fedhelp_secure.privacy.loss import TEXT_PATTERN, Loss
 from fedhelp_secure.privacy.parameters import (
     MechanismName,
     Rule,
@@ -30,9 +30,9 @@ from fedhelp_secure.privacy.parameters import (
 KIND = "ledger-entry"
 
 Rational = Annotated[str, Field(pattern=r"^[0-9]+/[1-9][0-9]*$")]
-"""An exact loss, "p/q" in lowest terms."""
-Curve = Annotated[str, Field(pattern=CURVE_PATTERN, max_length=8192)]
-"""A Renyi loss: see `fedhelp_secure.privacy.loss.Loss.curve_text`."""
+"""An exact number, "p/q" in lowest terms."""
+LossText = Annotated[str, Field(pattern=TEXT_PATTERN)]
+"""An exact loss: see `fedhelp_secure.privacy.loss.Loss.text`. A zCDP loss is "p/q"."""
 Decimal = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]{6}$")]
 """An epsilon, rounded up to six decimals."""
 Limit = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")]
@@ -149,6 +149,11 @@ class SampledGaussianEvent(_Event):
     """T."""
     nominal_patients: int = Field(ge=1)
     """Public figure that divides a step's sum, with q; it does not enter the loss."""
+
+    @property
+    def honest_shares(self) -> int:
+        """One: the hospital's own noise is all that is counted, so that none can be missing."""
+        return 1
 
     @property
     def loss_aggregate(self) -> Loss:

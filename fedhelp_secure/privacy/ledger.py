@@ -43,7 +43,6 @@ from fedhelp_secure.privacy.events import (
     LedgerRefused,
     PrivacyEvent,
     event_of,
-    rational_text,
 )
 from fedhelp_secure.privacy.ledger_file import (
     Clock,
@@ -202,9 +201,8 @@ class Ledger:
                 "round": round_number,
                 "event": event,
                 "previous_aggregate": previous_aggregate or known,
-                "rho_aggregate": rational_text(event.loss_aggregate.rho),
-                "rho_collusion": rational_text(event.loss_collusion.rho),
-                "curve": event.loss_aggregate.curve_text(),
+                "rho_aggregate": event.loss_aggregate.text(),
+                "rho_collusion": event.loss_collusion.text(),
                 "totals": account.totals_after(place, event, charter.privacy.delta),
                 "limits": account.budgets.limits(charter.privacy.epsilon, site, place),
                 "site": site,

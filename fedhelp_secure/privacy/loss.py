@@ -10,8 +10,8 @@ from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho, r
 from fedhelp_secure.privacy.renyi import ORDERS, UNITS, Curve, epsilon_of_renyi, sampled_gaussian
 
 _DIGITS = 15
-CURVE_PATTERN = rf"^[0-9]{{1,30}}\.[0-9]{{{_DIGITS}}}( [0-9]{{1,30}}\.[0-9]{{{_DIGITS}}})*$"
-"""A Renyi curve as text: one decimal for each of `ORDERS`."""
+TEXT_PATTERN = rf"^[0-9]+/[1-9][0-9]*( renyi( [0-9]{{1,30}}\.[0-9]{{{_DIGITS}}})+)?$"
+"""A loss as text: rho as "p/q" in lowest terms and, if there is one, the curve's decimals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +61,24 @@ class Loss:
             return epsilon_of_rho(self.rho, delta)
         return epsilon_of_renyi(self.curve, self.rho, delta)
 
-    def curve_text(self) -> str | None:
-        """The curve as decimals, one for each order, separated by spaces; None if there is none."""
+    def text(self) -> str:
+        """Exactly this loss, in the form of `TEXT_PATTERN`; of a Gaussian it is "p/q" alone."""
+        rho = f"{self.rho.numerator}/{self.rho.denominator}"
         if not self.curve:
-            return None
+            return rho
         parts = (divmod(units, UNITS) for units in self.curve)
-        return " ".join(f"{whole}.{rest:0{_DIGITS}d}" for whole, rest in parts)
+        return " ".join([rho, _MARK, *(f"{whole}.{rest:0{_DIGITS}d}" for whole, rest in parts)])
 
     @classmethod
-    def of_texts(cls, rho: str, curve: str | None) -> Loss:
-        """The loss that "p/q" and `curve_text` wrote; raises AccountingError for other text."""
-        if curve is not None and not re.fullmatch(CURVE_PATTERN, curve):
-            raise AccountingError("a Renyi loss must be decimals of 15 digits, one for each order.")
-        parts = (
-            () if curve is None else tuple(int(part) for part in re.sub(r"\.", "", curve).split())
-        )
-        return cls(Fraction(rho), parts)
+    def parse(cls, text: str) -> Loss:
+        """The loss that `text` wrote; raises AccountingError for anything else."""
+        if not re.fullmatch(TEXT_PATTERN, text):
+            raise AccountingError("a loss must be p/q, with one decimal for each order if any.")
+        rho, *parts = text.replace(_MARK, "").split()
+        return cls(Fraction(rho), tuple(int(part.replace(".", "")) for part in parts))
 
+
+_MARK = "renyi"
 
 NOTHING = Loss()
 """What costs nothing."""

@@ -29,6 +29,7 @@ from fedhelp_secure.privacy.events import PrivacyEvent, event_of
 from fedhelp_secure.privacy.parameters import MechanismName, Sensitivity
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.fixed_point import quantise, to_real
+from fedhelp_secure.secure_sum.opening import OpenedSum
 
 NoiseSource = Callable[[int, int], NDArray[np.int64]]
 """`fedhelp_secure.privacy.noise.draw_share`: (values, scale in grid units) to fresh integers."""
@@ -99,9 +100,9 @@ class Mechanism(Protocol[Inputs_contra]):
         """Everything that may refuse, before the debit; draws nothing. Raises PatientsRefused."""
 
     def postprocess(
-        self, state: PublicState, opened: NDArray[np.int64], hospitals: Sequence[str]
+        self, state: PublicState, opened: OpenedSum, *, round_number: int
     ) -> PublicState:
-        """The state after a round whose opened sum, over ``hospitals``, is ``opened``."""
+        """The state after the round ``round_number``, whose sum is ``opened``."""
 
     def labels(self, state: PublicState) -> PublicLabels:
         """What the last state amounts to."""
@@ -156,10 +157,11 @@ class ProbeMechanism:
         return self.setting.with_share(self.contribution(state, inputs))
 
     def postprocess(
-        self, state: PublicState, opened: NDArray[np.int64], hospitals: Sequence[str]
+        self, state: PublicState, opened: OpenedSum, *, round_number: int
     ) -> PublicState:
         """The model one step on; see `probe.apply_step`."""
-        return probe.apply_step(self.setting.charter, self.setting.public_set, state, opened)
+        setting = self.setting
+        return probe.apply_step(setting.charter, setting.public_set, state, opened.values)
 
     def labels(self, state: PublicState) -> PublicLabels:
         """The model, and its labels on the proxies."""
@@ -203,10 +205,10 @@ class LogitNoise:
         return self.setting.with_share(self.contribution(state, inputs))
 
     def postprocess(
-        self, state: PublicState, opened: NDArray[np.int64], hospitals: Sequence[str]
+        self, state: PublicState, opened: OpenedSum, *, round_number: int
     ) -> PublicState:
         """The weighted mean of the hospitals' noised logits, [N, T, C]."""
-        return mean_of_sum(self.setting, opened, hospitals)
+        return mean_of_sum(self.setting, opened)
 
     def labels(self, state: PublicState) -> PublicLabels:
         """Softmax of the mean logits."""
@@ -214,18 +216,16 @@ class LogitNoise:
         return labels_of(self.setting, powers / powers.sum(axis=-1, keepdims=True))
 
 
-def mean_of_sum(
-    setting: Setting, opened: NDArray[np.int64], hospitals: Sequence[str]
-) -> NDArray[np.float64]:
-    """An opened sum as reals over the public weight of the ``hospitals`` in it, [N, T, C].
+def mean_of_sum(setting: Setting, opened: OpenedSum) -> NDArray[np.float64]:
+    """``opened`` as reals over the public weight of the hospitals in it, [N, T, C].
 
     Raises MechanismMisused without hospitals or for another number of values.
     """
     shape = _label_shape(setting)
-    if not hospitals or opened.shape != (setting.charter.secure_sum.values,):
+    if not opened.hospitals or opened.values.shape != (setting.charter.secure_sum.values,):
         raise MechanismMisused("the opened sum does not have the charter's values and hospitals.")
-    weight = sum(setting.charter.weight_of(name) for name in hospitals)
-    reals = to_real(opened, setting.charter.secure_sum.fraction_bits)
+    weight = sum(setting.charter.weight_of(name) for name in opened.hospitals)
+    reals = to_real(opened.values, setting.charter.secure_sum.fraction_bits)
     mean: NDArray[np.float64] = reals.reshape(shape) / weight
     return mean
 

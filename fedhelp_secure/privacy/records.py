@@ -16,16 +16,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -34,13 +32,12 @@ from fedhelp_secure.charter import Digest, Group, Label
 from fedhelp_secure.policy import PublicKey
 from fedhelp_secure.privacy.events import (
     KIND,
-    Curve,
     Decimal,
     Delta,
     LedgerRefused,
     Limit,
+    LossText,
     PrivacyEvent,
-    Rational,
     Short,
     Timestamp,
 )
@@ -98,47 +95,25 @@ class SiteLimits(_Record):
         return _pair(self, scope)
 
 
-class _WithCurves(_Record):
-    """Renyi losses are written only where there are any: no entry of a probe's ledger has them."""
-
-    @model_serializer(mode="wrap")
-    def _without_absent_curves(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = handler(self)
-        absent = [name for name in document if name.endswith("curve") and document[name] is None]
-        return {name: value for name, value in document.items() if name not in absent}
-
-
-class Totals(_WithCurves):
+class Totals(_Record):
     """Everything spent up to and including one reservation."""
 
-    rho_aggregate: Rational
+    rho_aggregate: LossText
     """Under this charter."""
-    rho_collusion: Rational
+    rho_collusion: LossText
     epsilon_aggregate: Decimal
     epsilon_collusion: Decimal
     epsilon_fewer_honest: tuple[Decimal, ...] = Field(max_length=8)
-    """Aggregate, under this charter, if fewer shares than t are honest: see `fewer_honest`; none
-    for a mechanism whose noise is the hospital's own alone."""
-    year_rho_aggregate: Rational
+    """Aggregate, under this charter, if fewer shares than t are honest: see `fewer_honest`."""
+    year_rho_aggregate: LossText
     """Over all charters, in the year of ``reserved_at``."""
-    year_rho_collusion: Rational
-    data_set_rho_aggregate: Rational
+    year_rho_collusion: LossText
+    data_set_rho_aggregate: LossText
     """Over all charters, of this data set."""
-    data_set_rho_collusion: Rational
-    lifetime_rho_aggregate: Rational
+    data_set_rho_collusion: LossText
+    lifetime_rho_aggregate: LossText
     """Over all charters of this ledger."""
-    lifetime_rho_collusion: Rational
-    curve: Curve | None = None
-    """Renyi loss under this charter beside rho, the same in both views; None if there is none."""
-    year_curve: Curve | None = None
-    data_set_curve: Curve | None = None
-    lifetime_curve: Curve | None = None
-
-    def curve_of(self, scope: Scope) -> str | None:
-        """The Renyi loss of one period beside its rhos."""
-        prefix = "" if scope == "charter" else scope.replace("-", "_") + "_"
-        curve: str | None = getattr(self, f"{prefix}curve")
-        return curve
+    lifetime_rho_collusion: LossText
 
     def of(self, scope: Scope) -> tuple[str, str]:
         """(aggregate, collusion) rho of one period."""
@@ -146,7 +121,7 @@ class Totals(_WithCurves):
         return getattr(self, f"{prefix}rho_aggregate"), getattr(self, f"{prefix}rho_collusion")
 
 
-class Reservation(_WithCurves):
+class Reservation(_Record):
     """The debit of one round, durable before noise for it is drawn."""
 
     version: Literal[1] = 1
@@ -174,11 +149,9 @@ class Reservation(_WithCurves):
     public_set: Digest
     previous_aggregate: Digest | None
     """Of the sum that the round before opened, on which this release depends; None if unknown."""
-    rho_aggregate: Rational
+    rho_aggregate: LossText
     """Of this round."""
-    rho_collusion: Rational
-    curve: Curve | None = None
-    """Renyi loss of this round beside rho, the same in both views; None if there is none."""
+    rho_collusion: LossText
     delta: Delta
     """At which the epsilons of the charter hold."""
     totals: Totals

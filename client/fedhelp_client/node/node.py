@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fedhelp_client.data.contribution import capped
-from fedhelp_client.data.folder import load_folder
+from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
 from fedhelp_client.models import build_model
@@ -160,7 +160,8 @@ def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
     """
     whole = load_folder(options.data, charter.task, classes=charter.classes)
     own = capped(whole, charter.privacy.maximum_images)
-    test = load_folder(options.test, charter.task, classes=charter.classes)
+    # Public: nobody's privacy hangs on its identifiers.
+    test = read_folder(options.test, charter.task, classes=charter.classes)
     for dataset in (own, test):
         if dataset.classes != charter.classes:
             raise CharterRefused(

@@ -116,7 +116,7 @@ class Releaser:
                     round_number, partial(mechanism.prepare, state, inputs), previous
                 )
             previous = digest_of_integers(opened.values)
-            state = mechanism.postprocess(state, opened.values, opened.hospitals)
+            state = mechanism.postprocess(state, opened, round_number=round_number)
             self.progress("rounds", round_number, rounds)
         return mechanism.labels(state)
 

@@ -35,6 +35,7 @@ from fedhelp_secure.privacy.noise import draw_share
 from fedhelp_secure.privacy.parameters import Sensitivity
 from fedhelp_secure.privacy.probe import PatientsRefused
 from fedhelp_secure.public_set import PublicSet
+from fedhelp_secure.secure_sum.opening import OpenedSum
 
 KIT = make_charter_kit()
 COUNT = len(PUBLIC_SET.images)
@@ -257,7 +258,9 @@ def test_with_little_noise_it_learns_what_a_linear_model_can() -> None:
     assert release.min() >= 0
     assert release.max() <= 4096
     opened = 2 * release
-    labels = mechanism.labels(mechanism.postprocess(state, opened, ["large-1"]))
+    labels = mechanism.labels(
+        mechanism.postprocess(state, OpenedSum(opened, ("large-1",)), round_number=1)
+    )
     assert (labels.proxies[:, 0].argmax(axis=1) == classes.numpy()).mean() > 0.85
     np.testing.assert_allclose(labels.proxies.sum(axis=2), 1)
 
@@ -279,7 +282,9 @@ def test_patch_tokens_are_rows_and_get_labels_of_their_own() -> None:
     state = mechanism.initial_state()
     release = mechanism.prepare(state, head_patients(patients(6)))(draw_share)
     assert release.shape == (COUNT * 4 * 2,)
-    labels = mechanism.labels(mechanism.postprocess(state, release, ["small-1"]))
+    labels = mechanism.labels(
+        mechanism.postprocess(state, OpenedSum(release, ("small-1",)), round_number=1)
+    )
     assert labels.proxies.shape == (COUNT, 4, 2)
     np.testing.assert_allclose(labels.proxies[:, 0], labels.proxies[:, 3], atol=1e-3)
 

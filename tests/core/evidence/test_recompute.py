@@ -100,9 +100,9 @@ def test_renyi_losses_are_at_the_ledgers_orders() -> None:
 def test_two_ways_to_the_losses_of_every_mechanism(mechanism: MechanismName) -> None:
     event = event_under(mechanism)
     theirs = (event.loss_aggregate, event.loss_collusion)
-    ours = losses_of(event, 0, theirs[0].curve_text())
+    ours = losses_of(event, 0, theirs[0].text())
     for spent, loss in zip(ours, theirs, strict=True):
-        assert (spent.rho, spent.curve_text) == (loss.rho, loss.curve_text())
+        assert spent.text == loss.text()
         twice = (spent + spent).epsilon("1e-6")
         accountant = loss.times(2).epsilon("1e-6")
         assert twice <= accountant <= twice + Fraction(2, 10**6)
@@ -112,11 +112,11 @@ def test_two_ways_to_the_losses_of_every_mechanism(mechanism: MechanismName) -> 
 
 def test_a_mixed_loss_adds_up_in_both_forms() -> None:
     probe, sampled = event_under("probe"), event_under("dp_sgd")
-    curve = sampled.loss_aggregate.curve_text()
-    spent = losses_of(probe, 0, None)[0] + losses_of(sampled, 0, curve)[0]
+    stated = sampled.loss_aggregate.text()
+    spent = losses_of(probe, 0, "")[0] + losses_of(sampled, 0, stated)[0]
     accountant = (probe.loss_aggregate + sampled.loss_aggregate).epsilon("1e-6")
     assert spent.epsilon("1e-6") <= accountant <= spent.epsilon("1e-6") + Fraction(2, 10**6)
-    assert spent.epsilon("1e-6") > losses_of(probe, 0, None)[0].epsilon("1e-6")
+    assert spent.epsilon("1e-6") > losses_of(probe, 0, "")[0].epsilon("1e-6")
 
 
 @pytest.mark.parametrize("rate", ["0.01", "0.5", "1"])
@@ -125,7 +125,7 @@ def test_two_ways_to_a_sampled_loss(rate: str, multiplier: int) -> None:
     event = event_under("dp_sgd").model_copy(
         update={"sampling_rate": rate, "sigma_units": multiplier * 3276, "steps": 7}
     )
-    losses_of(event, 0, event.loss_aggregate.curve_text())
+    losses_of(event, 0, event.loss_aggregate.text())
 
 
 @pytest.mark.parametrize(
@@ -144,19 +144,13 @@ def test_a_false_curve_is_named(reason: str, change: Callable[[int, int], int], 
     curve = list(event.loss_aggregate.curve)
     curve[place] = change(curve[place], event.steps)
     with pytest.raises(BundleRefused, match=f"entry 5 .*{reason}"):
-        losses_of(event, 5, Loss(curve=tuple(curve)).curve_text())
+        losses_of(event, 5, Loss(curve=tuple(curve)).text())
 
 
-@pytest.mark.parametrize("stated", [None, "", "0.000000000000000"])
-def test_a_curve_that_is_missing_or_short_is_refused(stated: str | None) -> None:
+@pytest.mark.parametrize("stated", ["", "0/1", "0/1 renyi 0.000000000000000"])
+def test_a_curve_that_is_missing_or_short_is_refused(stated: str) -> None:
     with pytest.raises(BundleRefused, match="another loss"):
         losses_of(event_under("dp_sgd"), 5, stated)
-
-
-def test_a_curve_where_nobody_is_sampled_is_refused() -> None:
-    curve = event_under("dp_sgd").loss_aggregate.curve_text()
-    with pytest.raises(BundleRefused, match="samples nobody"):
-        losses_of(event_under("probe"), 5, curve)
 
 
 @pytest.mark.parametrize("mechanism", sorted(MECHANISMS))

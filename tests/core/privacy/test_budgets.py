@@ -310,14 +310,12 @@ def test_a_refused_consent_leaves_the_account_as_it_was(documents: Documents) ->
 
 
 def test_fewer_honest_shares_cost_more_exactly() -> None:
-    event = event_of(CHARTERS[0], HOSPITAL)
-    loss = event.loss_aggregate
-    stated = epsilons_fewer_honest(loss, event, "1e-6")
+    loss = event_of(CHARTERS[0], HOSPITAL).loss_aggregate
+    stated = epsilons_fewer_honest(loss, 4, "1e-6")
     assert [shares for shares, _ in stated] == [3, 2, 1]
     for shares, epsilon in stated:
         assert epsilon == epsilon_of_rho(loss.rho * Fraction(4, shares), "1e-6")
-    alone = event.model_copy(update={"honest_shares": 1})
-    assert epsilons_fewer_honest(loss, alone, "1e-6") == ()
+    assert epsilons_fewer_honest(loss, 1, "1e-6") == ()
     assert fewer_honest(9) == (8, 7, 6, 5, 4, 3, 2, 1)
     assert fewer_honest(40) == (39, 38, 37, 36, 35, 34, 33, 1)
 

@@ -28,6 +28,7 @@ from fedhelp_secure.privacy.events import (
     event_of,
 )
 from fedhelp_secure.privacy.ledger import BudgetExhausted, Ledger
+from fedhelp_secure.privacy.loss import NOTHING, Loss
 from fedhelp_secure.privacy.parameters import RULES, MechanismName, sensitivity_of
 from fedhelp_secure.privacy.records import Reservation
 
@@ -150,11 +151,12 @@ def test_a_ledger_of_every_mechanism_adds_up(ledger: Ledger) -> None:
 def test_only_sampled_losses_write_curves(ledger: Ledger) -> None:
     entries = [ledger.reserve(charter_of("probe"), 1), ledger.reserve(charter_of("dp_sgd"), 1)]
     probe, sampled = (entry.record.model_dump(mode="json") for entry in entries)
-    assert "curve" not in probe
-    assert not {"curve", "lifetime_curve"} & set(probe["totals"])
-    assert sampled["rho_aggregate"] == sampled["rho_collusion"] == "0/1"
-    assert sampled["curve"] == sampled["totals"]["curve"] == sampled["totals"]["lifetime_curve"]
-    assert sampled["totals"]["lifetime_rho_aggregate"] == probe["rho_aggregate"]
+    assert "renyi" not in str(probe)
+    assert sampled["rho_aggregate"] == sampled["rho_collusion"]
+    assert sampled["rho_aggregate"].startswith("0/1 renyi ")
+    assert sampled["totals"]["rho_aggregate"] == sampled["rho_aggregate"]
+    both = (Loss.parse(document["rho_aggregate"]) for document in (probe, sampled))
+    assert Loss.parse(sampled["totals"]["lifetime_rho_aggregate"]) == sum(both, NOTHING)
     assert sampled["totals"]["epsilon_aggregate"] == sampled["totals"]["epsilon_collusion"]
     event = sampled["event"]
     assert (event["sampling"], event["sampling_rate"], event["steps"]) == ("poisson", "0.1", 20)
@@ -184,9 +186,11 @@ def _false(document: dict[str, Any], *path: str, value: object) -> dict[str, Any
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("curve",), None),
-        (("totals", "curve"), None),
-        (("totals", "lifetime_curve"), None),
+        (("rho_aggregate",), "0/1"),
+        (("rho_collusion",), "0/1"),
+        (("totals", "rho_aggregate"), "0/1"),
+        (("totals", "rho_collusion"), "0/1"),
+        (("totals", "lifetime_rho_aggregate"), "0/1"),
         (("totals", "epsilon_aggregate"), "0.100000"),
         (("event", "steps"), 19),
         (("event", "sampling_rate"), "0.01"),
@@ -211,8 +215,9 @@ def test_a_false_account_of_sampled_steps_is_found_out(
 
 def test_halved_curves_are_found_out(ledger: Ledger) -> None:
     document = ledger.reserve(charter_of("dp_sgd"), 1).record.model_dump(mode="json")
-    half = " ".join(f"{float(part) / 2:.15f}" for part in document["curve"].split())
-    for name in ("curve", "year_curve", "data_set_curve", "lifetime_curve"):
+    curve = Loss.parse(document["rho_aggregate"]).curve
+    half = Loss(curve=tuple(units // 2 for units in curve)).text()
+    for name in ("rho_aggregate", "rho_collusion", "year_rho_collusion", "lifetime_rho_aggregate"):
         false = _false(document, "totals", name, value=half)
         with pytest.raises(LedgerRefused, match="other totals"):
             check_chain([KEY.sign_document(KIND, false)], hospital=HOSPITAL, key=KEY.public)
@@ -224,8 +229,8 @@ def test_times_a_round_is_so_many_rounds() -> None:
     assert Fraction(totals.rho_aggregate) == 3 * event.loss_aggregate.rho
     sampled = event_of(charter_of("dp_sgd"), HOSPITAL)
     thrice = Account(HOSPITAL).totals_after(PLACE, sampled, "1e-6", times=3)
-    assert thrice.curve == sampled.loss_aggregate.times(3).curve_text()
+    assert thrice.rho_aggregate == sampled.loss_aggregate.times(3).text()
     assert isinstance(sampled, SampledGaussianEvent)
     more = sampled.model_copy(update={"steps": 3 * sampled.steps})
-    assert thrice.curve == more.loss_aggregate.curve_text()
+    assert thrice.rho_aggregate == more.loss_aggregate.text()
     assert Reservation.model_fields["event"].discriminator == "sampling"

@@ -54,7 +54,7 @@ def test_more_never_costs_less(first: Loss, second: Loss, delta: str) -> None:
 @given(gaussians, deltas)
 def test_a_gaussian_loss_stays_rational(loss: Loss, delta: str) -> None:
     assert loss.curve == ()
-    assert loss.curve_text() is None
+    assert loss.text() == f"{loss.rho.numerator}/{loss.rho.denominator}"
     assert loss.epsilon(delta) == epsilon_of_rho(loss.rho, delta)
 
 
@@ -79,23 +79,32 @@ def test_a_curve_beside_a_rho_costs_what_the_rho_costs_at_every_order(
 @settings(deadline=None)
 def test_texts_hold_a_loss_exactly(first: Loss, second: Loss) -> None:
     loss = first + second
-    rho = f"{loss.rho.numerator}/{loss.rho.denominator}"
-    assert Loss.of_texts(rho, loss.curve_text()) == loss
+    assert Loss.parse(loss.text()) == loss
 
 
 def test_a_curve_as_text_has_fifteen_decimals_an_order() -> None:
-    loss = Loss(curve=(10**15 + 1, *[7] * (len(ORDERS) - 1)))
-    text = loss.curve_text()
-    assert text is not None
-    assert text.split()[:2] == ["1.000000000000001", "0.000000000000007"]
+    loss = Loss(Fraction(1, 3), (10**15 + 1, *[7] * (len(ORDERS) - 1)))
+    assert loss.text().split()[:4] == ["1/3", "renyi", "1.000000000000001", "0.000000000000007"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1.0", "-1.000000000000000", "1.000000000000000", "1,000000000000000"]
+    "text",
+    [
+        "",
+        "1",
+        "1/0",
+        "-1/2",
+        "1/2 renyi",
+        "1/2 renyi 1.0",
+        "1/2 renyi -1.000000000000000",
+        "1/2 renyi 1.000000000000000",
+        "1/2 renyi 1,000000000000000",
+        "1/2 " + " ".join(["1.000000000000000"] * len(ORDERS)),
+    ],
 )
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(AccountingError):
-        Loss.of_texts("0/1", text)
+        Loss.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fedhelp_secure.privacy.noise import draw_share
 from fedhelp_secure.privacy.parameters import MechanismName, Sensitivity
 from fedhelp_secure.privacy.probe import PatientsRefused
 from fedhelp_secure.secure_sum.fixed_point import quantise
+from fedhelp_secure.secure_sum.opening import OpenedSum
 
 KIT = make_charter_kit()
 COUNT = len(PUBLIC_SET.images)
@@ -77,7 +78,7 @@ def test_the_probe_is_the_probe() -> None:
     query = probe.contribution(charter, state, people)
     assert np.array_equal(mechanism.contribution(state, people), query)
     assert np.array_equal(mechanism.prepare(state, people)(no_noise), query)
-    stepped = mechanism.postprocess(state, query, ["small-1"])
+    stepped = mechanism.postprocess(state, OpenedSum(query, ("small-1",)), round_number=1)
     assert np.array_equal(stepped, probe.apply_step(charter, PUBLIC_SET, state, query))
     labels = mechanism.labels(stepped)
     assert labels.model is stepped
@@ -144,7 +145,7 @@ def test_the_teacher_is_the_weighted_mean_of_the_logits() -> None:
     state = mechanism.initial_state()
     small, large = logits(0.01), -3 * logits(0.02)
     opened = mechanism.contribution(state, small) + 2 * mechanism.contribution(state, large)
-    mean = mechanism.postprocess(state, opened, ["small-1", "large-2"])
+    mean = mechanism.postprocess(state, OpenedSum(opened, ("small-1", "large-2")), round_number=1)
     expected = (small + 2 * large) / 3
     expected -= expected.mean(axis=2, keepdims=True)
     np.testing.assert_allclose(mean, expected, atol=1e-3)
@@ -188,9 +189,13 @@ def test_a_sum_of_nobody_or_of_other_values_is_refused() -> None:
     mechanism = LogitNoise(setting_of("logit_noise"))
     state = mechanism.initial_state()
     with pytest.raises(MechanismMisused):
-        mechanism.postprocess(state, np.zeros(COUNT * 2, dtype=np.int64), [])
+        mechanism.postprocess(
+            state, OpenedSum(np.zeros(COUNT * 2, dtype=np.int64), ()), round_number=1
+        )
     with pytest.raises(MechanismMisused):
-        mechanism.postprocess(state, np.zeros(COUNT * 2 + 1, dtype=np.int64), ["small-1"])
+        mechanism.postprocess(
+            state, OpenedSum(np.zeros(COUNT * 2 + 1, dtype=np.int64), ("small-1",)), round_number=1
+        )
 
 
 def test_two_releases_of_the_same_logits_differ() -> None:
