@@ -68,7 +68,9 @@ class Releaser:
             opened = self.coordinator.fetch_sum(round_number)
             if contribution is not None:
                 self._record(round_number, contribution, "opened")
-            model = probe.apply_step(self.charter, self.public_set, model, opened.values)
+            model = probe.apply_step(
+                self.charter, self.public_set, model, opened.values, round_number=round_number
+            )
             self.progress("rounds", round_number, rounds)
         return model
 
