@@ -88,7 +88,7 @@ def initial_model(charter: Charter) -> NDArray[np.float64]:
 
 
 def soft_labels(
-    model: NDArray[np.float64], features: NDArray[np.floating], temperature: float = 1.0
+    model: NDArray[np.floating], features: NDArray[np.floating], temperature: float = 1.0
 ) -> NDArray[np.float64]:
     """softmax(features @ model / temperature), shape [..., C] for features [..., D].
 
@@ -224,24 +224,26 @@ def fit_moments(
     under a bound of the curvature that holds everywhere (Boehning 1992). Raises ProbeMisused if
     ``ridge`` leaves that bound singular.
     """
-    if weights is None:
-        weights = np.full(len(rows), 1 / len(rows))
-    weighted = weights[:, np.newaxis] * rows
+    shares = np.full(len(rows), 1 / len(rows)) if weights is None else weights
+    weighted = shares[:, np.newaxis] * rows
     # Half the second moment and the ridge bound the curvature.
     curvature = _inverse(weighted.T @ rows / 2, ridge)
-    fitted, ahead, weight = start, start, 1.0
+    fitted: NDArray[np.floating] = start
+    ahead: NDArray[np.floating] = start
+    weight = 1.0
     for _ in range(_MOST_STEPS):
         slope = weighted.T @ soft_labels(ahead, rows) + ridge * ahead - moments
         if np.abs(slope).max() < _FLAT:
-            return ahead
+            break
         following = ahead - curvature @ slope
         next_weight = (1 + sqrt(1 + 4 * weight**2)) / 2
         # Momentum that points uphill is dropped (O'Donoghue and Candes 2015).
         if (slope * (following - fitted)).sum() > 0:
             next_weight = 1.0
-        ahead = following + (weight - 1) / next_weight * (following - fitted)
+        momentum = (weight - 1) / next_weight
+        ahead = following + momentum * (following - fitted)
         fitted, weight = following, next_weight
-    return fitted
+    return ahead.astype(np.float64)
 
 
 def _inverse(moment: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def utility(
         cache=cache,
         networks=networks,
     )
-    console = Console(width=110)
+    console = Console(width=140)
     steps = Console(stderr=True, highlight=False)
 
     def source_of(seed: int) -> Source:
@@ -93,7 +93,7 @@ def _table(result: UtilityResult, group: str) -> Table:
         title=f"{hospitals} {group} hospitals, {len(result.seeds)} seeds: mean (least to largest)"
     )
     for column in ("way", "epsilon", "accuracy", "balanced", "AUC", "gain in accuracy"):
-        table.add_column(column, justify="left" if column == "way" else "right")
+        table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
     for scores in (scores for scores in result.scores if scores.group == group):
         table.add_row(
             scores.way,

@@ -29,6 +29,7 @@ from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.metrics import accuracy, one_vs_rest_auc
 from fedhelp_client.node.patients import patient_examples
 from fedhelp_client.progress import ProgressCallback
+from fedhelp_secure.backbone import EMBEDDING_WIDTH, TOKEN_WIDTH
 from fedhelp_secure.charter import Group
 from fedhelp_secure.privacy.defaults import PROJECTIONS, default_probe, default_rounds
 from fedhelp_secure.public_set import PublicSet, fit_projection
@@ -38,6 +39,8 @@ WITHOUT_NOISE = "100"
 
 NETWORK = "network alone"
 HEAD = "head alone"
+LAST_LAYER = "head alone, last layer only"
+"""For comparison: a head on what `Backbone.embed` gives. Not among those that are the stronger."""
 STRONGER = "stronger alone"
 
 
@@ -178,11 +181,16 @@ def _measure(bench: UtilityBench, world: World, progress: ProgressCallback) -> _
 def _alone(bench: UtilityBench, world: World) -> _OfHospital:
     figures: _OfHospital = {}
     projection = public_set_of(world, 2).projection
+    last = fit_projection(_last_layer(world.proxy.embeddings), 2)
     for name, place in world.hospitals.items():
         head = train_head(place.dataset, place.embeddings[:, 0], projection)
         of_head = _figures(head.soft_labels(world.test.embeddings[:, 0]), world.test)
         figures[_Way(HEAD, None), name] = of_head
         measured = [of_head]
+        of_last = train_head(place.dataset, _last_layer(place.embeddings)[:, 0], last)
+        figures[_Way(LAST_LAYER, None), name] = _figures(
+            of_last.soft_labels(_last_layer(world.test.embeddings)[:, 0]), world.test
+        )
         if bench.networks:
             network = network_alone(
                 bench.cache, place.dataset, world.test.dataset, bench.groups()[name], world.seed
@@ -192,6 +200,11 @@ def _alone(bench: UtilityBench, world: World) -> _OfHospital:
         # By the withheld images themselves: kind to what the federation is compared with.
         figures[_Way(STRONGER, None), name] = max(measured)
     return figures
+
+
+def _last_layer(summaries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Class token and mean patch token of the final layer norm, [N, T, 768]."""
+    return summaries[..., -4 * TOKEN_WIDTH :][..., :EMBEDDING_WIDTH]
 
 
 def _distilled(bench: UtilityBench, world: World, epsilon: str, noise: Noise) -> _OfHospital:

@@ -43,7 +43,7 @@ class World:
 
 
 class EmbeddingStore:
-    """Embeddings by image, in memory for one seed and in ``folder`` for the next run."""
+    """Embeddings by image, kept in ``folder`` for the next run."""
 
     def __init__(self, folder: Path, task: Task) -> None:
         self._folder = folder / WEIGHTS_DIGEST.removeprefix("sha256:")[:16] / task
@@ -55,16 +55,22 @@ class EmbeddingStore:
         """[N, T, E] of the examples' images, each computed by itself."""
         return np.stack([self._one(image) for image in resize_images([e.image for e in examples])])
 
+    def keep(self, image: NDArray[np.uint8], embedding: NDArray[np.float32]) -> None:
+        """Store ``embedding`` [T, E] as what the backbone says of ``image`` [224, 224]."""
+        shape = np.array(embedding.shape, dtype="<i8").tobytes()
+        data = shape + embedding.astype("<f4").tobytes()
+        write_atomically(self._path(image), data, mode=0o644)
+
     def _one(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        path = self._folder / f"{digest(image.tobytes()).removeprefix('sha256:')}.f32"
-        if not path.is_file():
+        if not self._path(image).is_file():
             self._backbone = self._backbone or load_backbone()
-            embedding = embed(self._backbone, image[np.newaxis], self._task)[0]
-            rows = np.array(embedding.shape, dtype="<i8").tobytes()
-            write_atomically(path, rows + embedding.astype("<f4").tobytes(), mode=0o644)
-        data = path.read_bytes()
+            self.keep(image, embed(self._backbone, image[np.newaxis], self._task)[0])
+        data = self._path(image).read_bytes()
         shape = tuple(np.frombuffer(data[:16], dtype="<i8"))
         return np.frombuffer(data[16:], dtype="<f4").reshape(shape).astype(np.float32)
+
+    def _path(self, image: NDArray[np.uint8]) -> Path:
+        return self._folder / f"{digest(image.tobytes()).removeprefix('sha256:')}.f32"
 
 
 def make_world(
