@@ -14,16 +14,20 @@ classes are as common as F finds them on the proxies (label shift; Saerens, Lati
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.data.types import DataError, Dataset
 from fedhelp_secure.privacy.probe import fit_moments, soft_labels
-from fedhelp_secure.public_set import Projection, PublicSet
+from fedhelp_secure.public_set import Projection, PublicSet, PublicSetRefused
+from fedhelp_secure.state import write_atomically
 
 RIDGE_ALONE = 0.01
 RIDGE_KEPT = 0.1
@@ -65,6 +69,33 @@ class KeptClassifier:
         joined = public * (self.head.soft_labels(embeddings) + _TINY) ** self.share
         normalised: NDArray[np.float64] = joined / joined.sum(axis=1, keepdims=True)
         return normalised
+
+    def save(self, path: Path) -> None:
+        """Write all of it to ``path`` (.npz), readable by its owner only: V saw patients."""
+        projection, buffer = self.head.projection, io.BytesIO()
+        np.savez(
+            buffer,
+            public_model=self.public_model,
+            weights=self.head.weights,
+            share=np.array(self.share),
+            mean=projection.mean,
+            scale=projection.scale,
+            components=projection.components,
+            constant=projection.constant,
+        )
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> KeptClassifier:
+        """What `save` wrote to ``path``; raises DataError for anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = ("mean", "scale", "components", "constant")
+                projection = Projection(*(arrays[name] for name in names))
+                head = Head(projection, arrays["weights"])
+                return cls(arrays["public_model"], head, share=float(arrays["share"]))
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, PublicSetRefused) as error:
+            raise DataError(f"{path} holds no classifier that a node kept.") from error
 
 
 def train_head(

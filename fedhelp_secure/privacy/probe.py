@@ -88,7 +88,7 @@ def initial_model(charter: Charter) -> NDArray[np.float64]:
 
 
 def soft_labels(
-    model: NDArray[np.floating], features: NDArray[np.floating], temperature: float = 1.0
+    model: NDArray[np.float64], features: NDArray[np.floating], temperature: float = 1.0
 ) -> NDArray[np.float64]:
     """softmax(features @ model / temperature), shape [..., C] for features [..., D].
 
@@ -181,6 +181,7 @@ def apply_step(
     of z y^T, which the mean of z softmax(F z) over the proxies plus G estimates, and through the
     mean of log sum exp(F z), which is taken over the proxies. Estimates of all rounds count alike,
     so that later rounds correct where the proxies differ from the patients and noise averages out.
+    ``step`` is not used.
 
     Raises ProbeMisused unless the shapes are the charter's and the rounds are counted from 1.
     """
@@ -203,9 +204,7 @@ def apply_step(
     # the mean of their estimates: mean z softmax(F z) + ridge F.
     before = rows.T @ soft_labels(model, rows) / len(rows)
     moments = before + ((round_number - 1) * ridge * model + gradient) / round_number
-    fitted = fit_moments(rows, moments, ridge=ridge, start=model)
-    stepped: NDArray[np.float64] = model + float(charter.probe.step) * (fitted - model)
-    return stepped
+    return fit_moments(rows, moments, ridge=ridge, start=model)
 
 
 def fit_moments(
@@ -228,9 +227,7 @@ def fit_moments(
     weighted = shares[:, np.newaxis] * rows
     # Half the second moment and the ridge bound the curvature.
     curvature = _inverse(weighted.T @ rows / 2, ridge)
-    fitted: NDArray[np.floating] = start
-    ahead: NDArray[np.floating] = start
-    weight = 1.0
+    fitted, ahead, weight = start, start, 1.0
     for _ in range(_MOST_STEPS):
         slope = weighted.T @ soft_labels(ahead, rows) + ridge * ahead - moments
         if np.abs(slope).max() < _FLAT:
@@ -243,17 +240,17 @@ def fit_moments(
         momentum = (weight - 1) / next_weight
         ahead = following + momentum * (following - fitted)
         fitted, weight = following, next_weight
-    return ahead.astype(np.float64)
+    return ahead
 
 
 def _inverse(moment: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    ridged = moment + ridge * np.eye(len(moment))
     try:
-        inverse: NDArray[np.float64] = np.linalg.inv(moment + ridge * np.eye(len(moment)))
+        return np.linalg.inv(ridged).astype(np.float64)
     except np.linalg.LinAlgError as error:
         raise ProbeMisused(
             "the proxy features are degenerate; choose a charter with a larger ridge."
         ) from error
-    return inverse
 
 
 def _shape(charter: Charter) -> tuple[int, int]:

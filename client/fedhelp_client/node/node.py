@@ -138,7 +138,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
-    head_alone, head = _heads(inputs, features, public_model, progress)
+    head_alone, head = _heads(state, inputs, features, public_model, progress)
 
     spent = ledger.spent(charter)
     result = NodeResult(
@@ -174,12 +174,13 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
 
 
 def _heads(
+    state: StateDirectory,
     inputs: _Inputs,
     own: OwnFeatures,
     public_model: NDArray[np.float64],
     progress: ProgressCallback,
 ) -> tuple[float | None, float | None]:
-    """Accuracy of the own head alone and of the classifier kept; None for segmentation."""
+    """Keep a classifier; accuracy of the own head alone and of it. None for segmentation."""
     if own.embeddings is None:
         return None, None
     public_set = inputs.public_set
@@ -189,6 +190,7 @@ def _heads(
     labels = np.array([example.label for example in inputs.test.examples])
     alone = train_head(inputs.own, own.embeddings, public_set.projection, ridge=RIDGE_ALONE)
     kept = keep_classifier(inputs.own, own.embeddings, public_set, public_model)
+    kept.save(state.role_directory() / "models" / "head.npz")
     of_alone, of_kept = (
         accuracy(classifier.soft_labels(test.embeddings).argmax(axis=1), labels).value
         for classifier in (alone, kept)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from fedhelp_client.data.types import DataError, Dataset, Example
-from fedhelp_client.head import OWN_PATIENTS, keep_classifier, train_head
+from fedhelp_client.head import OWN_PATIENTS, KeptClassifier, keep_classifier, train_head
 from fedhelp_secure.public_set import PublicSet, fit_projection
 
 CLASSES, WIDTH, DIMENSION = 3, 30, 6
@@ -107,6 +109,22 @@ def test_the_head_minimises_the_penalised_loss() -> None:
     rows = np.concatenate([rows, np.ones((12, 1))], axis=1)
     residual = np.eye(CLASSES)[own] - head.soft_labels(embeddings)
     assert np.abs(rows.T @ residual / 12 - 0.05 * head.weights).max() < 1e-6
+
+
+def test_a_kept_classifier_comes_back_from_its_file(tmp_path: Path) -> None:
+    clinic = Clinic(7)
+    public = clinic.public_set()
+    own = np.arange(12) % CLASSES
+    embeddings = clinic.embeddings(own)
+    kept = keep_classifier(dataset(own), embeddings, public, clinic.public_model(public))
+    kept.save(tmp_path / "head.npz")
+    assert (tmp_path / "head.npz").stat().st_mode & 0o077 == 0
+    loaded = KeptClassifier.load(tmp_path / "head.npz")
+    assert np.array_equal(loaded.soft_labels(embeddings), kept.soft_labels(embeddings))
+    for damaged in (b"", b"not an archive"):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match="no classifier"):
+            KeptClassifier.load(tmp_path / "damaged.npz")
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
