@@ -63,7 +63,7 @@ class Backbone:
 
         Token 0 is the class token; token 1 + 16 r + c is the patch at row r, column c. An image's
         tokens depend on that image alone, but for rounding: images of one call share matrix
-        products, whose last bits depend on how many there are. Raises ImagesRefused.
+        products, whose last bits may depend on how many there are. Raises ImagesRefused.
         """
         check_images(images)
         return np.concatenate([tokens for (tokens,) in self._batches(images, (_TOKENS,))])

@@ -31,9 +31,9 @@ def own_features(
 ) -> OwnFeatures:
     """Features of every image of ``dataset``, each computed by itself.
 
-    Images that share a matrix product are rounded differently when one of them is missing, and one
-    patient's numbers must not depend on another's, not even in their last bits: the sensitivity of
-    the release is exact only so.
+    Images that share a matrix product may be rounded differently when one of them is missing, and
+    one patient's numbers must not depend on another's, not even in their last bits: the sensitivity
+    of the release is exact only so.
     """
     backbone = load_backbone()
     images = resize_images([example.image for example in dataset.examples])

@@ -6,25 +6,50 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.learning import discs, silent
 
 from fedhelp_client.data.embeddings import embed, resize_images
 from fedhelp_client.data.types import Task
+from fedhelp_client.node import patients
 from fedhelp_client.node.patients import own_features, patient_examples
-from fedhelp_secure.backbone import SUMMARY_WIDTH, load_backbone
+from fedhelp_secure.backbone import SUMMARY_WIDTH, TOKEN_WIDTH
 from fedhelp_secure.public_set import PublicSet, fit_projection
+
+
+class CompanionedBackbone:
+    """A backbone that rounds an image's numbers after how many images share the call."""
+
+    def tokens(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `Backbone.tokens`."""
+        return self._drawn(images, (257, TOKEN_WIDTH))
+
+    def summaries(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `Backbone.summaries`."""
+        return self._drawn(images, (SUMMARY_WIDTH,))
+
+    def _drawn(self, images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn = [
+            np.random.default_rng(int(image.sum())).normal(size=shape) + 1e-3 * len(images)
+            for image in images
+        ]
+        return np.stack(drawn).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patients, "load_backbone", CompanionedBackbone)
 
 
 def public_set(task: Task) -> PublicSet:
     images = resize_images([example.image for example in discs(6, seed=1, task=task).examples])
-    embeddings = embed(load_backbone(), images, task)
+    embeddings = embed(CompanionedBackbone(), images, task)  # type: ignore[arg-type]
     projection = fit_projection(embeddings, 4)
     return PublicSet(images, projection.apply(embeddings), projection)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task) -> None:
-    """Sharing a matrix product would: its rounding depends on how many rows there are."""
     public, whole = public_set(task), discs(9, seed=2, task=task)
     features = own_features(whole, public, task=task, progress=silent).projected
     without = replace(whole, examples=whole.examples[1:])
