@@ -103,7 +103,7 @@ def _table(charter: Charter, figures: PrivacyFigures, rehearsed: Rehearsed) -> T
     table.add_row("epsilon (aggregate)", f"{figures.epsilon_aggregate:.3f}")
     table.add_row("epsilon (collusion)", f"{figures.epsilon_collusion:.3f}")
     for honest, epsilon in figures.fewer_shares:
-        table.add_row(f"epsilon if only {honest} honest shares are in the sum", f"{epsilon:.3f}")
+        table.add_row(f"epsilon if honest shares in the sum: only {honest}", f"{epsilon:.3f}")
     table.add_row("rehearsed accuracy, small hospitals alone", f"{rehearsed.alone:.3f}")
     table.add_row("together, without noise", f"{rehearsed.without_noise:.3f}")
     noised = rehearsed.with_noise
@@ -136,7 +136,7 @@ def meaning(charter: Charter, figures: PrivacyFigures, rehearsed: Rehearsed) -> 
         f"The promise counts on {charter.cohort.honest} honest contributions in every round; a "
         f"round with fewer than {charter.cohort.minimum} in all is never opened.",
         f"In the rehearsal the noise costs {100 * rehearsed.cost:.1f} points of accuracy, and a "
-        f"small hospital {worth}. Real images differ from invented ones: read it as an order of "
+        f"small hospital {worth}. The rehearsal's patients are not yours: read it as an order of "
         "magnitude.",
         "What a patient has lost cannot be taken back: a later charter adds to it, and the ledger "
         "refuses when the site's own limit is reached.",

@@ -118,5 +118,5 @@ def test_the_command_says_it_all(bench: UtilityBench, monkeypatch: pytest.Monkey
     called = ["privacy", "plan", "--epsilon", "1", "--draws", "2", "--cache", str(bench.cache)]
     done = CliRunner().invoke(build(called), called)
     assert done.exit_code == 0, done.output
-    for said in ("epsilon (aggregate)", "epsilon (collusion)", "only 1 honest", "2 draws"):
+    for said in ("epsilon (aggregate)", "epsilon (collusion)", "only 1", "2 draws"):
         assert said in done.output
