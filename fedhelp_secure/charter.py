@@ -279,6 +279,8 @@ class Probe(_Document):
 
     dimension: int = Field(ge=2, le=512)
     """Columns of the projected feature, the constant entry included."""
+    update: Literal["gradient", "moments"] = "gradient"
+    """How an opened sum moves the model: see `fedhelp_secure.privacy.probe.apply_step`."""
     ridge: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     step: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     nominal_patients: int = Field(ge=1)

@@ -87,6 +87,10 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
     table.add_column("group")
     table.add_column(f"{metric} alone", justify="right")
     table.add_column(f"{metric} distilled", justify="right")
+    heads = [hospital for hospital in report.hospitals if hospital.head is not None]
+    if heads:
+        table.add_column("head alone", justify="right")
+        table.add_column("head kept", justify="right")
     table.add_column("epsilon (aggregate)", justify="right")
     table.add_column("epsilon (collusion)", justify="right")
     for hospital in report.hospitals:
@@ -95,6 +99,7 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
             hospital.group,
             f"{hospital.alone:.3f}",
             f"{hospital.distilled:.3f}",
+            *(_score(score) for score in (hospital.head_alone, hospital.head) if heads),
             f"{hospital.epsilon_aggregate:.2f}",
             f"{hospital.epsilon_collusion:.2f}",
         )
@@ -111,3 +116,7 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
         f"outputs: {out}/evidence/report/report.html, {out}/evidence/, {out}/logs/",
         soft_wrap=True,
     )
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

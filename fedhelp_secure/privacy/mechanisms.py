@@ -161,7 +161,9 @@ class ProbeMechanism:
     ) -> PublicState:
         """The model one step on; see `probe.apply_step`."""
         setting = self.setting
-        return probe.apply_step(setting.charter, setting.public_set, state, opened.values)
+        return probe.apply_step(
+            setting.charter, setting.public_set, state, opened.values, round_number=round_number
+        )
 
     def labels(self, state: PublicState) -> PublicLabels:
         """The model, and its labels on the proxies."""

@@ -49,12 +49,16 @@ def build_public_set(
     from fedhelp_client.data.embeddings import embed, resize_images
     from fedhelp_client.data.folder import load_images
     from fedhelp_secure.backbone import load_backbone
+    from fedhelp_secure.privacy.defaults import PROJECTIONS
     from fedhelp_secure.public_set import PublicSet, fit_projection
 
     proxies = resize_images(load_images(images))
     # Nothing else runs yet when a public set is made: two cores may share the work.
     embeddings = embed(load_backbone(threads=2), proxies, task)
-    projection = fit_projection(embeddings, dimension)
+    chosen = PROJECTIONS[task]
+    projection = fit_projection(
+        embeddings, dimension, whitening=chosen.whitening, constant=chosen.constant
+    )
     public_set = PublicSet(
         images=proxies, features=projection.apply(embeddings), projection=projection
     )

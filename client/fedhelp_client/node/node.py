@@ -17,11 +17,13 @@ from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
+from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
+from fedhelp_client.metrics import accuracy
 from fedhelp_client.models import build_model
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.mechanisms import Own, release_labels
-from fedhelp_client.node.patients import own_features
+from fedhelp_client.node.patients import OwnFeatures, own_features
 from fedhelp_client.node.release import Releaser
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_labels
@@ -71,7 +73,13 @@ class NodeResult(BaseModel):
     task: Literal["classification", "segmentation"]
     metric: Literal["accuracy", "dice"]
     alone: float
+    """The own network, trained on own patients."""
     distilled: float
+    """The same network after the teacher."""
+    head_alone: float | None
+    """Classification: a linear head on the public backbone, trained on own patients."""
+    head: float | None
+    """Classification: what `fedhelp_client.head` keeps, the public model and that head together."""
     epsilon_aggregate: float
     epsilon_collusion: float
 
@@ -116,7 +124,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
 
     features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
-    own = Own(inputs.own, features, model, charter.task)
+    own = Own(inputs.own, features.projected, model, charter.task)
     labels = release_labels(releaser, inputs.public_set, own)
 
     progress("foundation model", 0, 1)
@@ -128,13 +136,14 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         group=group,
         proxy_images=inputs.public_set.images,
         teacher=refine_labels(inputs.public_set, labels.proxies, embeddings, task=charter.task),
-        own_teacher=probe.soft_labels(labels.model, features),
+        own_teacher=probe.soft_labels(labels.model, features.projected),
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
+    head_alone, head = _heads(state, inputs, features, labels.model, progress)
 
     spent = ledger.spent(charter)
     result = NodeResult(
@@ -144,6 +153,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         metric=alone.name,
         alone=alone.value,
         distilled=distilled.value,
+        head_alone=head_alone,
+        head=head,
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
@@ -171,6 +182,31 @@ def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
     return Inputs(own, test, public_set, read_context(charter, options.context))
+
+
+def _heads(
+    state: StateDirectory,
+    inputs: Inputs,
+    own: OwnFeatures,
+    public_model: NDArray[np.float64],
+    progress: ProgressCallback,
+) -> tuple[float | None, float | None]:
+    """Keep a classifier; accuracy of the own head alone and of it. None for segmentation."""
+    if own.embeddings is None:
+        return None, None
+    public_set = inputs.public_set
+    test = own_features(inputs.test, public_set, task="classification", progress=progress)
+    if test.embeddings is None:
+        return None, None
+    labels = np.array([example.label for example in inputs.test.examples])
+    alone = train_head(inputs.own, own.embeddings, public_set.projection, ridge=RIDGE_ALONE)
+    kept = keep_classifier(inputs.own, own.embeddings, public_set, public_model)
+    kept.save(state.role_directory() / "models" / "head.npz")
+    of_alone, of_kept = (
+        accuracy(classifier.soft_labels(test.embeddings).argmax(axis=1), labels).value
+        for classifier in (alone, kept)
+    )
+    return of_alone, of_kept
 
 
 def _releaser(

@@ -79,7 +79,13 @@ def test_the_probe_is_the_probe() -> None:
     assert np.array_equal(mechanism.contribution(state, people), query)
     assert np.array_equal(mechanism.prepare(state, people)(no_noise), query)
     stepped = mechanism.postprocess(state, OpenedSum(query, ("small-1",)), round_number=1)
-    assert np.array_equal(stepped, probe.apply_step(charter, PUBLIC_SET, state, query))
+    once = probe.apply_step(charter, PUBLIC_SET, state, query, round_number=1)
+    assert np.array_equal(stepped, once)
+    further = OpenedSum(query, ("small-1",))
+    assert np.array_equal(
+        mechanism.postprocess(stepped, further, round_number=2),
+        probe.apply_step(charter, PUBLIC_SET, stepped, query, round_number=2),
+    )
     labels = mechanism.labels(stepped)
     assert labels.model is stepped
     assert np.array_equal(labels.proxies, probe.soft_labels(stepped, PUBLIC_SET.features))
