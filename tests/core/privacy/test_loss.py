@@ -26,7 +26,7 @@ deltas = st.sampled_from(["1e-3", "1e-6", "1e-9"])
 
 
 @given(losses, st.integers(0, 60), deltas)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_composing_n_times_is_n_compositions(loss: Loss, times: int, delta: str) -> None:
     summed = sum([loss] * times, NOTHING)
     assert summed == loss.times(times)
@@ -34,7 +34,7 @@ def test_composing_n_times_is_n_compositions(loss: Loss, times: int, delta: str)
 
 
 @given(st.lists(losses, min_size=1, max_size=6), st.randoms(use_true_random=False), deltas)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_the_order_does_not_matter(parts: list[Loss], shuffler: random.Random, delta: str) -> None:
     shuffled = list(parts)
     shuffler.shuffle(shuffled)
@@ -45,7 +45,7 @@ def test_the_order_does_not_matter(parts: list[Loss], shuffler: random.Random, d
 
 
 @given(losses, losses, deltas)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_more_never_costs_less(first: Loss, second: Loss, delta: str) -> None:
     both = first + second
     assert both.epsilon(delta) >= max(first.epsilon(delta), second.epsilon(delta))
@@ -76,7 +76,7 @@ def test_a_curve_beside_a_rho_costs_what_the_rho_costs_at_every_order(
 
 
 @given(losses, losses)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_texts_hold_a_loss_exactly(first: Loss, second: Loss) -> None:
     loss = first + second
     assert Loss.parse(loss.text()) == loss

@@ -67,7 +67,7 @@ def exact(rate: Fraction, multiplier: Fraction, order: int) -> mpmath.mpf:
 
 
 @given(rates, multipliers, st.sampled_from([0, 1, 2, 9, 40, 63, 68, len(ORDERS) - 1]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_a_loss_is_the_formulas_rounded_up(
     rate: Fraction, multiplier: Fraction, index: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_loss_is_the_formulas_rounded_up(
 
 
 @given(st.fractions(min_value=Fraction(1, 10**6), max_value=10**6, max_denominator=10**9))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_every_step_of_the_arithmetic_rounds_upward(value: Fraction) -> None:
     with mpmath.workdps(130):
         true = mpmath.mpf(value.numerator) / value.denominator
@@ -122,7 +122,7 @@ def test_the_formula_holds_for_the_discrete_gaussian_in_both_directions(
 
 
 @given(multipliers)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 def test_without_sampling_it_is_the_gaussians_own_loss(multiplier: Fraction) -> None:
     curve = sampled_gaussian(rate=Fraction(1), noise_multiplier=multiplier)
     for order, units in zip(ORDERS, curve, strict=True):
@@ -131,7 +131,7 @@ def test_without_sampling_it_is_the_gaussians_own_loss(multiplier: Fraction) -> 
 
 
 @given(rates, multipliers)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 def test_sampling_more_or_noising_less_never_costs_less(
     rate: Fraction, multiplier: Fraction
 ) -> None:
@@ -146,7 +146,7 @@ def test_sampling_more_or_noising_less_never_costs_less(
 
 
 @given(st.fractions(min_value=0, max_value=20, max_denominator=10**6), rates, multipliers, deltas)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_epsilon_is_never_below_what_its_gaussian_part_alone_must_cost(
     rho: Fraction, rate: Fraction, multiplier: Fraction, delta: str
 ) -> None:
@@ -157,7 +157,7 @@ def test_epsilon_is_never_below_what_its_gaussian_part_alone_must_cost(
 
 
 @given(multipliers, st.integers(1, 300), deltas)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_epsilon_without_sampling_is_never_below_the_analytic_gaussian(
     multiplier: Fraction, steps: int, delta: str
 ) -> None:
@@ -169,7 +169,7 @@ def test_epsilon_without_sampling_is_never_below_the_analytic_gaussian(
 
 
 @given(rates, multipliers, st.integers(1, 1000), deltas)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_epsilon_is_the_best_order_rounded_up(
     rate: Fraction, multiplier: Fraction, steps: int, delta: str
 ) -> None:
