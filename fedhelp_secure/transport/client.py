@@ -91,6 +91,8 @@ def _translated(error: grpc.RpcError, peer: str) -> PeerError:
         )
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UnavailablePeer(f"{peer} did not answer in time; try again.")
+    if status is grpc.StatusCode.CANCELLED and code is None:
+        return UnavailablePeer(f"{peer} ended the call before it was done; try again.")
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _CROWDED in details:
         return UnavailablePeer(f"{peer} is busy; try again.")
     if code is None:

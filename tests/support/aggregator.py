@@ -58,6 +58,7 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
 from fedhelp_server.aggregator.custodians import CustodianAddresses
 from fedhelp_server.aggregator.service import Aggregator
+from fedhelp_server.aggregator.turns import Turns
 
 LEDGER_DIGEST = digest(b"a ledger entry")
 ANY_PORT = "127.0.0.1:0"
@@ -279,8 +280,10 @@ class AggregatorBase:
         addresses: CustodianAddresses,
         *,
         blobs_url: str | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.blobs_url = blobs_url
+        self.turns = turns
         self.federation = federation
         self.charter, envelope = charter
         self.addresses = addresses
@@ -322,7 +325,11 @@ class AggregatorServer(AggregatorBase):
     def __enter__(self) -> Self:
         state = StateDirectory.open(self.root, Role.AGGREGATOR)
         self.aggregator = Aggregator(
-            state, self.charter_file, self.addresses, blobs_url=self.blobs_url
+            state,
+            self.charter_file,
+            self.addresses,
+            blobs_url=self.blobs_url,
+            turns=self.turns,
         )
         self.failures: list[None] = []
         self.server = start_server(

@@ -95,6 +95,7 @@ class Relay(CoordinatorServicer):
         self, request_iterator: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
     ) -> wire.ContributeResponse:
         header = next(request_iterator).header
+        context.send_initial_metadata(())
         chunks = [request.ciphertext_chunk for request in request_iterator]
         hospital = caller(context).name
         ciphertext = b"".join(chunks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Coordinator:
         contribution's.
         """
 
-        def messages() -> Iterator[wire.ContributeRequest]:
+        def messages(turn: threading.Event) -> Iterator[wire.ContributeRequest]:
             header = wire.ContributionHeader(
                 charter_digest=self.charter.digest,
                 round=round_number,
@@ -84,13 +85,21 @@ class Coordinator:
                 sealed_seeds=contribution.sealed_seeds,
             )
             yield wire.ContributeRequest(header=header)
+            turn.wait()
             for chunk in read_chunks(contribution.ciphertext):
                 yield wire.ContributeRequest(ciphertext_chunk=chunk)
 
-        seconds = _transfer_seconds(self.charter.secure_sum.ciphertext_bytes)
+        seconds = self._transfer_seconds(self.charter.secure_sum.ciphertext_bytes)
 
         def call() -> Receipt:
-            return CoordinatorStub(self.channel).Contribute(messages(), timeout=seconds).receipt
+            turn = threading.Event()
+            reply = CoordinatorStub(self.channel).Contribute.future(messages(turn), timeout=seconds)
+            try:
+                # The aggregator's, when it is our turn to send; at once if the call has ended.
+                reply.initial_metadata()
+            finally:
+                turn.set()
+            return reply.result().receipt
 
         receipt = retried(call)
         entry = check_receipt(
@@ -120,6 +129,10 @@ class Coordinator:
             if refusal.code != NO_CONTRIBUTION:
                 raise
             return None
+
+    def _transfer_seconds(self, size: int) -> float:
+        """For a transfer of ``size`` bytes and, before its turn, those of all other hospitals."""
+        return _CALL_SECONDS + len(self.charter.hospitals) * size / _SLOWEST_BYTES_A_SECOND
 
     def wait_until_open(self, round_number: int, listener: RoundListener) -> None:
         """Return when ``round_number`` takes contributions (or is past that)."""
@@ -171,7 +184,7 @@ class Coordinator:
         request = wire.FetchTeacherRequest(charter_digest=self.charter.digest, round=round_number)
         count = 1 + len(self.charter.custodians.unmaskers)
         limit = body_bytes(self.charter.secure_sum)
-        seconds = _transfer_seconds(count * limit)
+        seconds = self._transfer_seconds(count * limit)
 
         def call() -> list[Answer]:
             parts = CoordinatorStub(self.channel).FetchTeacher(request, timeout=seconds)
@@ -234,10 +247,6 @@ def retried(call: Callable[[], _T]) -> _T:
             _log.info("the peer cannot be reached; trying again in %.1f s", pause)
             time.sleep(pause)
             pause = min(2 * pause, _RETRY_MOST_SECONDS)
-
-
-def _transfer_seconds(size: int) -> float:
-    return _CALL_SECONDS + size / _SLOWEST_BYTES_A_SECOND
 
 
 def _received(

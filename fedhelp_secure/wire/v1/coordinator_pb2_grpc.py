@@ -80,7 +80,9 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Contribute(self, request_iterator, context):
-        """One masked, encrypted contribution: a header, then the ciphertext in chunks.
+        """One masked, encrypted contribution: a header, then the ciphertext in chunks. The aggregator
+        lets a few hospitals send at once: its initial metadata says that it is the caller's turn, and
+        nothing but the header is sent before. A call that stalls while others wait is cancelled.
         Sending the same bytes again returns the same receipt. Role: hospital.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

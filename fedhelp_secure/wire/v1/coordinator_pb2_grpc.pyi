@@ -40,7 +40,9 @@ class CoordinatorStub:
     Roles: hospital, auditor.
     """
     Contribute: _grpc.StreamUnaryMultiCallable[_coordinator_pb2.ContributeRequest, _coordinator_pb2.ContributeResponse]
-    """One masked, encrypted contribution: a header, then the ciphertext in chunks.
+    """One masked, encrypted contribution: a header, then the ciphertext in chunks. The aggregator
+    lets a few hospitals send at once: its initial metadata says that it is the caller's turn, and
+    nothing but the header is sent before. A call that stalls while others wait is cancelled.
     Sending the same bytes again returns the same receipt. Role: hospital.
     """
     FetchTeacher: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.FetchTeacherRequest, _coordinator_pb2.FetchTeacherResponse]
@@ -62,7 +64,9 @@ class CoordinatorAsyncStub(CoordinatorStub):
     Roles: hospital, auditor.
     """
     Contribute: _aio.StreamUnaryMultiCallable[_coordinator_pb2.ContributeRequest, _coordinator_pb2.ContributeResponse]  # type: ignore[assignment]
-    """One masked, encrypted contribution: a header, then the ciphertext in chunks.
+    """One masked, encrypted contribution: a header, then the ciphertext in chunks. The aggregator
+    lets a few hospitals send at once: its initial metadata says that it is the caller's turn, and
+    nothing but the header is sent before. A call that stalls while others wait is cancelled.
     Sending the same bytes again returns the same receipt. Role: hospital.
     """
     FetchTeacher: _aio.UnaryStreamMultiCallable[_coordinator_pb2.FetchTeacherRequest, _coordinator_pb2.FetchTeacherResponse]  # type: ignore[assignment]
@@ -99,7 +103,9 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_coordinator_pb2.ContributeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.ContributeResponse, _abc.Awaitable[_coordinator_pb2.ContributeResponse]]:
-        """One masked, encrypted contribution: a header, then the ciphertext in chunks.
+        """One masked, encrypted contribution: a header, then the ciphertext in chunks. The aggregator
+        lets a few hospitals send at once: its initial metadata says that it is the caller's turn, and
+        nothing but the header is sent before. A call that stalls while others wait is cancelled.
         Sending the same bytes again returns the same receipt. Role: hospital.
         """
 

@@ -19,6 +19,7 @@ from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
 from fedhelp_server.aggregator.rounds import RoundState
 from fedhelp_server.aggregator.store import StoredRound
+from fedhelp_server.aggregator.turns import Turns
 from fedhelp_server.aggregator.uploads import Uploads
 
 _BREAK_SECONDS = 0.5
@@ -51,7 +52,7 @@ class Coordinator(CoordinatorServicer):
         uploads: Uploads,
         room: Capacity,
     ) -> None:
-        """``envelope`` is the charter's, as the registrar signed it."""
+        """``envelope`` is the charter's, as the registrar signed it; downloads share the turns."""
         self._charter = charter
         self._charter_digest = charter.digest
         self._envelope = envelope
@@ -59,6 +60,7 @@ class Coordinator(CoordinatorServicer):
         self._journal = journal
         self._blobs = blobs
         self._uploads = uploads
+        self._turns = uploads.turns
         self._watches = CallLimit(each=CALLS_EACH, total=room.watches)
         self._downloads = CallLimit(each=CALLS_EACH, total=room.downloads)
 
@@ -84,15 +86,8 @@ class Coordinator(CoordinatorServicer):
         self, request_iterator: Iterator[wire.ContributeRequest], context: grpc.ServicerContext
     ) -> wire.ContributeResponse:
         """Take one contribution; see `Uploads`."""
-        ended = threading.Event()
-        if not context.add_callback(ended.set):
-            ended.set()
-        stored = self._uploads.receive(
-            caller(context),
-            request_iterator,
-            # gRPC may end the stream of a broken call a moment before it says so.
-            broken_off=lambda: ended.wait(_BREAK_SECONDS),
-        )
+        call = _Call(context, self._turns)
+        stored = self._uploads.receive(caller(context), request_iterator, call=call)
         return wire.ContributeResponse(receipt=self._journal.receipt(stored.position))
 
     def FetchTeacher(  # noqa: N802
@@ -108,12 +103,17 @@ class Coordinator(CoordinatorServicer):
                 f"round {request.round} is {state.name.lower()}: there is nothing to fetch; watch "
                 "the rounds until it is opened."
             )
-        with self._downloads.slot(who.uri):
+        call = _Call(context, self._turns)
+        with (
+            self._downloads.slot(who.uri),
+            self._turns.turn(call.give_up, active=call.is_active) as turn,
+        ):
             for answer in self._book.answers(request.round):
                 header = wire.AnswerHeader.FromString(answer.header)
                 yield wire.FetchTeacherResponse(header=header)
                 for chunk in self._blobs.read(answer.body_digest):
                     yield wire.FetchTeacherResponse(body_chunk=chunk)
+                    turn.moved(len(chunk))
 
     def GetReceipt(  # noqa: N802
         self, request: wire.GetReceiptRequest, context: grpc.ServicerContext
@@ -130,6 +130,34 @@ class Coordinator(CoordinatorServicer):
         return wire.GetReceiptResponse(
             receipt=self._journal.receipt(stored.position), manifest=stored.manifest
         )
+
+
+class _Call:
+    """A gRPC call as those see it who wait in it."""
+
+    def __init__(self, context: grpc.ServicerContext, turns: Turns) -> None:
+        self._context = context
+        self._turns = turns
+        self._ended = threading.Event()
+        if not context.add_callback(self._end):
+            self._end()
+
+    def is_active(self) -> bool:
+        return not self._ended.is_set()
+
+    def go_on(self) -> None:
+        self._context.send_initial_metadata(())
+
+    def give_up(self) -> None:
+        self._context.cancel()
+
+    def broken_off(self) -> bool:
+        # gRPC may end the stream of a broken call a moment before it says so.
+        return self._ended.wait(_BREAK_SECONDS)
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._turns.wake()
 
 
 def _event(stored: StoredRound) -> wire.RoundEvent:

@@ -85,15 +85,21 @@ class Custodians:
         self._addresses = addresses
         self._seconds = _BASE_CALL_SECONDS + charter.secure_sum.values / _VALUES_PER_SECOND
         self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
+        self._channels: set[grpc.Channel] = set()
         self._closed = False
 
     def close(self) -> None:
-        """End the call that is waiting, if any; later calls raise UnavailablePeer."""
+        """End the calls under way; later ones raise UnavailablePeer."""
         with self._lock:
             self._closed = True
-            if self._channel is not None:
-                self._channel.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the calls under way with UnavailablePeer; later ones are made as ever."""
+        with self._lock:
+            channels, self._channels = self._channels, set()
+        for channel in channels:
+            channel.close()
 
     def ask_decryptor(
         self,
@@ -176,18 +182,26 @@ class Custodians:
         with self._lock:
             if self._closed:
                 raise UnavailablePeer("the aggregator is stopping; start it again to go on.")
-            channel = self._channel = open_channel(self._state, address, expected=expected)
+            channel = open_channel(self._state, address, expected=expected)
+            self._channels.add(channel)
         try:
             with translated_errors(f"the {expected.role.value}"):
                 yield channel
         except PeerNotAuthenticated as error:
             raise UnavailablePeer(str(error)) from error
+        except ValueError as error:
+            # What gRPC raises for a call on a channel that `hang_up` has closed.
+            if channel in self._channels:
+                raise
+            raise UnavailablePeer("the call was given up; ask again.") from error
         except PeerRefused as error:
             call = error.__cause__
             if isinstance(call, grpc.Call) and call.code() in _DEFINITE:
                 raise
             raise UnavailablePeer(str(error)) from error
         finally:
+            with self._lock:
+                self._channels.discard(channel)
             channel.close()
 
     def _received(self, parts: Iterator[wire.AnswerPart], body: IncomingBlob) -> Answer:

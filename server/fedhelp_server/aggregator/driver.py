@@ -1,7 +1,8 @@
 """Moving the rounds on: one thread that begins, closes, sums, asks the custodians, and opens.
 
 It keeps nothing of its own: at every step it looks at the book, so it goes on after a restart where
-the book says. A custodian that is away is waited for; a definite refusal fails the round.
+the book says. All custodians are asked at the same time, the decryptor as soon as the sum is made.
+One that is away is waited for; a definite refusal fails the round.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
 from fedhelp_secure.charter import Charter, SecureSum
@@ -63,6 +65,10 @@ class Driver:
         self._blobs = blobs
         self._custodians = custodians
         self._stopping = threading.Event()
+        self._given_up = threading.Event()
+        """No custodian needs to be asked again: this process stops, or the round has failed."""
+        self._reasons: dict[Identity, str] = {}
+        self._reasons_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.failed = False
 
@@ -78,6 +84,7 @@ class Driver:
     def stop(self) -> None:
         """End the thread; what it was asking a custodian is asked again after the next start."""
         self._stopping.set()
+        self._given_up.set()
         self._book.close()
         self._custodians.close()
         if self._thread is not None:
@@ -131,13 +138,11 @@ class Driver:
     def _finish(self, current: StoredRound) -> None:
         """Sum, ask every custodian, open; or fail with the code of what was definitely refused."""
         number = current.number
-        decryptor, *unmaskers = custodians_of(self._charter)
+        self._given_up.clear()
+        if self._stopping.is_set():
+            return
         try:
-            sum_digest = current.sum_digest or self._make_sum(number)
-            answered = all(
-                self._ask(number, unmasker, partial(self._ask_unmasker, index, number))
-                for index, unmasker in enumerate(unmaskers)
-            ) and self._ask(number, decryptor, partial(self._ask_decryptor, number, sum_digest))
+            answered = self._all_answer(current)
         except (PeerError, PolicyError) as error:
             if self._stopping.is_set():
                 return
@@ -151,6 +156,28 @@ class Driver:
             return
         if answered:
             self._book.open_round(number)
+
+    def _all_answer(self, current: StoredRound) -> bool:
+        """Whether every custodian's answer is stored; raises the first definite refusal."""
+        number = current.number
+        decryptor, *unmaskers = custodians_of(self._charter)
+
+        def decrypted() -> bool:
+            sum_digest = current.sum_digest or self._make_sum(number)
+            return self._ask(number, decryptor, partial(self._ask_decryptor, number, sum_digest))
+
+        with ThreadPoolExecutor(1 + len(unmaskers), thread_name_prefix="custodian") as pool:
+            asked = [pool.submit(decrypted)]
+            for index, unmasker in enumerate(unmaskers):
+                ask = partial(self._ask_unmasker, index, number)
+                asked.append(pool.submit(self._ask, number, unmasker, ask))
+            try:
+                return all([done.result() for done in as_completed(asked)])
+            except BaseException:
+                # The others are not waited for: nothing that they could answer opens this round.
+                self._given_up.set()
+                self._custodians.hang_up()
+                raise
 
     def _make_sum(self, number: int) -> str:
         """Add the contributions of round ``number``; returns the digest of the sum's blob."""
@@ -180,18 +207,20 @@ class Driver:
         )
 
     def _ask(self, number: int, custodian: Identity, ask: Callable[[IncomingBlob], Answer]) -> bool:
-        """Get and keep ``custodian``'s answer; False if this process is to stop before that."""
+        """Get and keep ``custodian``'s answer; False if that is given up before."""
         pause = FIRST_PAUSE_SECONDS
         while self._store.answer(number, custodian) is None:
+            if self._given_up.is_set():
+                return False
             try:
                 with self._blobs.incoming() as body:
                     self._keep(number, custodian, ask(body), body)
             except (UnavailablePeer, ConfigurationError) as error:
-                if self._stopping.is_set():
+                if self._given_up.is_set():
                     return False
                 _LOG.warning("%s cannot be asked: %s", custodian, error)
-                self._book.say(number, _waiting(custodian, error))
-                self._stopping.wait(pause)
+                self._say(number, custodian, _waiting(custodian, error))
+                self._given_up.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         return True
 
@@ -204,7 +233,14 @@ class Driver:
                 body_digest=self._blobs.keep(body),
             )
         )
-        self._book.say(number, "")
+        self._say(number, custodian, "")
+
+    def _say(self, number: int, custodian: Identity, reason: str) -> None:
+        """Tell watchers what the round waits for, of all custodians in the charter's order."""
+        with self._reasons_lock:
+            self._reasons[custodian] = reason
+            reasons = [self._reasons.get(each, "") for each in custodians_of(self._charter)]
+            self._book.say(number, "; ".join(filter(None, reasons)))
 
 
 def summed(

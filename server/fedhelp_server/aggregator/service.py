@@ -23,6 +23,7 @@ from fedhelp_server.aggregator.evidence_service import Evidence
 from fedhelp_server.aggregator.journal import Journal
 from fedhelp_server.aggregator.limits import capacity
 from fedhelp_server.aggregator.store import Store
+from fedhelp_server.aggregator.turns import Turns
 from fedhelp_server.aggregator.uploads import Uploads
 
 
@@ -48,10 +49,12 @@ class Aggregator:
         addresses: CustodianAddresses,
         *,
         blobs_url: str | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Open the state and make up for a crash.
 
-        ``charter_file`` holds the charter's DSSE envelope. Raises SignatureRefused or
+        ``charter_file`` holds the charter's DSSE envelope; ``turns`` are `Turns`'s own by default.
+        Raises SignatureRefused or
         CharterRefused for it, WrongAggregator, WrongCustodians, NoBlobStore, StateError if the
         state belongs to another charter, LogInUse if it is being served already.
         """
@@ -62,7 +65,9 @@ class Aggregator:
         self.room = capacity(charter)
         with contextlib.ExitStack() as opened:
             self._open(state, charter, opened, blobs_url)
-            self._assemble(state, charter, envelope=envelope, addresses=addresses)
+            self._assemble(
+                state, charter, envelope=envelope, addresses=addresses, turns=turns or Turns()
+            )
             self._opened = opened.pop_all()
 
     def _open(
@@ -97,8 +102,11 @@ class Aggregator:
         *,
         envelope: bytes,
         addresses: CustodianAddresses,
+        turns: Turns,
     ) -> None:
-        uploads = Uploads(charter, self._book, blobs=self._blobs, total=self.room.uploads)
+        uploads = Uploads(
+            charter, self._book, blobs=self._blobs, total=self.room.uploads, turns=turns
+        )
         self._coordinator = Coordinator(
             charter,
             envelope,

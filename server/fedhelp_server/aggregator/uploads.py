@@ -4,21 +4,23 @@
 2. The manifest is signed by the hospital it names, which is the caller, for the header's round, and
    the sealed seeds are all and only those that it names.
 3. The hospital has sent nothing else for this round, and the round is open.
-4. Each chunk, as it arrives, is whole frames of residues (`check_chunk`) and goes straight to the
+4. Its turn comes (`Turns`), and the hospital is told: it sends nothing of the ciphertext before.
+5. Each chunk, as it arrives, is whole frames of residues (`check_chunk`) and goes straight to the
    blob; one chunk more than the charter's parameters give ends the call.
-5. What has arrived has the charter's length and the manifest's digest.
-6. Store, log, receipt (`Book.accept`).
+6. What has arrived has the charter's length and the manifest's digest.
+7. Store, log, receipt (`Book.accept`).
 
-One chunk of each upload is in memory, and nothing is parsed: a ciphertext is numbers in a range. A
-refusal at any step is logged with its code and the digest of what was read, and changes nothing
-else.
+One chunk of each upload that has its turn is in memory, and nothing is parsed: a ciphertext is
+numbers in a range. A refusal at any step is logged with its code and the digest of what was read,
+and changes nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from fedhelp_secure.charter import MAXIMUM_UNMASKERS, Charter
 from fedhelp_secure.errors import MalformedMessage, PeerError, PolicyError, UnavailablePeer
@@ -38,6 +40,7 @@ from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
 from fedhelp_server.aggregator.store import StoredContribution
+from fedhelp_server.aggregator.turns import Turn, Turns
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,35 +78,49 @@ class _Attempt:
     ciphertext_digest: str = ""
 
 
+class Call(Protocol):
+    """The call that brings an upload."""
+
+    def is_active(self) -> bool:
+        """Whether anybody is still there."""
+
+    def go_on(self) -> None:
+        """Tell the sender that its turn has come."""
+
+    def give_up(self) -> None:
+        """End the call without an answer, from any thread."""
+
+    def broken_off(self) -> bool:
+        """Whether it is over without the sender's will; asked if its messages end too early."""
+
+
 class Uploads:
     """Takes contributions to the rounds of one charter, from many threads."""
 
-    def __init__(self, charter: Charter, book: Book, *, blobs: BlobStore, total: int) -> None:
-        """At most ``total`` uploads run at once."""
+    def __init__(
+        self, charter: Charter, book: Book, *, blobs: BlobStore, total: int, turns: Turns
+    ) -> None:
+        """At most ``total`` uploads are there at once, of which ``turns`` says who may send."""
         self._charter = charter
         self._charter_digest = charter.digest
         self._book = book
         self._blobs = blobs
         self._limit = CallLimit(each=CALLS_EACH, total=total)
+        self.turns = turns
 
     def receive(
-        self,
-        caller: Identity,
-        requests: Iterator[ContributeRequest],
-        *,
-        broken_off: Callable[[], bool],
+        self, caller: Identity, requests: Iterator[ContributeRequest], *, call: Call
     ) -> StoredContribution:
-        """Take the contribution in ``requests`` from ``caller``, a hospital.
+        """Take the contribution in ``requests`` of ``call`` from ``caller``, a hospital.
 
-        The same bytes again give the contribution that is there. ``broken_off`` says whether the
-        call is over without the caller's will, and is asked if ``requests`` end too early. Raises
-        Busy, UnavailablePeer if it is, or the error of the step that refused, which is then in the
-        log.
+        The same bytes again give the contribution that is there. Raises Busy, UnavailablePeer if
+        the call breaks off or loses its turn, or the error of the step that refused, which is then
+        in the log.
         """
         attempt = _Attempt(caller.name)
         with self._limit.slot(caller.name):
             try:
-                return self._receive(attempt, caller, requests, broken_off)
+                return self._receive(attempt, caller, requests, call)
             except UnavailablePeer:
                 raise
             except (PeerError, PolicyError) as refusal:
@@ -123,7 +140,7 @@ class Uploads:
         attempt: _Attempt,
         caller: Identity,
         requests: Iterator[ContributeRequest],
-        broken_off: Callable[[], bool],
+        call: Call,
     ) -> StoredContribution:
         header = _header(requests)
         attempt.round_number = header.round
@@ -135,9 +152,11 @@ class Uploads:
         if earlier is None:
             self._book.check_open(manifest.round)
         with self._blobs.incoming() as blob:
-            self._fill(blob, attempt, requests)
-            if blob.size < self._charter.secure_sum.ciphertext_bytes and broken_off():
-                raise UnavailablePeer("the upload was broken off; send it again.")
+            with self.turns.turn(call.give_up, active=call.is_active) as turn:
+                call.go_on()
+                self._fill(blob, attempt, requests, turn)
+                if blob.size < self._charter.secure_sum.ciphertext_bytes and call.broken_off():
+                    raise UnavailablePeer("the upload was broken off; send it again.")
             self._check_length(blob)
             if blob.digest != manifest.ciphertext_digest:
                 raise ManifestRefused(
@@ -159,7 +178,11 @@ class Uploads:
         return manifest
 
     def _fill(
-        self, blob: IncomingBlob, attempt: _Attempt, requests: Iterator[ContributeRequest]
+        self,
+        blob: IncomingBlob,
+        attempt: _Attempt,
+        requests: Iterator[ContributeRequest],
+        turn: Turn,
     ) -> None:
         secure_sum = self._charter.secure_sum
         for request in requests:
@@ -170,6 +193,7 @@ class Uploads:
                 )
             # Before the checks: the log names the refused bytes too.
             blob.write(chunk)
+            turn.moved(len(chunk))
             attempt.ciphertext_digest = blob.digest
             if blob.size > secure_sum.ciphertext_bytes:
                 break

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from support.federation import Federation, make_federation
@@ -16,6 +17,7 @@ from fedhelp_client.node.coordinator import ReceiptRefused
 from fedhelp_secure.errors import MalformedMessage, SignatureRefused
 from fedhelp_secure.secure_sum.bodies import AnswerRefused
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_secure.wire.v1.evidence_pb2 import Receipt
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_a_receipt_for_another_contribution_is_refused(
             1, contribute(federation, name, tmp_path / "first")
         )
         monkeypatch.setattr(
-            Relay, "Contribute", lambda self, requests, context: _drained(requests, first)
+            Relay, "Contribute", lambda self, requests, context: _drained(requests, context, first)
         )
     with running_relay(federation, tmp_path / "again") as (_, address):
         site = site_of(federation, name, address)
@@ -117,9 +119,12 @@ def test_a_receipt_for_another_contribution_is_refused(
             )
 
 
-def _drained(requests: object, receipt: object) -> wire.ContributeResponse:
-    list(requests)  # type: ignore[call-overload]
-    return wire.ContributeResponse(receipt=receipt)  # type: ignore[arg-type]
+def _drained(
+    requests: Iterator[wire.ContributeRequest], context: grpc.ServicerContext, receipt: Receipt
+) -> wire.ContributeResponse:
+    context.send_initial_metadata(())
+    list(requests)
+    return wire.ContributeResponse(receipt=receipt)
 
 
 def test_a_long_ciphertext_goes_in_whole_frames_of_at_most_a_mebibyte(tmp_path: Path) -> None:

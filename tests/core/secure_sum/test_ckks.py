@@ -121,7 +121,8 @@ def _errors(parameters: SecureSum, frame: bytes) -> NDArray[np.int64]:
     """What rounding takes away: it never leaves `SecretContext`. Units of 2**-scale_bits."""
     numbers = SecretContext(SECRET, parameters).decrypt_coefficients(frame)
     unit = 2**parameters.scale_bits
-    return (numbers + unit // 2) % unit - unit // 2
+    errors: NDArray[np.int64] = (numbers + unit // 2) % unit - unit // 2
+    return errors
 
 
 def test_the_error_of_a_fresh_ciphertext_has_the_deviation_that_the_bound_is_made_of() -> None:

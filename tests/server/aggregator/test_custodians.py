@@ -120,7 +120,9 @@ def test_another_party_at_the_address_is_not_asked(
     swapped = CustodianAddresses(addresses.unmaskers[0], (addresses.decryptor,))
     with AggregatorServer(federation, tmp_path, charter, swapped) as running:
         running.contribute(*HOSPITALS)
-        running.party("large-1").wait_for_reason("waiting for custodian unmasker")
+        running.party("large-1").wait_for_reason(
+            "waiting for custodian decryptor; waiting for custodian unmasker"
+        )
 
 
 class _ForgingDecryptor(DecryptorService):
@@ -198,7 +200,9 @@ def test_a_decryptors_answer_that_does_not_check_is_never_stored(
         running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
         assert running.entries()[-1].round_failed.code == code
         kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
-        assert kinds == [*["manifest"] * 3, "unmasker-statement"]
+        # The unmasker was asked at the same time, and may have answered.
+        assert "decryptor-statement" not in kinds
+        assert kinds.count("manifest") == 3
     server.stop(0)
     forger.close()
 
@@ -218,7 +222,9 @@ def test_an_unmaskers_answer_for_another_set_is_never_stored(
         running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
         assert running.entries()[-1].round_failed.code == "answer"
         kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
-        assert kinds == ["manifest"] * 3
+        # The decryptor was asked at the same time, and may have answered.
+        assert "unmasker-statement" not in kinds
+        assert kinds.count("manifest") == 3
     server.stop(0)
 
 
@@ -277,7 +283,9 @@ def test_an_answer_that_lost_something_is_never_stored(
         running.party("large-1").wait_for(wire.ROUND_STATE_FAILED)
         assert running.entries()[-1].round_failed.code == code
         kinds = [kind for kind, _ in running.party(Role.AUDITOR).objects()]
-        assert kinds == ["manifest"] * 3
+        # The decryptor was asked at the same time, and may have answered.
+        assert "unmasker-statement" not in kinds
+        assert kinds.count("manifest") == 3
     server.stop(0)
 
 
@@ -288,7 +296,9 @@ def test_swapped_unmaskers_are_not_asked(tmp_path: Path) -> None:
         charter = (federation.charter, federation.charter_envelope)
         with AggregatorServer(federation, tmp_path, charter, swapped) as running:
             running.contribute(*HOSPITALS)
-            running.party("large-1").wait_for_reason("waiting for custodian unmasker")
+            running.party("large-1").wait_for_reason(
+                "waiting for custodian unmasker; waiting for custodian unmasker-2"
+            )
 
 
 def _decrypt(federation: Federation, address: str, envelope: bytes, ciphertext: bytes) -> None:
