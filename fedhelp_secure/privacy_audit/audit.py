@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.mechanisms import LogitNoise, ProbeMechanism
+from fedhelp_secure.privacy.parameters import MechanismName
 from fedhelp_secure.privacy_audit import bounds
 from fedhelp_secure.privacy_audit.one_run import plan_one_run, run_one_run
 from fedhelp_secure.privacy_audit.parties import make_parties
 from fedhelp_secure.privacy_audit.pipeline import Claim, Pipeline, View
-from fedhelp_secure.privacy_audit.two_worlds import plan_two_worlds, public_models, run_two_worlds
+from fedhelp_secure.privacy_audit.two_worlds import (
+    MODELS,
+    PATIENTS,
+    Worlds,
+    plan_two_worlds,
+    public_models,
+    run_two_worlds,
+)
+
+_Inputs = TypeVar("_Inputs")
 
 Test = Literal["two worlds", "one run"]
 Method = Literal["any noise", "Gaussian"]
@@ -46,6 +59,7 @@ class Place:
 
     epsilon: str
     """The charter's."""
+    mechanism: MechanismName
     test: Test
     view: View
 
@@ -55,6 +69,7 @@ class Place:
         """The finding of one bound here."""
         return Finding(
             self.epsilon,
+            self.mechanism,
             self.test,
             self.view,
             method,
@@ -70,6 +85,7 @@ class Finding:
 
     epsilon: str
     """The charter's."""
+    mechanism: MechanismName
     test: Test
     view: View
     method: Method
@@ -89,6 +105,7 @@ class Finding:
         """As JSON values; the claim as text, exactly as the ledger has it."""
         return {
             "epsilon": self.epsilon,
+            "mechanism": self.mechanism,
             "test": self.test,
             "view": self.view,
             "method": self.method,
@@ -100,20 +117,38 @@ class Finding:
 
 
 def audit_epsilon(epsilon: str, options: Options) -> tuple[Finding, ...]:
-    """Both tests of a charter with this epsilon; raises CharterRefused if there is none."""
-    return (*audit_two_worlds(epsilon, options), *audit_one_run(epsilon, options))
+    """Every test of charters with this epsilon; raises CharterRefused if there are none."""
+    return (
+        *audit_two_worlds(epsilon, options),
+        *audit_one_run(epsilon, options),
+        *audit_logit_noise(epsilon, options),
+    )
 
 
 def audit_two_worlds(epsilon: str, options: Options) -> tuple[Finding, ...]:
-    """The two-world test alone."""
+    """The two-world test of the probe."""
     parties = make_parties(plan_two_worlds(epsilon, options.rounds))
-    tail = 1 - options.confidence
-    with Pipeline(parties, public_models(options.rounds), options.encrypt) as pipeline:
-        claim, results = run_two_worlds(pipeline, runs=options.runs, tail=tail)
+    models = public_models(options.rounds)
+    with Pipeline(parties, ProbeMechanism, models, options.encrypt) as pipeline:
+        return _two_worlds(epsilon, options, pipeline, PATIENTS)
+
+
+def audit_logit_noise(epsilon: str, options: Options) -> tuple[Finding, ...]:
+    """The two-world test of ``logit_noise``, whose charters have one round."""
+    parties = make_parties(plan_two_worlds(epsilon, 1, "logit_noise"))
+    with Pipeline(parties, LogitNoise, [np.zeros(0)], options.encrypt) as pipeline:
+        return _two_worlds(epsilon, options, pipeline, MODELS)
+
+
+def _two_worlds(
+    epsilon: str, options: Options, pipeline: Pipeline[_Inputs], worlds: Worlds[_Inputs]
+) -> tuple[Finding, ...]:
+    mechanism, tail = pipeline.parties.charter.privacy.mechanism, 1 - options.confidence
+    claim, results = run_two_worlds(pipeline, worlds, runs=options.runs, tail=tail)
     delta = float(claim.delta)
     findings: list[Finding] = []
     for result in results:
-        place = Place(epsilon, "two worlds", result.view)
+        place = Place(epsilon, mechanism, "two worlds", result.view)
         bound = bounds.two_worlds(result.general, delta, tail)
         findings.append(place.finding("any noise", claim, bound, result.general))
         bound = bounds.two_worlds_gaussian(result.gaussian, delta, tail)
@@ -122,16 +157,16 @@ def audit_two_worlds(epsilon: str, options: Options) -> tuple[Finding, ...]:
 
 
 def audit_one_run(epsilon: str, options: Options) -> tuple[Finding, ...]:
-    """The one-run test alone."""
+    """The one-run test of the probe."""
     parties = make_parties(plan_one_run(epsilon, options.rounds, options.canaries))
     models = [probe.initial_model(parties.charter)] * options.rounds
     tail = 1 - options.confidence
-    with Pipeline(parties, models, options.encrypt) as pipeline:
+    with Pipeline(parties, ProbeMechanism, models, options.encrypt) as pipeline:
         claim, results = run_one_run(pipeline, canaries=options.canaries, tail=tail)
     delta = float(claim.delta)
     findings: list[Finding] = []
     for result in results:
-        place = Place(epsilon, "one run", result.view)
+        place = Place(epsilon, "probe", "one run", result.view)
         bound = bounds.one_run(result.general, delta, tail)
         findings.append(place.finding("any noise", claim, bound, result.general))
         bound = bounds.one_run_gaussian(result.gaussian, delta, tail)
@@ -146,7 +181,7 @@ def check_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.refuted:
             raise ClaimRefuted(
-                f"at epsilon {finding.epsilon} the {finding.test} test shows an epsilon "
-                f"({finding.view}) of at least {finding.lower_bound:.3f}, above the claimed "
-                f"{float(finding.claim):.3f}: release nothing with this software."
+                f"at epsilon {finding.epsilon} the {finding.test} test of {finding.mechanism} "
+                f"shows an epsilon ({finding.view}) of at least {finding.lower_bound:.3f}, above "
+                f"the claimed {float(finding.claim):.3f}: release nothing with this software."
             )

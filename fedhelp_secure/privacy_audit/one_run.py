@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -87,7 +87,7 @@ def canary(charter: Charter, number: int) -> PatientExamples:
 
 
 def run_one_run(
-    pipeline: Pipeline, *, canaries: int, tail: float
+    pipeline: Pipeline[Sequence[PatientExamples]], *, canaries: int, tail: float
 ) -> tuple[Claim, tuple[OneRunResult, ...]]:
     """One release over all rounds; the claim, and what the adversary came to in each view."""
     charter = pipeline.parties.charter
@@ -125,7 +125,9 @@ def _bystander(charter: Charter) -> PatientExamples:
     return PatientExamples(feature, np.eye(len(charter.classes))[:1], np.ones(1))
 
 
-def _directions(pipeline: Pipeline, patients: list[PatientExamples]) -> NDArray[np.float64]:
+def _directions(
+    pipeline: Pipeline[Sequence[PatientExamples]], patients: list[PatientExamples]
+) -> NDArray[np.float64]:
     """The canaries' vectors in the first round, [canaries, values]; the model never changes."""
     return np.stack([pipeline.query(1, [patient]) for patient in patients]).astype(np.float64)
 

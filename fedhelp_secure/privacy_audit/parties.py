@@ -9,6 +9,7 @@ from typing import Any
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, bound_of_sum, parse_charter, share_units
 from fedhelp_secure.privacy.accountant import sigma_for_budget
+from fedhelp_secure.privacy.parameters import MechanismName, sensitivity_of
 from fedhelp_secure.sealing import UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import seal_new_key
 from fedhelp_secure.secure_sum.ckks import generate_keys
@@ -22,6 +23,8 @@ COLLUDERS = ("small-3",)
 """c contributors whose releases the adversary knows."""
 COHORT = (TARGET, "large-2", "small-1", "small-2", *COLLUDERS)
 """The smallest cohort that the charter opens, m: any other has more noise."""
+PROXIES = 2
+"""Of the public set: black images."""
 _ABSENT = "small-4"
 _UNMASKER = "unmasker"
 _SIGNED = ("aggregator", "auditor", "broker", "decryptor", _UNMASKER)
@@ -50,6 +53,7 @@ class Plan:
     clip_units: int
     fraction_bits: int
     canaries: int
+    mechanism: MechanismName = "probe"
     delta: str = "1e-6"
 
 
@@ -71,7 +75,7 @@ class Parties:
         cohort, ring and keys are those of ``charter``.
         """
         document = self.charter.document()
-        document["privacy"]["mechanism"] = "rehearsal"
+        document["privacy"] |= {"mechanism": "rehearsal", "logit_noise": None}
         document["secure_sum"]["values"] = runs * self.charter.secure_sum.values
         return Parties(
             parse_charter(document),
@@ -132,14 +136,16 @@ def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
     sigma = sigma_for_budget(
         epsilon=plan.epsilon,
         delta=plan.delta,
-        sensitivity=max(weights) * plan.clip_units,
+        sensitivity=max(weights) * int(sensitivity_of(plan.mechanism, plan.clip_units).units),
         rounds=plan.rounds,
     )
     honest = len(COHORT) - len(COLLUDERS)
     shares = [share_units(sigma_units=sigma, weight=weight, honest=honest) for weight in weights]
-    patients = plan.canaries + _OTHER_PATIENTS
+    # A matrix that is clipped as a whole is no longer with more patients.
+    patients = plan.canaries + _OTHER_PATIENTS if plan.mechanism == "probe" else 1
+    values = plan.dimension * plan.classes
     secure_sum = plan_secure_sum(
-        values=plan.dimension * plan.classes,
+        values=values,
         fraction_bits=plan.fraction_bits,
         bound_of_sum=bound_of_sum(
             list(zip(weights, shares, strict=True)), largest_release=patients * plan.clip_units
@@ -151,7 +157,7 @@ def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
         "classes": [f"class {number}" for number in range(plan.classes)],
         "proxy": {
             "digest": digest(b"no proxy images"),
-            "count": 2,
+            "count": PROXIES,
             "height": 16,
             "width": 16,
             "public_set_digest": digest(b"no public set"),
@@ -159,6 +165,8 @@ def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
         "weights": _WEIGHTS,
         "secure_sum": secure_sum.model_dump(mode="json"),
         "privacy": {
+            "mechanism": plan.mechanism,
+            "logit_noise": {"tokens": 1} if plan.mechanism == "logit_noise" else None,
             "epsilon": plan.epsilon,
             "delta": plan.delta,
             "clip_units": plan.clip_units,

@@ -8,23 +8,23 @@ colluders' whole releases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_secure.privacy import noise, probe
+from fedhelp_secure.privacy import noise
 from fedhelp_secure.privacy.ledger import Ledger
-from fedhelp_secure.privacy.mechanisms import ProbeMechanism, Setting
+from fedhelp_secure.privacy.mechanisms import Mechanism, PublicState, Setting
 from fedhelp_secure.privacy_audit.encrypted import encrypted_sum
-from fedhelp_secure.privacy_audit.parties import COHORT, COLLUDERS, TARGET, Parties
+from fedhelp_secure.privacy_audit.parties import COHORT, COLLUDERS, PROXIES, TARGET, Parties
 from fedhelp_secure.public_set import PublicSet, fit_projection
 
 View = Literal["aggregate", "collusion"]
@@ -32,7 +32,7 @@ View = Literal["aggregate", "collusion"]
 hospital's own noised release."""
 VIEWS: tuple[View, ...] = ("aggregate", "collusion")
 
-Patients = Sequence[probe.PatientExamples]
+_Inputs = TypeVar("_Inputs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,21 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Pipeline:
+class Pipeline(Generic[_Inputs]):
     """One federation and its ledgers; use it as a context manager."""
 
     parties: Parties
-    models: Sequence[NDArray[np.float64]]
-    """The public model before each round, [D, C]: privacy must hold for any."""
+    mechanism: Callable[[Setting], Mechanism[_Inputs]]
+    """What makes a hospital's mechanism; it takes ``_Inputs`` of the hospital's patients."""
+    states: Sequence[PublicState]
+    """What is public before each round: privacy must hold for any."""
     encrypt: bool
     _stack: ExitStack = field(default_factory=ExitStack)
     _scratch: Path = field(init=False)
     _ledgers: dict[str, Ledger] = field(init=False, default_factory=dict)
     _worlds: int = 0
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Pipeline[_Inputs]:
         self._scratch = Path(self._stack.enter_context(TemporaryDirectory(prefix="fedhelp-audit-")))
         self._ledgers = {
             name: Ledger.open(
@@ -104,18 +106,18 @@ class Pipeline:
             spent.epsilon_aggregate, spent.epsilon_collusion, self.parties.charter.privacy.delta
         )
 
-    def query(self, round_number: int, patients: Patients) -> NDArray[np.int64]:
-        """A hospital's sum over ``patients`` in one round, without noise: int64 [values]."""
-        return self._mechanism(TARGET).contribution(self.models[round_number - 1], patients)
+    def query(self, round_number: int, inputs: _Inputs) -> NDArray[np.int64]:
+        """A hospital's query of ``inputs`` in one round, without noise: int64 [values]."""
+        return self._mechanism(TARGET).contribution(self.states[round_number - 1], inputs)
 
-    def _mechanism(self, hospital: str) -> ProbeMechanism:
-        return ProbeMechanism(Setting(self.parties.charter, _no_public_set(), hospital))
+    def _mechanism(self, hospital: str) -> Mechanism[_Inputs]:
+        return self.mechanism(Setting(self.parties.charter, _black_images(), hospital))
 
     def _releases(
-        self, round_number: int, hospital: str, patients: Patients, *, runs: int
+        self, round_number: int, hospital: str, inputs: _Inputs, *, runs: int
     ) -> NDArray[np.int64]:
         """What ``hospital`` would send in each of ``runs`` worlds, one after the other."""
-        prepared = self._mechanism(hospital).prepare(self.models[round_number - 1], patients)
+        prepared = self._mechanism(hospital).prepare(self.states[round_number - 1], inputs)
         shares: list[NDArray[np.int64]] = []
 
         def one_of_many(values: int, scale_units: int) -> NDArray[np.int64]:
@@ -127,15 +129,15 @@ class Pipeline:
         return np.concatenate([prepared(one_of_many) for _ in range(runs)])
 
     def observe(
-        self, debits: Sequence[dict[str, str]], patients: Patients, known: Patients, *, runs: int
+        self, debits: Sequence[dict[str, str]], inputs: _Inputs, known: _Inputs, *, runs: int
     ) -> Seen:
-        """``runs`` independent worlds in which the target releases ``patients``.
+        """``runs`` independent worlds in which the target releases ``inputs``.
 
-        Of these the adversary knows ``known``; the other hospitals have these as well.
+        The adversary knows that they are these or ``known``, which the other hospitals release.
         """
         self._worlds += 1
         rounds = [
-            self._round(number, entries, patients, known, runs=runs)
+            self._round(number, entries, inputs, known, runs=runs)
             for number, entries in enumerate(debits, start=1)
         ]
         return Seen(
@@ -147,15 +149,15 @@ class Pipeline:
         self,
         number: int,
         entries: dict[str, str],
-        patients: Patients,
-        known: Patients,
+        inputs: _Inputs,
+        known: _Inputs,
         *,
         runs: int,
     ) -> Seen:
         charter = self.parties.charter
         known_query = self.query(number, known)
         releases = {
-            name: self._releases(number, name, patients if name == TARGET else known, runs=runs)
+            name: self._releases(number, name, inputs if name == TARGET else known, runs=runs)
             for name in COHORT
         }
         opened = self._opened(number, entries, releases, runs=runs)
@@ -185,9 +187,9 @@ class Pipeline:
 
 
 @cache
-def _no_public_set() -> PublicSet:
-    """Two black images: a mechanism needs a public set for what it does after a round."""
+def _black_images() -> PublicSet:
+    """A public set, which mechanisms use after a round only, and for the number of labels."""
     embeddings = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=np.float32)
     projection = fit_projection(embeddings, 2)
-    images = np.zeros((2, 16, 16), dtype=np.uint8)
+    images = np.zeros((PROXIES, 16, 16), dtype=np.uint8)
     return PublicSet(images, projection.apply(embeddings), projection)

@@ -16,24 +16,25 @@ _COLUMNS = tuple(
 
 
 def findings_table(findings: Sequence[Finding], options: Options) -> Table:
-    """One row an epsilon and view: the claim, then every lower bound beside it."""
+    """One row an epsilon, mechanism and view: the claim, then every lower bound beside it."""
     path = "masked, encrypted and opened" if options.encrypt else "added in the clear"
     table = Table(
         title=f"lower bounds on epsilon at {options.confidence:.4g} confidence; {options.rounds} "
         f"rounds, {options.runs} runs a world, {options.canaries} canaries; sums {path}"
     )
-    for heading in ("epsilon", "view", "claimed"):
-        table.add_column(heading, justify="left" if heading == "view" else "right")
+    for heading in ("epsilon", "mechanism", "view", "claimed"):
+        left = heading in ("mechanism", "view")
+        table.add_column(heading, justify="left" if left else "right")
     for test, method in _COLUMNS:
         table.add_column(f"{test}\n{method}", justify="right")
-    rows: dict[tuple[str, str], dict[tuple[str, str], Finding]] = {}
+    rows: dict[tuple[str, str, str], dict[tuple[str, str], Finding]] = {}
     for finding in findings:
-        row = rows.setdefault((finding.epsilon, finding.view), {})
+        row = rows.setdefault((finding.epsilon, finding.mechanism, finding.view), {})
         row[finding.test, finding.method] = finding
-    for (epsilon, view), row in rows.items():
+    for (epsilon, mechanism, view), row in rows.items():
         claim = next(iter(row.values())).claim
         cells = [_cell(row[column]) if column in row else "" for column in _COLUMNS]
-        table.add_row(epsilon, view, f"{float(claim):.3f}", *cells)
+        table.add_row(epsilon, mechanism, view, f"{float(claim):.3f}", *cells)
     return table
 
 

@@ -9,14 +9,17 @@ which a bound follows come from the others; the threshold follows from public pa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.privacy.parameters import MechanismName
 from fedhelp_secure.privacy.probe import PatientExamples
 from fedhelp_secure.privacy_audit.bounds import Guesses
 from fedhelp_secure.privacy_audit.parties import TARGET, Plan
@@ -55,7 +58,18 @@ class TwoWorlds:
     """For `fedhelp_secure.privacy_audit.bounds.two_worlds_gaussian`."""
 
 
-def plan_two_worlds(epsilon: str, rounds: int) -> Plan:
+_Inputs = TypeVar("_Inputs")
+
+
+@dataclass(frozen=True, slots=True)
+class Worlds(Generic[_Inputs]):
+    """What the target releases with the canary in its data, and without."""
+
+    joined: _Inputs
+    absent: _Inputs
+
+
+def plan_two_worlds(epsilon: str, rounds: int, mechanism: MechanismName = "probe") -> Plan:
     """A charter of four values, of which the canary can use all."""
     return Plan(
         epsilon=epsilon,
@@ -65,6 +79,7 @@ def plan_two_worlds(epsilon: str, rounds: int) -> Plan:
         clip_units=_CLIP_UNITS,
         fraction_bits=_FRACTION_BITS,
         canaries=1,
+        mechanism=mechanism,
     )
 
 
@@ -86,10 +101,16 @@ def patient(label: int) -> PatientExamples:
 CANARY = patient(1)
 OTHERS = (patient(0), patient(0), patient(1))
 """The oldest patient first: the one whose vector is the canary's opposite."""
+PATIENTS: Worlds[Sequence[PatientExamples]] = Worlds([*OTHERS, CANARY], OTHERS)
+"""For the probe."""
+
+_LOGITS = np.array([[[4.0, -4.0]], [[-4.0, 4.0]]])
+MODELS: Worlds[NDArray[np.floating]] = Worlds(_LOGITS, -_LOGITS)
+"""For ``logit_noise``: one patient may turn a trained model into its opposite."""
 
 
 def run_two_worlds(
-    pipeline: Pipeline, *, runs: int, tail: float
+    pipeline: Pipeline[_Inputs], worlds: Worlds[_Inputs], *, runs: int, tail: float
 ) -> tuple[Claim, tuple[TwoWorlds, ...]]:
     """``runs`` of each world; the claim, and what the adversary came to in each view.
 
@@ -100,9 +121,9 @@ def run_two_worlds(
         raise TooFewRuns(f"the two-world test needs at least {FEWEST_RUNS} runs; raise --runs.")
     debits = pipeline.debit()
     claim = pipeline.claim()
-    joined = pipeline.observe(debits, [*OTHERS, CANARY], OTHERS, runs=runs)
-    absent = pipeline.observe(debits, OTHERS, OTHERS, runs=runs)
-    vectors = _vectors(pipeline, len(debits))
+    joined = pipeline.observe(debits, worlds.joined, worlds.absent, runs=runs)
+    absent = pipeline.observe(debits, worlds.absent, worlds.absent, runs=runs)
+    vectors = _vectors(pipeline, worlds, len(debits))
     return claim, tuple(
         _attack(_View.of(pipeline.parties.charter, view), vectors, joined, absent, tail=tail)
         for view in VIEWS
@@ -125,11 +146,13 @@ class _View:
         return cls(view, 1, charter.share_units(charter.hospital(TARGET).group))
 
 
-def _vectors(pipeline: Pipeline, rounds: int) -> NDArray[np.float64]:
+def _vectors(
+    pipeline: Pipeline[_Inputs], worlds: Worlds[_Inputs], rounds: int
+) -> NDArray[np.float64]:
     """How the canary moves the target's query in each round, [rounds, values]."""
     return np.stack(
         [
-            pipeline.query(number, [*OTHERS, CANARY]) - pipeline.query(number, OTHERS)
+            pipeline.query(number, worlds.joined) - pipeline.query(number, worlds.absent)
             for number in range(1, rounds + 1)
         ]
     ).astype(np.float64)

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 
 from fedhelp_secure.privacy import probe
+from fedhelp_secure.privacy.mechanisms import ProbeMechanism
 from fedhelp_secure.privacy_audit.audit import (
     ClaimRefuted,
     Finding,
     Options,
+    Place,
+    audit_logit_noise,
     audit_one_run,
     audit_two_worlds,
     check_findings,
 )
+from fedhelp_secure.privacy_audit.bounds import OneRun
 from fedhelp_secure.privacy_audit.one_run import canary, plan_one_run
 from fedhelp_secure.privacy_audit.parties import COHORT, COLLUDERS, TARGET, make_parties
-from fedhelp_secure.privacy_audit.pipeline import Pipeline
+from fedhelp_secure.privacy_audit.pipeline import Claim, Pipeline
 from fedhelp_secure.privacy_audit.two_worlds import (
     CANARY,
     OTHERS,
@@ -56,9 +60,17 @@ def test_one_run_stays_below_the_claim(epsilon: str) -> None:
         assert by_method(findings, "collusion")["Gaussian"].lower_bound > 0.5
 
 
+def test_logit_noise_stays_below_the_claim() -> None:
+    findings = audit_logit_noise("3", CAREFUL)
+    check_findings(findings)
+    assert by_method(findings, "aggregate")["Gaussian"].lower_bound > 0.8
+    assert {finding.mechanism for finding in findings} == {"logit_noise"}
+
+
 def test_encrypted_sums_are_attacked_as_the_others_are() -> None:
     options = replace(CAREFUL, runs=400, canaries=200, encrypt=True)
     findings = (*audit_two_worlds("8", options), *audit_one_run("8", options))
+    findings += audit_logit_noise("8", options)
     check_findings(findings)
     assert by_method(findings[:4], "aggregate")["Gaussian"].lower_bound > 2
 
@@ -68,7 +80,7 @@ def test_what_is_seen_is_canary_and_noise_and_nothing_else(encrypt: bool) -> Non
     """Over many runs the mean is the canary's vector and the deviation is the charter's."""
     runs = 1500
     parties = make_parties(plan_two_worlds("8", 1))
-    with Pipeline(parties, public_models(1), encrypt) as pipeline:
+    with Pipeline(parties, ProbeMechanism, public_models(1), encrypt) as pipeline:
         debits = pipeline.debit()
         seen = pipeline.observe(debits, [*OTHERS, CANARY], OTHERS, runs=runs)
         vector = pipeline.query(1, [CANARY])
@@ -120,10 +132,10 @@ def test_no_findings_are_no_pass() -> None:
 
 
 def test_a_bound_above_its_claim_is_named() -> None:
-    finding = Finding(
-        "3", "one run", "collusion", "Gaussian", claim=Fraction(7), lower_bound=7.5, counts={}
-    )
+    place = Place("3", "probe", "one run", "collusion")
+    claim = Claim(Fraction(3), Fraction(7), "1e-6")
+    finding = place.finding("Gaussian", claim, 7.5, OneRun(10, 10, 10))
     below = replace(finding, lower_bound=7.0)
     check_findings((below,))
-    with pytest.raises(ClaimRefuted, match=r"one run test shows .*collusion.* 7\.500"):
+    with pytest.raises(ClaimRefuted, match=r"one run test of probe shows .*collusion.* 7\.500"):
         check_findings((below, finding))

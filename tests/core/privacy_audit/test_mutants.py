@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedhelp_secure.charter import Charter, Group
-from fedhelp_secure.privacy import noise, probe
+from fedhelp_secure.privacy import noise, parameters, probe
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.mechanisms import ProbeMechanism
+from fedhelp_secure.privacy.parameters import Bounded
 from fedhelp_secure.privacy.probe import PatientExamples
 from fedhelp_secure.privacy.records import LedgerEntry
 from fedhelp_secure.privacy_audit.audit import (
     ClaimRefuted,
     Options,
+    audit_logit_noise,
     audit_one_run,
     audit_two_worlds,
     check_findings,
@@ -129,9 +132,18 @@ CASES = [
 def test_the_mutant_is_flagged(monkeypatch: Patch, case: Case) -> None:
     case.mutate(monkeypatch)
     findings = audit_two_worlds(case.epsilon, Options(rounds=case.rounds, runs=case.runs))
-    with pytest.raises(ClaimRefuted, match="two worlds test"):
+    with pytest.raises(ClaimRefuted, match="two worlds test of probe"):
         check_findings(findings)
     assert any(finding.refuted and finding.method == "Gaussian" for finding in findings)
+
+
+def test_one_clip_for_a_matrix_that_may_turn_around_is_flagged(monkeypatch: Patch) -> None:
+    """The mistake of taking the distance from the centre of the ball for its diameter."""
+    counted = {**parameters.BOUNDS, "logit_noise": Bounded("whole-matrix", 1)}
+    monkeypatch.setattr(parameters, "BOUNDS", counted)
+    findings = audit_logit_noise("3", Options(runs=1500))
+    with pytest.raises(ClaimRefuted, match="two worlds test of logit_noise"):
+        check_findings(findings)
 
 
 def test_one_run_flags_too_little_noise(monkeypatch: Patch) -> None:
@@ -158,7 +170,7 @@ def test_the_ledger_takes_no_debit_for_shares_of_sigma_over_n(monkeypatch: Patch
     parties = make_parties(plan_two_worlds("3", 1))
     monkeypatch.setattr(Charter, "share_units", sigma_over_n)
     with (
-        Pipeline(parties, public_models(1), False) as pipeline,
+        Pipeline(parties, ProbeMechanism, public_models(1), False) as pipeline,
         pytest.raises(ValidationError, match="share_units"),
     ):
         pipeline.debit()
