@@ -67,7 +67,7 @@ def utility(
         cache=cache,
         networks=networks,
     )
-    console = Console(width=140)
+    console = Console(width=150)
     steps = Console(stderr=True, highlight=False)
 
     def source_of(seed: int) -> Source:
