@@ -20,7 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import FedHelpError, PolicyError
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
+from fedhelp_secure.privacy.accountant import AccountingError
+from fedhelp_secure.privacy.loss import Loss
+from fedhelp_secure.privacy.parameters import (
+    DpSgd,
+    LogitNoise,
+    MechanismName,
+    Sensitivity,
+    largest_release,
+    sensitivity_of,
+)
 from fedhelp_secure.sealing import SealingKey
 from fedhelp_secure.secure_sum.authenticator import SEALED_KEY_BYTES, check_elements
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
@@ -238,14 +247,31 @@ class Privacy(_Document):
     delta: str = Field(pattern=r"^1e-[0-9]{1,2}$")
     unit: Literal["patient"] = "patient"
     adjacency: Literal["add-remove-one"] = "add-remove-one"
-    mechanism: Literal["probe", "rehearsal"] = "probe"
+    mechanism: MechanismName = "probe"
     """``rehearsal`` releases invented numbers only: no node releases patients under it."""
     clip_units: int = Field(ge=1)
-    """L2 bound of one patient's vector, in grid units."""
+    """L2 bound in grid units: of one patient's vector (``logit_noise``: of the whole matrix)."""
     sigma_units: int = Field(ge=1)
-    """Standard deviation of the honest cohort's noise on the weighted sum, in grid units."""
+    """Standard deviation in grid units: of the honest cohort's noise on the weighted sum, or, for
+    ``dp_sgd``, of the noise that a hospital adds to each step's sum of gradients."""
     maximum_patients: int = Field(ge=1, le=1_000_000)
     """A hospital contributes at most so many patients to a release."""
+    maximum_images: int = Field(default=100, ge=1, le=10_000)
+    """At most so many images of one patient count; see `fedhelp_client.data.contribution`."""
+    dp_sgd: DpSgd | None = None
+    logit_noise: LogitNoise | None = None
+
+    @model_validator(mode="after")
+    def _own_parameters_only(self) -> Privacy:
+        for name, parameters in (("dp_sgd", self.dp_sgd), ("logit_noise", self.logit_noise)):
+            if (parameters is not None) != (self.mechanism == name):
+                raise ValueError(f"privacy.{name} must be given for that mechanism and no other")
+        return self
+
+    @property
+    def sensitivity(self) -> Sensitivity:
+        """Of a hospital's own query, before its weight."""
+        return sensitivity_of(self.mechanism, self.clip_units)
 
 
 class Probe(_Document):
@@ -253,6 +279,8 @@ class Probe(_Document):
 
     dimension: int = Field(ge=2, le=512)
     """Columns of the projected feature, the constant entry included."""
+    update: Literal["gradient", "moments"] = "gradient"
+    """How an opened sum moves the model: see `fedhelp_secure.privacy.probe.apply_step`."""
     ridge: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     step: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
     nominal_patients: int = Field(ge=1)
@@ -368,23 +396,50 @@ class Charter(_Document):
         return sum(self.weights.of(hospital.group) for hospital in self.hospitals)
 
     def share_units(self, group: Group) -> int:
-        """Scale of one hospital's discrete Gaussian share: sigma / (w sqrt(t)), rounded up."""
+        """Scale of one hospital's discrete Gaussian share: sigma / (w sqrt(t)), rounded up.
+
+        0 for ``dp_sgd``: its noise is in the training, and its labels get none.
+        """
+        if self.privacy.dp_sgd is not None:
+            return 0
         return share_units(
             sigma_units=self.privacy.sigma_units,
             weight=self.weights.of(group),
             honest=self.cohort.honest,
         )
 
-    def round_rho(self, group: Group) -> Fraction:
-        """zCDP loss of one patient of ``group`` in one round, outsiders' view (aggregate)."""
-        return rho_of_gaussian(
-            sensitivity=self.weights.of(group) * self.privacy.clip_units,
-            sigma=self.privacy.sigma_units,
+    def round_loss(self, group: Group) -> Loss:
+        """Loss of one patient of ``group`` in one round, outsiders' view (aggregate)."""
+        sensitivity = int(self.privacy.sensitivity.units)
+        if self.privacy.dp_sgd is not None:
+            return Loss.of_sampled_gaussian(
+                rate=self.privacy.dp_sgd.rate,
+                steps=self.privacy.dp_sgd.steps,
+                sensitivity=sensitivity,
+                sigma=self.privacy.sigma_units,
+            )
+        return Loss.of_gaussian(
+            sensitivity=self.weights.of(group) * sensitivity, sigma=self.privacy.sigma_units
         )
 
+    def round_loss_collusion(self, group: Group) -> Loss:
+        """The same if aggregator and all custodians collude: the hospital's own noise alone.
+
+        For ``dp_sgd`` it is the same loss: all of its noise is the hospital's own.
+        """
+        if self.privacy.dp_sgd is not None:
+            return self.round_loss(group)
+        return Loss.of_gaussian(
+            sensitivity=int(self.privacy.sensitivity.units), sigma=self.share_units(group)
+        )
+
+    def round_rho(self, group: Group) -> Fraction:
+        """`round_loss` as zCDP; raises AccountingError if it is a Renyi loss."""
+        return _rho(self.round_loss(group))
+
     def round_rho_collusion(self, group: Group) -> Fraction:
-        """The same if aggregator and both custodians collude: the hospital's own share alone."""
-        return rho_of_gaussian(sensitivity=self.privacy.clip_units, sigma=self.share_units(group))
+        """`round_loss_collusion` as zCDP; raises AccountingError if it is a Renyi loss."""
+        return _rho(self.round_loss_collusion(group))
 
     def bound_of_sum(self) -> int:
         """Largest magnitude that any entry of an honest weighted sum can have, in grid units."""
@@ -393,7 +448,12 @@ class Charter(_Document):
                 (self.weights.of(hospital.group), self.share_units(hospital.group))
                 for hospital in self.hospitals
             ],
-            largest_release=self.privacy.maximum_patients * self.privacy.clip_units,
+            largest_release=largest_release(
+                self.privacy.mechanism,
+                clip_units=self.privacy.clip_units,
+                maximum_patients=self.privacy.maximum_patients,
+                fraction_bits=self.secure_sum.fraction_bits,
+            ),
         )
 
     def check_bounds(self) -> None:
@@ -423,6 +483,14 @@ class Charter(_Document):
         self._check_privacy()
 
     def _check_values(self) -> None:
+        labels = self.privacy.dp_sgd or self.privacy.logit_noise
+        if labels is not None:
+            expected = self.proxy.count * labels.tokens * len(self.classes)
+            if self.secure_sum.values != expected:
+                raise CharterRefused(
+                    "secure_sum.values must be proxy.count times tokens times the number of "
+                    "classes; make the charter with 'fedhelp keys charter'."
+                )
         probe_values = self.probe.dimension * len(self.classes)
         if self.privacy.mechanism == "probe" and self.secure_sum.values != probe_values:
             raise CharterRefused(
@@ -466,20 +534,61 @@ class Charter(_Document):
             unmasker.recipient_key()
 
     def _check_privacy(self) -> None:
+        if self.privacy.dp_sgd is not None:
+            self._check_dp_sgd(self.privacy.dp_sgd)
+        else:
+            self.check_shares()
+        single = self.privacy.mechanism in ("dp_sgd", "logit_noise")
+        if single and self.rounds.count != 1:
+            raise CharterRefused(
+                f"{self.privacy.mechanism} releases the same labels in every round: a second round "
+                "would cost budget and tell nothing new. Set rounds.count to 1."
+            )
+        groups: set[Group] = {hospital.group for hospital in self.hospitals}
+        for group in sorted(groups):
+            spent = self.round_loss(group).times(self.rounds.count).epsilon(self.privacy.delta)
+            if spent > Fraction(self.privacy.epsilon):
+                raise CharterRefused(
+                    f"{self.rounds.count} rounds cost a {group} hospital's patients more than "
+                    f"epsilon {self.privacy.epsilon}; raise sigma_units or run fewer rounds."
+                )
+
+    def check_shares(self) -> None:
+        """Raises CharterRefused unless honest shares remain, each of enough grid units.
+
+        A node runs it again before it does anything: what it protects is the node's own patients.
+        """
+        if self.cohort.honest < 1:
+            raise CharterRefused("cohort.minimum must be above cohort.colluders (t = m - c >= 1).")
+        if self.privacy.dp_sgd is not None:
+            return
         for hospital in self.hospitals:
             if self.share_units(hospital.group) < MINIMUM_SHARE_UNITS:
                 raise CharterRefused(
                     f"a noise share would be under {MINIMUM_SHARE_UNITS} grid units; "
                     "raise fraction_bits."
                 )
-        groups: set[Group] = {hospital.group for hospital in self.hospitals}
-        for group in sorted(groups):
-            spent = epsilon_of_rho(self.rounds.count * self.round_rho(group), self.privacy.delta)
-            if spent > Fraction(self.privacy.epsilon):
-                raise CharterRefused(
-                    f"{self.rounds.count} rounds cost a {group} hospital's patients more than "
-                    f"epsilon {self.privacy.epsilon}; raise sigma_units or run fewer rounds."
-                )
+
+    def _check_dp_sgd(self, parameters: DpSgd) -> None:
+        if self.privacy.sigma_units < MINIMUM_SHARE_UNITS:
+            raise CharterRefused(
+                f"a step's noise would be under {MINIMUM_SHARE_UNITS} grid units; "
+                "raise fraction_bits."
+            )
+        if parameters.rate * parameters.nominal_patients < 1:
+            raise CharterRefused(
+                "sampling_rate times nominal_patients is under one patient a step; raise one."
+            )
+        if parameters.model == "group_norm_cnn" and self.task == "segmentation":
+            raise CharterRefused(
+                "group_norm_cnn labels whole images; choose the model linear_head for segmentation."
+            )
+
+
+def _rho(loss: Loss) -> Fraction:
+    if loss.curve:
+        raise AccountingError("the loss of sampled steps is no rho; ask for the whole loss.")
+    return loss.rho
 
 
 def share_units(*, sigma_units: int, weight: int, honest: int) -> int:

@@ -1,33 +1,46 @@
 """The one command line, ``fedhelp``.
 
 The core owns it; each installed role adds its group through the entry point group
-``fedhelp.commands``. A group that is not installed is simply not there.
+``fedhelp.commands``, and single commands to another's group ``G`` through ``fedhelp.commands.G``.
+What is not installed is simply not there.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fedhelp_secure.errors import FedHelpError
+from fedhelp_secure.errors import FedHelpError, InternalError
 
 ENTRY_POINT_GROUP = "fedhelp.commands"
 
 
+class CommandTaken(InternalError):
+    """Two installed packages bring the same command of a group."""
+
+    code = "command-taken"
+
+
 def build(arguments: list[str]) -> typer.Typer:
-    """The application for ``arguments``, with the commands of the installed roles."""
+    """The application for ``arguments``, with the commands of the installed roles.
+
+    Raises CommandTaken if an added command is already one of the group's.
+    """
     app = typer.Typer(
         name="fedhelp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback()(_root)
-    for entry in _wanted(arguments):
+    for entry in _wanted(entries(ENTRY_POINT_GROUP), arguments[:1]):
         loaded = entry.load()
         if isinstance(loaded, typer.Typer):
-            app.add_typer(loaded, name=entry.name)
+            added = entries(f"{ENTRY_POINT_GROUP}.{entry.name}")
+            app.add_typer(extended(loaded, added, arguments[1:2]), name=entry.name)
         else:
             app.command(name=entry.name)(loaded)
     return app
@@ -44,11 +57,37 @@ def main() -> None:
         sys.exit(1)
 
 
-def _wanted(arguments: list[str]) -> list[EntryPoint]:
-    """The group that is called, alone: no role needs another role's packages to load. Else all."""
-    entries = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name)
-    called = [entry for entry in entries if arguments and entry.name == arguments[0]]
-    return called or entries
+def extended(group: typer.Typer, added: Sequence[EntryPoint], called: Sequence[str]) -> typer.Typer:
+    """A copy of ``group`` with those of the ``added`` commands that ``called`` needs.
+
+    ``called`` holds the name of the command that is called, if there is one. Raises CommandTaken.
+    """
+    own = {
+        command.name or getattr(command.callback, "__name__", "").replace("_", "-")
+        for command in group.registered_commands
+    }
+    names = [entry.name for entry in added]
+    taken = sorted({name for name in names if name in own or names.count(name) > 1})
+    if taken:
+        raise CommandTaken(
+            f"two installed packages bring the command {', '.join(taken)}; remove one of them."
+        )
+    merged = copy.copy(group)
+    merged.registered_commands = list(group.registered_commands)
+    # A command of the group's own needs no role's packages.
+    for entry in [] if own.intersection(called) else _wanted(added, called):
+        merged.command(name=entry.name)(entry.load())
+    return merged
+
+
+def entries(group: str) -> list[EntryPoint]:
+    """The installed entry points of ``group``, in order of name."""
+    return sorted(entry_points(group=group), key=lambda entry: entry.name)
+
+
+def _wanted(offered: Sequence[EntryPoint], called: Sequence[str]) -> Sequence[EntryPoint]:
+    """The entry that is called, alone: no role needs another role's packages to load. Else all."""
+    return [entry for entry in offered if entry.name in called] or offered
 
 
 def _print_version(wanted: bool) -> None:

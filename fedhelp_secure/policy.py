@@ -4,8 +4,15 @@ A YAML file at the hospital; an entry that is absent sets no limit of its own::
 
     epsilon: "3"                  # aggregate, per charter
     epsilon_collusion: "12"       # per charter
+    year_epsilon: "6"             # aggregate, per calendar year (UTC)
+    year_epsilon_collusion: "24"
+    data_set: breast-ultrasound   # whose patients are released; a data set has one budget for life
+    data_set_epsilon: "8"         # aggregate, for the life of the data set
+    data_set_epsilon_collusion: "32"
     lifetime_epsilon: "10"        # aggregate, over all charters of this hospital's ledger
-    lifetime_delta: "1e-6"
+    lifetime_epsilon_collusion: "40"
+    lifetime_delta: "1e-6"        # at which the limits of year, data set and lifetime hold
+    consent_key: 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=   # the privacy officer's, public
     delta: "1e-6"                 # the largest delta a charter may use
     tasks: [classification]
     foundation_model_hosts: [fm.example.org]
@@ -25,7 +32,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.charter import Charter, Label
 from fedhelp_secure.errors import ConfigurationError, PolicyError
 
 MAXIMUM_BYTES = 1 << 16
@@ -55,6 +62,10 @@ Limit = Annotated[
 ]
 Delta = Annotated[str, Field(pattern=r"^1e-[0-9]{1,2}$")]
 Host = Annotated[str, Field(pattern=r"^[a-z0-9.:-]{1,253}$")]
+PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+"""Base64 of an Ed25519 public key."""
+
+UNNAMED_DATA_SET = "unnamed"
 
 
 class SitePolicy(BaseModel):
@@ -66,10 +77,22 @@ class SitePolicy(BaseModel):
     """Largest epsilon (aggregate) that a charter may spend here."""
     epsilon_collusion: Limit | None = None
     """Largest epsilon (collusion) that a charter may spend here; the ledger keeps it."""
+    year_epsilon: Limit | None = None
+    """Largest epsilon (aggregate) of all charters in one calendar year (UTC), at
+    ``lifetime_delta``; the ledger keeps this and all that follow."""
+    year_epsilon_collusion: Limit | None = None
+    data_set: Label = UNNAMED_DATA_SET
+    """Name of the patients' data set. Patients who are in two data sets spend from both: only the
+    lifetime limit then covers them."""
+    data_set_epsilon: Limit | None = None
+    """Of all charters on this data set."""
+    data_set_epsilon_collusion: Limit | None = None
     lifetime_epsilon: Limit | None = None
-    """Largest epsilon (aggregate) of all charters together, at ``lifetime_delta``; the ledger keeps
-    it."""
+    """Of all charters together."""
+    lifetime_epsilon_collusion: Limit | None = None
     lifetime_delta: Delta = "1e-6"
+    consent_key: PublicKey | None = None
+    """The privacy officer's public key: only what it signs raises a limit that the ledger knows."""
     delta: Delta | None = None
     tasks: tuple[Literal["classification", "segmentation"], ...] | None = Field(
         default=None, min_length=1

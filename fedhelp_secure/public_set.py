@@ -27,7 +27,7 @@ MAXIMUM_BYTES = 1 << 31
 """A public set is refused, before it is read, if its file is larger."""
 
 CONSTANT = 1 / sqrt(2)
-"""Last entry of every projected feature; the rest of the row has this norm too."""
+"""Last entry of every projected feature, unless a projection is fitted with another one."""
 
 _PROXY_DOMAIN = b"fedhelp-secure/v1/proxy\n"
 _NORM_TOLERANCE = 1e-3
@@ -45,7 +45,7 @@ _DAMAGE = (
     struct.error,
     zipfile.BadZipFile,
 )
-_ARRAYS = ("images", "features", "mean", "scale", "components")
+_ARRAYS = ("images", "features", "mean", "scale", "components", "constant")
 
 
 class PublicSetRefused(ConfigurationError):
@@ -70,11 +70,13 @@ class Projection:
     """[E], their standard deviations; positive."""
     components: NDArray[np.float32]
     """[E, D - 1]."""
+    constant: NDArray[np.float32]
+    """[1], between 0 and 1: the last entry of every projected feature. Noise on it blurs how common
+    the classes are, noise on the rest what they look like: the rest of a row has the norm left."""
 
     def __post_init__(self) -> None:
-        arrays = {"mean": self.mean, "scale": self.scale, "components": self.components}
-        for name, array in arrays.items():
-            object.__setattr__(self, name, _frozen(array, name, np.float32))
+        for name in ("mean", "scale", "components", "constant"):
+            object.__setattr__(self, name, _frozen(getattr(self, name), name, np.float32))
         embedding = self.mean.shape
         if len(embedding) != 1 or self.scale.shape != embedding or self.components.ndim != 2:
             raise PublicSetRefused("the projection's arrays do not fit one another; make it again.")
@@ -82,6 +84,10 @@ class Projection:
             raise PublicSetRefused("the projection's arrays do not fit one another; make it again.")
         if not (self.scale > 0).all():
             raise PublicSetRefused("the projection's scale is not positive; make it again.")
+        if self.constant.shape != (1,) or not 0 < self.constant[0] < 1:
+            raise PublicSetRefused(
+                "the projection's constant is not between 0 and 1; make it again."
+            )
 
     @property
     def dimension(self) -> int:
@@ -91,33 +97,49 @@ class Projection:
     def apply(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [..., D] of ``embeddings`` [..., E].
 
-        The last entry is `CONSTANT`; the others are scaled to the same norm, so that a row has
-        norm 1 (or `CONSTANT`, if an embedding projects to zero). Only the direction of an embedding
-        counts: no image can weigh more than another. Raises ProjectionMisused unless the last
-        axis has E finite entries.
+        The last entry is the constant; the others are scaled to the norm that is left, so that a
+        row has norm 1 (or that of the constant, if an embedding projects to zero). Only the
+        direction of an embedding counts: no image can weigh more than another. Raises
+        ProjectionMisused unless the last axis has E finite entries.
         """
         if embeddings.ndim < 1 or embeddings.shape[-1] != len(self.mean):
             raise ProjectionMisused("these embeddings are of another backbone than the projection.")
-        standard = (embeddings.astype(np.float64) - self.mean) / self.scale
+        standard = self.standardise(embeddings)
         if not np.isfinite(standard).all():
             raise ProjectionMisused("an embedding is not finite; mend the image or the backbone.")
         directions = standard @ self.components.astype(np.float64)
         norms = np.linalg.norm(directions, axis=-1, keepdims=True)
         np.divide(directions, norms, out=directions, where=norms > 0)
-        constant = np.ones((*directions.shape[:-1], 1))
-        return (CONSTANT * np.concatenate([directions, constant], axis=-1)).astype(np.float32)
+        constant = float(self.constant[0])
+        directions *= sqrt(1 - constant**2)
+        constants = np.full((*directions.shape[:-1], 1), constant)
+        return np.concatenate([directions, constants], axis=-1).astype(np.float32)
+
+    def standardise(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
+        """``embeddings`` [..., E] less the proxies' mean, over their standard deviations."""
+        standard: NDArray[np.float64] = (embeddings.astype(np.float64) - self.mean) / self.scale
+        return standard
 
 
-def fit_projection(embeddings: NDArray[np.floating], dimension: int) -> Projection:
+def fit_projection(
+    embeddings: NDArray[np.floating],
+    dimension: int,
+    *,
+    whitening: float = 0.0,
+    constant: float = CONSTANT,
+) -> Projection:
     """The projection to ``dimension`` entries fitted on public ``embeddings`` [..., E].
 
     Standardises every entry, then takes the ``dimension - 1`` principal components with the largest
-    variance. Components have a fixed sign (their largest entry is positive), so that equal inputs
-    give equal files. Raises ProjectionMisused if there are fewer rows or entries than components.
+    variance, each divided by that variance to the power ``whitening`` / 2: at 0 they keep their
+    lengths, at 1 all have the same. Components have a fixed sign (their largest entry is positive),
+    so that equal inputs give equal files. Raises ProjectionMisused if there are fewer rows or
+    entries than components.
     """
     rows = embeddings.reshape(-1, embeddings.shape[-1]).astype(np.float64)
     wanted = dimension - 1
-    if wanted < 1 or wanted > min(rows.shape):
+    # One row less: they are centred.
+    if wanted < 1 or wanted > min(len(rows) - 1, rows.shape[1]):
         raise ProjectionMisused(
             f"a projection to {dimension} dimensions needs as many rows and entries; "
             "lower the dimension or add proxy images."
@@ -127,15 +149,31 @@ def fit_projection(embeddings: NDArray[np.floating], dimension: int) -> Projecti
     mean = rows.mean(axis=0)
     scale = np.maximum(rows.std(axis=0), _SMALLEST_SCALE)
     standard = (rows - mean) / scale
-    _, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-    leading = vectors[:, ::-1][:, :wanted]
+    variances, leading = _principal(standard, wanted)
     largest = np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[np.newaxis], axis=0)
-    components = leading * np.where(largest < 0, -1.0, 1.0)
+    components = leading * np.where(largest < 0, -1.0, 1.0) / variances ** (whitening / 2)
     return Projection(
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
         components=components.astype(np.float32),
+        constant=np.array([constant], dtype=np.float32),
     )
+
+
+def _principal(
+    standard: NDArray[np.float64], wanted: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variances [wanted], floored above 0, and unit directions [E, wanted], the largest first."""
+    rows, entries = standard.shape
+    if rows >= entries:
+        variances, vectors = np.linalg.eigh(standard.T @ standard / rows)
+    else:
+        # The same from the smaller matrix: embeddings may have more entries than there are images.
+        variances, left = np.linalg.eigh(standard @ standard.T / rows)
+        vectors = standard.T @ left
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=0), _SMALLEST_SCALE)
+    kept = variances[::-1][:wanted]
+    return np.maximum(kept, _SMALLEST_SCALE), vectors[:, ::-1][:, :wanted]
 
 
 def proxy_digest(images: NDArray[np.uint8]) -> str:
@@ -196,6 +234,7 @@ class PublicSet:
             mean=self.projection.mean,
             scale=self.projection.scale,
             components=self.projection.components,
+            constant=self.projection.constant,
         )
         return buffer.getvalue()
 
@@ -214,7 +253,9 @@ class PublicSet:
             raise PublicSetRefused(
                 f"{path} is not a public set, or is damaged; fetch it again."
             ) from error
-        projection = Projection(arrays["mean"], arrays["scale"], arrays["components"])
+        projection = Projection(
+            arrays["mean"], arrays["scale"], arrays["components"], arrays["constant"]
+        )
         return cls(arrays["images"], arrays["features"], projection, source=data)
 
     def save(self, path: Path) -> None:

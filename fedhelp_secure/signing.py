@@ -138,6 +138,15 @@ def peek_document(kind: str, envelope: bytes) -> dict[str, Any]:
     return parse_json(payload, f"the {kind}")
 
 
+def peek_kind(envelope: bytes) -> str:
+    """The UNVERIFIED kind of ``envelope``, as `SigningKey.sign_document` takes it; or empty."""
+    stated = parse_json(envelope, "an envelope").get("payloadType")
+    text = stated if isinstance(stated, str) else ""
+    if not text.startswith(PAYLOAD_TYPE_PREFIX) or not text.endswith("+json"):
+        return ""
+    return text.removeprefix(PAYLOAD_TYPE_PREFIX).removesuffix("+json")
+
+
 def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
     outer = parse_json(envelope, f"the {kind}'s envelope")
     try:

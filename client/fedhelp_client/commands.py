@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedhelp_client.data.commands import build_public_set, simulate
+from fedhelp_client.data.commands import build_public_set, check, simulate
 
 app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
 app.command("simulate")(simulate)
 app.command("public-set")(build_public_set)
+data_app = typer.Typer(help="Look through this hospital's own data.", no_args_is_help=True)
+data_app.command("check")(check)
+app.add_typer(data_app, name="data")
 
 
 @app.command()

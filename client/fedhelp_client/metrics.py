@@ -1,4 +1,4 @@
-"""How good a model is on labelled images: accuracy, balanced accuracy, Dice."""
+"""How good a model is on labelled images: accuracy, balanced accuracy, AUC, Dice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.metrics.meandice import compute_dice
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from fedhelp_client.data.types import DataError
 
@@ -34,6 +35,24 @@ def accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Metrics
     right = predicted == labels
     of_class = [float(right[labels == label].mean()) for label in np.unique(labels)]
     return Metrics("accuracy", float(right.mean()), float(np.mean(of_class)), len(labels))
+
+
+def one_vs_rest_auc(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Area under the ROC curve of each class against the rest, averaged over classes that occur.
+
+    ``scores`` [N, C]: the higher, the likelier the class; ``labels`` [N]. Raises DataError unless
+    at least two classes occur.
+    """
+    occurring = np.unique(labels)
+    if occurring.size < 2:
+        raise DataError("An AUC needs images of two classes; give a folder with more of them.")
+    areas = []
+    for label in occurring:
+        of_class = labels == label
+        hits = int(of_class.sum())
+        above = rankdata(scores[:, label])[of_class].sum() - hits * (hits + 1) / 2
+        areas.append(above / (hits * (len(labels) - hits)))
+    return float(np.mean(areas))
 
 
 def dice(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Metrics:

@@ -57,7 +57,17 @@ def make_teacher(
     Returns [N, C] for classification, [N, H, W, C] for segmentation, H and W of the proxy images.
     Raises TeacherMisused if the shapes do not fit.
     """
-    labels = soft_labels(model, public_set.features)
+    return refine_labels(public_set, soft_labels(model, public_set.features), embeddings, task=task)
+
+
+def refine_labels(
+    public_set: PublicSet,
+    labels: NDArray[np.floating],
+    embeddings: NDArray[np.float32],
+    *,
+    task: Task,
+) -> NDArray[np.float32]:
+    """The teacher from soft labels [N, T, C] on the proxies; otherwise as `make_teacher`."""
     if task == "segmentation":
         return refine_masks(public_set.images, labels)
     if labels.shape[1] != 1:

@@ -6,6 +6,7 @@ from fedhelp_secure.backbone.images import ImagesRefused
 from fedhelp_secure.backbone.model import (
     EMBEDDING_WIDTH,
     PATCHES,
+    SUMMARY_WIDTH,
     TOKEN_WIDTH,
     Backbone,
     load_backbone,
@@ -15,6 +16,7 @@ from fedhelp_secure.backbone.weights import WEIGHTS_DIGEST, BackboneUnavailable
 __all__ = [
     "EMBEDDING_WIDTH",
     "PATCHES",
+    "SUMMARY_WIDTH",
     "TOKEN_WIDTH",
     "WEIGHTS_DIGEST",
     "Backbone",

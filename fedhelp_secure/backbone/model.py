@@ -1,4 +1,4 @@
-"""DINOv2 ViT-S/14 on onnxruntime: tokens and embeddings of grey images.
+"""DINOv2 ViT-S/14 on onnxruntime: tokens, embeddings and summaries of grey images.
 
 Frozen and public: nobody's patient ever trained it, so whatever is computed from public images with
 it is public, and what a hospital computes with it on its own images stays at the hospital.
@@ -31,8 +31,18 @@ TOKEN_WIDTH = 384
 EMBEDDING_WIDTH = 2 * TOKEN_WIDTH
 """Entries of one image's embedding: the class token, then the mean of the patch tokens."""
 
+BLOCKS = (4, 6, 8, 9, 10, 11)
+"""Transformer blocks, counted from 1, whose tokens a summary holds beside the final layer norm's.
+
+What tells tissues apart is in the middle of the network: a linear head on the final tokens alone is
+six points of accuracy worse on ultrasound (docs/adr/0013)."""
+SUMMARY_WIDTH = 4 * TOKEN_WIDTH * (len(BLOCKS) + 1)
+"""Entries of one image's summary: for every block and the final layer norm, class token, then mean,
+standard deviation and maximum of the patch tokens."""
+
 _INPUT = "input_image"
 _TOKENS = "/backbone/layernorm/Add_1_output_0"
+_LAYERS = (*(f"/backbone/encoder/layer.{block - 1}/Add_1_output_0" for block in BLOCKS), _TOKENS)
 _BATCH = 8
 """Images in one run: larger ones are not faster on a CPU and hold more memory."""
 
@@ -52,10 +62,11 @@ class Backbone:
         """The final layer norm's tokens [N, 257, 384] of grey ``images`` [N, H, W].
 
         Token 0 is the class token; token 1 + 16 r + c is the patch at row r, column c. An image's
-        tokens depend on that image alone. Raises ImagesRefused.
+        tokens depend on that image alone, but for rounding: images of one call share matrix
+        products, whose last bits may depend on how many there are. Raises ImagesRefused.
         """
         check_images(images)
-        return np.concatenate(list(self._batches(images)))
+        return np.concatenate([tokens for (tokens,) in self._batches(images, (_TOKENS,))])
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embeddings [N, 768] of grey ``images`` [N, H, W]: class token, then mean patch token.
@@ -65,15 +76,36 @@ class Backbone:
         check_images(images)
         parts = [
             np.concatenate([tokens[:, 0], tokens[:, 1:].mean(axis=1)], axis=1)
-            for tokens in self._batches(images)
+            for (tokens,) in self._batches(images, (_TOKENS,))
         ]
         return np.concatenate(parts)
 
-    def _batches(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    def summaries(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Summaries [N, `SUMMARY_WIDTH`] of grey ``images`` [N, H, W], as long as `embed` takes.
+
+        Raises ImagesRefused.
+        """
+        check_images(images)
+        parts = [
+            np.concatenate([_summary(tokens) for tokens in layers], axis=1)
+            for layers in self._batches(images, _LAYERS)
+        ]
+        return np.concatenate(parts)
+
+    def _batches(
+        self, images: NDArray[np.uint8], layers: tuple[str, ...]
+    ) -> Iterator[list[NDArray[np.float32]]]:
         for start in range(0, len(images), _BATCH):
             batch = prepare(images[start : start + _BATCH])
-            tokens: NDArray[np.float32] = self._session.run([_TOKENS], {_INPUT: batch})[0]
+            tokens: list[NDArray[np.float32]] = self._session.run(list(layers), {_INPUT: batch})
             yield tokens
+
+
+def _summary(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Class token, mean, standard deviation and maximum of the patches, of ``tokens`` [N, P, W]."""
+    patches = tokens[:, 1:]
+    parts = [tokens[:, 0], patches.mean(axis=1), patches.std(axis=1), patches.max(axis=1)]
+    return np.concatenate(parts, axis=1)
 
 
 def load_backbone(threads: int = 1) -> Backbone:
@@ -115,9 +147,10 @@ def _network(weights: bytes) -> bytes:
     # Each step copies 90 MB or more, and several parties load at once: let go of the one before.
     model = onnx.load_model_from_string(weights)
     del weights
-    tokens = onnx.helper.make_tensor_value_info(_TOKENS, onnx.TensorProto.FLOAT, None)
-    model.graph.output.append(tokens)
-    cut = onnx.utils.Extractor(model).extract_model([_INPUT], [_TOKENS])
+    for layer in _LAYERS:
+        tokens = onnx.helper.make_tensor_value_info(layer, onnx.TensorProto.FLOAT, None)
+        model.graph.output.append(tokens)
+    cut = onnx.utils.Extractor(model).extract_model([_INPUT], list(_LAYERS))
     del model
     network: bytes = cut.SerializeToString()
     return network

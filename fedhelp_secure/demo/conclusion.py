@@ -49,6 +49,8 @@ class _NodeResult(BaseModel):
     metric: str
     alone: float
     distilled: float
+    head_alone: float | None
+    head: float | None
     epsilon_aggregate: float
     epsilon_collusion: float
 

@@ -102,6 +102,7 @@ def charter_plan(
         "secure_sum": {"fraction_bits": 12},
         "probe": {
             "dimension": probe.dimension,
+            "update": probe.update,
             "ridge": probe.ridge,
             "step": probe.step,
             "nominal_patients": probe.nominal,

@@ -81,20 +81,25 @@ class ProgressView:
 
 def print_summary(console: Console, report: DemoResult, out: Path) -> None:
     """The table at the end of a demo, and where its outputs lie."""
-    table = Table(title=f"{report.task}, {report.dataset}, seed {report.seed}")
     metric = report.hospitals[0].metric
+    table = Table(title=f"{report.task}, {report.dataset}, seed {report.seed}: {metric}, epsilon")
     table.add_column("hospital")
     table.add_column("group")
-    table.add_column(f"{metric} alone", justify="right")
-    table.add_column(f"{metric} distilled", justify="right")
-    table.add_column("epsilon (aggregate)", justify="right")
-    table.add_column("epsilon (collusion)", justify="right")
+    table.add_column("alone", justify="right")
+    table.add_column("distilled", justify="right")
+    heads = [hospital for hospital in report.hospitals if hospital.head is not None]
+    if heads:
+        table.add_column("head alone", justify="right")
+        table.add_column("head kept", justify="right")
+    table.add_column("aggregate", justify="right")
+    table.add_column("collusion", justify="right")
     for hospital in report.hospitals:
         table.add_row(
             hospital.name,
             hospital.group,
             f"{hospital.alone:.3f}",
             f"{hospital.distilled:.3f}",
+            *(_score(score) for score in (hospital.head_alone, hospital.head) if heads),
             f"{hospital.epsilon_aggregate:.2f}",
             f"{hospital.epsilon_collusion:.2f}",
         )
@@ -111,3 +116,7 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
         f"outputs: {out}/evidence/report/report.html, {out}/evidence/, {out}/logs/",
         soft_wrap=True,
     )
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fedhelp_secure.evidence.verify import Step
     from fedhelp_secure.signing import VerifyingKey
 
-app = typer.Typer(help="Evidence: export, sign and verify.", no_args_is_help=True)
+app = typer.Typer(help="Evidence: export, sign, verify, recompute, attack.", no_args_is_help=True)
 
 StateOption = Annotated[Path, typer.Option("--state", help="The auditor's state directory.")]
 
@@ -89,9 +90,102 @@ def verify(
     console.print(f"evidence verified: charter {verdict.charter}")
 
 
+@app.command()
+def budget(
+    *,
+    directory: Annotated[
+        Path, typer.Argument(help="A bundle, or its charter, governance key and ledgers.")
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(help="With --json: write here, not to the screen.")
+    ] = None,
+    governance_key: Annotated[
+        Path | None,
+        typer.Option(help="The registrar's governance.pub, from another source than DIRECTORY."),
+    ] = None,
+    public_set: Annotated[
+        Path | None, typer.Option(help="The public set's file, to compare with the charter.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON, to FILE or to the screen.")] = False,
+) -> None:
+    """Recompute every loss and epsilon from ledgers and public parameters alone, offline.
+
+    Exit status 1 names the ledger and the entry that is wrong.
+    """
+    from fedhelp_secure.evidence import budget as auditing
+
+    if file is not None and not json:
+        raise ConfigurationError(f"to write JSON to {file}, give --json as well.")
+    key = None if governance_key is None else _read_key(governance_key)
+    try:
+        audit = auditing.audit_budget(directory, governance_key=key, public_set=public_set)
+    except auditing.BudgetRefused as refusal:
+        if json:
+            _write_json(file, auditing.refusal_document(refusal))
+        raise
+    if json:
+        _write_json(file, auditing.budget_document(audit))
+    if json and file is None:
+        return
+    console = _console()
+    Console(width=140).print(auditing.budget_table(audit))
+    for line in audit.unchecked:
+        console.print(f"not checked: {line}")
+    for warning in audit.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"budgets recomputed: {len(audit.budgets)}, and none claims too little")
+
+
+@app.command()
+def privacy(
+    *,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(min=0.01, max=999, help="Audit a charter with this epsilon; may be repeated."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of each charter.")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each world.")] = 4000,
+    canaries: Annotated[int, typer.Option(min=1, max=100_000, help="In the one run.")] = 1000,
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="Mask, encrypt and open every sum.")
+    ] = False,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999999, help="Of a bound.")] = 0.99,
+    json: Annotated[Path | None, typer.Option(help="Write the findings here as JSON.")] = None,
+) -> None:
+    """Attack the mechanism with canaries; exit status 1 if one does better than is claimed.
+
+    Runs the installed software on invented patients: contributions, debits, noise shares, sums. A
+    bound above its claim refutes the claim; a bound below it proves nothing. Without --epsilon: 1,
+    3 and 8.
+    """
+    from fedhelp_secure.privacy_audit.audit import Options, audit_epsilon, check_findings
+    from fedhelp_secure.privacy_audit.screen import audit_document, findings_table
+
+    options = Options(rounds, runs, canaries, encrypt, confidence)
+    findings = [
+        finding
+        for value in epsilon or (1.0, 3.0, 8.0)
+        for finding in audit_epsilon(f"{value:.6f}".rstrip("0").rstrip("."), options)
+    ]
+    Console(width=110).print(findings_table(findings, options))
+    if json is not None:
+        _write_json(json, audit_document(findings, options))
+    check_findings(findings)
+
+
 def _print_steps(console: Console, steps: tuple[Step, ...]) -> None:
     for step in steps:
         console.print(f"pass {step.number:>2}  {step.title}: {step.finding}")
+
+
+def _write_json(path: Path | None, document: dict[str, Any]) -> None:
+    """To the file at ``path``, or to the screen."""
+    from fedhelp_secure.state import write_atomically
+
+    if path is None:
+        typer.echo(dumps(document, indent=2))
+        return
+    write_atomically(path, (dumps(document, indent=2) + "\n").encode(), mode=0o644)
 
 
 def _read_key(path: Path) -> VerifyingKey:

@@ -1,23 +1,32 @@
 """Step 9 of the verifier: every hospital debited every release, and by how much.
 
-Only the definitions of the ledger's records are shared with the ledger itself. The chain, the
-losses and the epsilons are worked out here anew, from the charter and the accountant, so that a
-mistake in the ledger does not hide itself.
+``fedhelp audit budget`` is this step by itself. Only the definitions of the ledger's records are
+shared with the ledger: the chain, the sensitivities, the losses and the epsilons are worked out
+here anew, from the charter, so that a mistake in the ledger does not hide itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 
-from fedhelp_secure.charter import Charter, Hospital
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
+from fedhelp_secure.evidence.recompute import Spent, epsilon_of, fewer_honest, sensitivity_of
+from fedhelp_secure.evidence.verify_chain import Account, account_of
+from fedhelp_secure.evidence.verify_releases import (
+    check_cohorts,
+    check_contributions,
+    check_debits,
+    check_members,
+    check_same_sums,
+)
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.privacy.events import LedgerEntry, Outcome, Reservation, open_entry
+from fedhelp_secure.privacy.events import PrivacyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +37,93 @@ class Losses:
     epsilon_collusion: Fraction
 
 
-@dataclass(slots=True)
-class _Account:
-    """What one ledger amounts to, worked out entry by entry."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one hospital's patients spent under one charter: recomputed, and as claimed."""
 
-    hospital: Hospital
-    reserved: dict[int, str] = field(default_factory=dict)
-    """Digest of the reservation's envelope by round of this charter."""
-    sent: dict[tuple[str, int], str] = field(default_factory=dict)
-    opened: set[tuple[str, int]] = field(default_factory=set)
-    places: set[tuple[str, int]] = field(default_factory=set)
-    rhos: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    hospital: str
+    group: str
+    charter: str
+    """Digest."""
+    agreed: bool
+    """Whether the parameters are those of the charter at hand; else they are the ledger's word."""
+    rounds: tuple[int, ...]
+    """Debited, whatever became of them."""
+    event: PrivacyEvent
+    """Of every round: what its loss follows from."""
+    delta: str
+    aggregate: Spent
+    collusion: Spent
+    claimed_aggregate: Fraction
+    """Epsilon, in the last of the ledger's entries for this charter."""
+    claimed_collusion: Fraction
+
+    @property
+    def sensitivity(self) -> int:
+        """L2, by one patient more or less, of what the noise is added to (grid units)."""
+        return sensitivity_of(self.event)
+
+    @property
+    def epsilon_aggregate(self) -> Fraction:
+        """What anybody outside learns at most."""
+        return self.aggregate.epsilon(self.delta)
+
+    @property
+    def epsilon_collusion(self) -> Fraction:
+        """What aggregator and all custodians together learn at most."""
+        return self.collusion.epsilon(self.delta)
+
+    @property
+    def fewer_honest(self) -> tuple[tuple[int, Fraction], ...]:
+        """Epsilon (aggregate) if only so many shares were honest."""
+        honest = self.event.honest_shares
+        losses = (
+            (fewer, self.aggregate.rho * Fraction(honest, fewer)) for fewer in fewer_honest(honest)
+        )
+        return tuple((fewer, epsilon_of(rho, self.delta)) for fewer, rho in losses)
 
 
 def check_ledgers(
-    files: BundleFiles, charter: Charter, accepted: tuple[Accepted, ...], *, rounds: Rounds
+    files: BundleFiles,
+    charter: Charter,
+    accepted: tuple[Accepted, ...],
+    *,
+    rounds: Rounds | None,
 ) -> Mapping[str, Losses]:
     """Step 9: the losses by hospital, for every hospital that has a ledger.
 
     Every hospital that contributed must have one, its entries signed by it and chained by digest;
     every manifest must name the reservation of its round; every stated loss, total and epsilon must
-    be what charter and accountant give.
+    be what the charter gives. See `recompute_ledgers`.
+    """
+    spent = recompute_ledgers(files, charter, accepted, rounds=rounds)
+    return losses_under(charter.digest, spent)
+
+
+def losses_under(
+    charter_digest: str, spent: Mapping[str, tuple[Budget, ...]]
+) -> Mapping[str, Losses]:
+    """Of ``spent``, what was spent under one charter; nothing for a hospital that had no part."""
+    losses = dict.fromkeys(spent, Losses(Fraction(0), Fraction(0)))
+    for name, budgets in spent.items():
+        for budget in budgets:
+            if budget.charter == charter_digest:
+                losses[name] = Losses(budget.epsilon_aggregate, budget.epsilon_collusion)
+    return losses
+
+
+def recompute_ledgers(
+    files: BundleFiles,
+    charter: Charter,
+    accepted: tuple[Accepted, ...],
+    *,
+    rounds: Rounds | None,
+) -> Mapping[str, tuple[Budget, ...]]:
+    """What each hospital with a ledger spent, under each charter of which it has entries.
+
+    ``accepted`` are the contributions that are proved otherwise; ``rounds`` is None if there is no
+    log: then what the ledgers say of cohorts and sums is compared between them. Raises
+    BundleRefused naming the ledger and the entry or round.
     """
     ledgers = layout.ledgers(files)
     names = {hospital.name for hospital in charter.hospitals}
@@ -58,158 +133,47 @@ def check_ledgers(
             raise BundleRefused(f"{layout.ledger_path(name)} is missing, but it contributed.")
         if name not in names:
             raise BundleRefused(f"{layout.ledger_path(name)} is of nobody in the charter.")
-    losses: dict[str, Losses] = {}
+    accounts: dict[str, Account] = {}
+    sums: dict[int, str] = {}
     for name, data in sorted(ledgers.items()):
         own = [item for item in accepted if item.event.hospital == name]
-        try:
-            account = _account(data, charter, charter.hospital(name))
-            _check_contributions(account, charter.digest, own, rounds)
-        except FedHelpError as error:
-            raise BundleRefused(f"{layout.ledger_path(name)}: {error}") from error
-        losses[name] = _losses(charter, account)
-    return losses
+        with _named(name):
+            account = accounts[name] = account_of(data, charter, charter.hospital(name))
+            check_contributions(account, charter.digest, own, rounds)
+            if rounds is None:
+                check_cohorts(account, charter)
+            else:
+                check_members(account, charter.digest, accepted)
+            check_same_sums(account, charter.digest, sums)
+    for name, account in accounts.items():
+        with _named(name):
+            check_debits(account, charter.digest, accounts)
+    return {name: _budgets(charter, account) for name, account in accounts.items()}
 
 
-def _losses(charter: Charter, account: _Account) -> Losses:
-    rounds, group, delta = len(account.reserved), account.hospital.group, charter.privacy.delta
-    return Losses(
-        epsilon_of_rho(rounds * charter.round_rho(group), delta),
-        epsilon_of_rho(rounds * charter.round_rho_collusion(group), delta),
+@contextmanager
+def _named(hospital: str) -> Iterator[None]:
+    """Whatever is refused within is refused of this hospital's ledger."""
+    try:
+        yield
+    except FedHelpError as error:
+        raise BundleRefused(f"{layout.ledger_path(hospital)}: {error}") from error
+
+
+def _budgets(charter: Charter, account: Account) -> tuple[Budget, ...]:
+    return tuple(
+        Budget(
+            hospital=account.hospital.name,
+            group=record.group,
+            charter=digest,
+            agreed=digest == charter.digest,
+            rounds=tuple(sorted(number for owner, number in account.places if owner == digest)),
+            event=record.event,
+            delta=record.delta,
+            aggregate=account.spent[digest][0],
+            collusion=account.spent[digest][1],
+            claimed_aggregate=Fraction(record.totals.epsilon_aggregate),
+            claimed_collusion=Fraction(record.totals.epsilon_collusion),
+        )
+        for digest, record in account.last.items()
     )
-
-
-def _account(data: bytes, charter: Charter, hospital: Hospital) -> _Account:
-    lines = data.split(b"\n")
-    if len(lines) < 2 or lines.pop() != b"":
-        raise BundleRefused("it must be lines of entries, the last one ending in a newline.")
-    account = _Account(hospital)
-    previous: str | None = None
-    for number, line in enumerate(lines):
-        entry = open_entry(line, hospital.verifying_key())
-        record = entry.record
-        if record.hospital != hospital.name:
-            raise BundleRefused(f"entry {number} speaks for another hospital.")
-        if record.sequence != number or record.previous != previous:
-            raise BundleRefused(f"the chain is broken at entry {number}.")
-        if isinstance(record, Reservation):
-            _add_reservation(account, charter, entry, record)
-        else:
-            _add_outcome(account, record)
-        previous = entry.digest
-    return account
-
-
-def _add_reservation(
-    account: _Account, charter: Charter, entry: LedgerEntry, record: Reservation
-) -> None:
-    place = (record.charter, record.round)
-    if place in account.places:
-        raise BundleRefused(f"entry {record.sequence} reserves a round a second time.")
-    account.places.add(place)
-    if record.charter == charter.digest:
-        _check_parameters(charter, account.hospital, record)
-        account.reserved[record.round] = entry.digest
-    _check_losses(account, record)
-    _check_limits(charter, record)
-
-
-def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation) -> None:
-    event = record.event
-    pairs = (
-        (record.federation, charter.federation),
-        (record.group, hospital.group),
-        (record.delta, charter.privacy.delta),
-        (event.mechanism, charter.privacy.mechanism),
-        (event.unit, charter.privacy.unit),
-        (event.adjacency, charter.privacy.adjacency),
-        (event.values, charter.secure_sum.values),
-        (event.clip_units, charter.privacy.clip_units),
-        (event.weight, charter.weight_of(hospital.name)),
-        (event.sigma_units, charter.privacy.sigma_units),
-        (event.share_units, charter.share_units(hospital.group)),
-        (event.cohort_minimum, charter.cohort.minimum),
-        (event.colluders, charter.cohort.colluders),
-        (event.honest_shares, charter.cohort.honest),
-    )
-    if any(written != agreed for written, agreed in pairs):
-        raise BundleRefused(f"entry {record.sequence} has other parameters than the charter.")
-    if record.round > charter.rounds.count:
-        raise BundleRefused(f"entry {record.sequence} is for a round that the charter lacks.")
-
-
-def _check_losses(account: _Account, record: Reservation) -> None:
-    """The stated losses and totals, against sums made here."""
-    event, totals = record.event, record.totals
-    own = (
-        rho_of_gaussian(sensitivity=event.weight * event.clip_units, sigma=event.sigma_units),
-        rho_of_gaussian(sensitivity=event.clip_units, sigma=event.share_units),
-    )
-    before = account.rhos.get(record.charter, (Fraction(0), Fraction(0)))
-    after = (before[0] + own[0], before[1] + own[1])
-    account.rhos[record.charter] = after
-    lifetime = sum((spent[0] for spent in account.rhos.values()), Fraction(0))
-    spent = [epsilon_of_rho(rho, record.delta) for rho in after]
-    # As text: a number of a million digits must not be parsed to be found wrong.
-    pairs = (
-        (record.rho_aggregate, _rational(own[0])),
-        (record.rho_collusion, _rational(own[1])),
-        (totals.rho_aggregate, _rational(after[0])),
-        (totals.rho_collusion, _rational(after[1])),
-        (totals.epsilon_aggregate, _decimal(spent[0])),
-        (totals.epsilon_collusion, _decimal(spent[1])),
-        (totals.lifetime_rho_aggregate, _rational(lifetime)),
-    )
-    if any(written != worked_out for written, worked_out in pairs):
-        raise BundleRefused(f"entry {record.sequence} states another loss than it must.")
-
-
-def _rational(value: Fraction) -> str:
-    return f"{value.numerator}/{value.denominator}"
-
-
-def _decimal(epsilon: Fraction) -> str:
-    whole, millionths = divmod(int(epsilon * 10**6), 10**6)
-    return f"{whole}.{millionths:06d}"
-
-
-def _check_limits(charter: Charter, record: Reservation) -> None:
-    totals, limits = record.totals, record.limits
-    lifetime = epsilon_of_rho(Fraction(totals.lifetime_rho_aggregate), limits.lifetime_delta)
-    pairs = [
-        (Fraction(totals.epsilon_aggregate), limits.epsilon),
-        (Fraction(totals.epsilon_collusion), limits.epsilon_collusion),
-        (lifetime, limits.lifetime_epsilon),
-    ]
-    if record.charter == charter.digest:
-        pairs.append((Fraction(limits.epsilon), charter.privacy.epsilon))
-    if any(limit is not None and spent > Fraction(limit) for spent, limit in pairs):
-        raise BundleRefused(f"entry {record.sequence} is above its limits.")
-
-
-def _add_outcome(account: _Account, record: Outcome) -> None:
-    place = (record.charter, record.round)
-    if record.status == "sent":
-        follows = place in account.places and place not in account.sent
-        account.sent[place] = record.contribution
-    else:
-        follows = account.sent.get(place) == record.contribution and place not in account.opened
-        account.opened.add(place)
-    if not follows:
-        raise BundleRefused(f"entry {record.sequence} does not follow from the entries before it.")
-
-
-def _check_contributions(
-    account: _Account, charter_digest: str, accepted: list[Accepted], rounds: Rounds
-) -> None:
-    manifests = {item.event.round: item for item in accepted}
-    for number, item in manifests.items():
-        if account.reserved.get(number) != item.manifest.ledger_entry_digest:
-            raise BundleRefused(f"the manifest of round {number} does not name its debit.")
-    for (charter, number), contribution in account.sent.items():
-        logged = manifests.get(number)
-        if charter == charter_digest and logged and logged.event.manifest_digest != contribution:
-            raise BundleRefused(f"round {number} was sent with another manifest than was logged.")
-    for charter, number in account.opened:
-        shown = number in manifests and number in rounds.summed
-        if charter == charter_digest and not shown:
-            raise BundleRefused(f"round {number} was opened, but the log has no sum with it.")

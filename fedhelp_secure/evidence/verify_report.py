@@ -101,7 +101,7 @@ def check_report(
         if claimed != proved:
             raise BundleRefused(f"the report's {field} is not what the evidence proves: {proved}.")
     _check_log(claims.log, record, rounds)
-    _check_hospitals(claims.hospitals, charter, losses)
+    check_epsilons(claims.hospitals, charter, losses)
     return claims
 
 
@@ -113,9 +113,10 @@ def _check_log(claims: LogClaims, record: Record, rounds: Rounds) -> None:
         raise BundleRefused("the report cites the log of a time before its last round had ended.")
 
 
-def _check_hospitals(
+def check_epsilons(
     claims: list[HospitalClaims], charter: Charter, losses: Mapping[str, Losses]
 ) -> None:
+    """Raises BundleRefused unless every hospital with a ledger is claimed once, and none below."""
     groups = {hospital.name: hospital.group for hospital in charter.hospitals}
     names = [claim.name for claim in claims]
     if len(set(names)) != len(names) or not losses.keys() <= set(names):

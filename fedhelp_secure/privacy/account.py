@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from fedhelp_secure.charter import Charter
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
+from fedhelp_secure.errors import FedHelpError
+from fedhelp_secure.privacy.budgets import Budgets, Place, broken_limit, epsilon_of
+from fedhelp_secure.privacy.consent import Period, open_consent
 from fedhelp_secure.privacy.events import (
-    LedgerEntry,
     LedgerRefused,
-    Limits,
-    Outcome,
     PrivacyEvent,
-    Reservation,
-    Spent,
-    Totals,
     decimal_text,
     event_of,
+)
+from fedhelp_secure.privacy.loss import NOTHING, Loss
+from fedhelp_secure.privacy.records import (
+    Aborted,
+    Consented,
+    LedgerEntry,
+    Outcome,
+    Reservation,
+    SiteLimits,
+    Totals,
+    fewer_honest,
     open_entry,
-    rational_text,
-    spent_of,
 )
 from fedhelp_secure.signing import VerifyingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one hospital's patients have spent in one period."""
+
+    rho_aggregate: Fraction
+    """Without the losses of sampled steps, which only the epsilons hold."""
+    rho_collusion: Fraction
+    epsilon_aggregate: Fraction
+    epsilon_collusion: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of some rounds, seen from outside and by all parties together."""
+
+    aggregate: Loss = NOTHING
+    collusion: Loss = NOTHING
+
+    def plus(self, event: PrivacyEvent, times: int = 1) -> Losses:
+        """These and ``times`` more releases like ``event``."""
+        return Losses(
+            self.aggregate + event.loss_aggregate.times(times),
+            self.collusion + event.loss_collusion.times(times),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one round has come."""
+
+    status: str
+    """Of its last entry: reserved, sent, opened or aborted."""
+    contribution: str | None = None
+    """Digest of the manifest that was sent."""
+    sum: str | None = None
+    """Digest of the opened integers."""
 
 
 @dataclass(slots=True)
@@ -32,8 +75,9 @@ class Account:
 
     hospital: str
     entries: list[LedgerEntry] = field(default_factory=list)
-    _spent: dict[str, tuple[Fraction, Fraction]] = field(default_factory=dict)
-    _progress: dict[tuple[str, int], tuple[str, str | None]] = field(default_factory=dict)
+    budgets: Budgets = field(default_factory=Budgets)
+    _spent: dict[Period, Losses] = field(default_factory=dict)
+    _progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
 
     @property
     def head(self) -> str | None:
@@ -41,31 +85,47 @@ class Account:
         return self.entries[-1].digest if self.entries else None
 
     @property
-    def lifetime_rho_aggregate(self) -> Fraction:
-        """Over all charters."""
-        return sum((spent[0] for spent in self._spent.values()), Fraction(0))
+    def last_at(self) -> str:
+        """When the last entry was made; empty before the first."""
+        return self.entries[-1].record.at if self.entries else ""
 
-    def rhos(self, charter: str) -> tuple[Fraction, Fraction]:
-        """(aggregate, collusion) spent under the charter with this digest."""
-        return self._spent.get(charter, (Fraction(0), Fraction(0)))
+    @property
+    def spent(self) -> Mapping[Period, Losses]:
+        """What was spent in every period in which something was, in order of first debit."""
+        return dict(self._spent)
 
-    def progress(self, charter: str, round_number: int) -> tuple[str, str | None] | None:
-        """(last status, contribution digest) of a round, None if it was never reserved."""
+    def losses(self, period: Period) -> Losses:
+        """What was spent in ``period``."""
+        return self._spent.get(period, Losses())
+
+    def progress(self, charter: str, round_number: int) -> Progress | None:
+        """How far a round has come, None if it was never reserved."""
         return self._progress.get((charter, round_number))
 
     def totals_after(
-        self, charter: str, event: PrivacyEvent, delta: str, *, times: int = 1
+        self, place: Place, event: PrivacyEvent, delta: str, *, times: int = 1
     ) -> Totals:
-        """The totals if the next ``times`` entries were reservations for ``event``."""
-        aggregate, collusion = self.rhos(charter)
-        next_aggregate = times * event.rho_aggregate
-        spent = spent_of(aggregate + next_aggregate, collusion + times * event.rho_collusion, delta)
+        """The totals if the next ``times`` entries were reservations for ``event`` at ``place``."""
+        charter, year, data_set, lifetime = (
+            self.losses(period).plus(event, times) for period in place.periods
+        )
         return Totals(
-            rho_aggregate=rational_text(spent.rho_aggregate),
-            rho_collusion=rational_text(spent.rho_collusion),
-            epsilon_aggregate=decimal_text(spent.epsilon_aggregate),
-            epsilon_collusion=decimal_text(spent.epsilon_collusion),
-            lifetime_rho_aggregate=rational_text(self.lifetime_rho_aggregate + next_aggregate),
+            rho_aggregate=charter.aggregate.text(),
+            rho_collusion=charter.collusion.text(),
+            epsilon_aggregate=decimal_text(epsilon_of(charter.aggregate, delta)),
+            epsilon_collusion=decimal_text(epsilon_of(charter.collusion, delta)),
+            epsilon_fewer_honest=tuple(
+                decimal_text(epsilon)
+                for _, epsilon in epsilons_fewer_honest(
+                    charter.aggregate, event.honest_shares, delta
+                )
+            ),
+            year_rho_aggregate=year.aggregate.text(),
+            year_rho_collusion=year.collusion.text(),
+            data_set_rho_aggregate=data_set.aggregate.text(),
+            data_set_rho_collusion=data_set.collusion.text(),
+            lifetime_rho_aggregate=lifetime.aggregate.text(),
+            lifetime_rho_collusion=lifetime.collusion.text(),
         )
 
     def add(self, entry: LedgerEntry) -> None:
@@ -78,54 +138,87 @@ class Account:
                 f"the ledger's chain is broken at entry {len(self.entries)}: an entry was removed, "
                 "inserted or replaced."
             )
+        if record.at < self.last_at:
+            raise LedgerRefused(f"ledger entry {record.sequence} is older than the one before it.")
         if isinstance(record, Reservation):
             self._add_reservation(record)
+        elif isinstance(record, Consented):
+            self._add_consent(record)
         else:
             self._add_outcome(record)
         self.entries.append(entry)
 
     def _add_reservation(self, record: Reservation) -> None:
-        place = (record.charter, record.round)
-        where = f"ledger entry {record.sequence}"
-        if place in self._progress:
+        round_, where = (record.charter, record.round), f"ledger entry {record.sequence}"
+        if round_ in self._progress:
             raise LedgerRefused(f"{where} reserves a round a second time.")
-        event = record.event
-        rhos = (rational_text(event.rho_aggregate), rational_text(event.rho_collusion))
-        if (record.rho_aggregate, record.rho_collusion) != rhos:
+        self._check_site(record.site, where)
+        event, place = record.event, Place.of(record)
+        own = (event.loss_aggregate, event.loss_collusion)
+        if (record.rho_aggregate, record.rho_collusion) != (own[0].text(), own[1].text()):
             raise LedgerRefused(f"{where} states another loss than its parameters give.")
-        if record.totals != self.totals_after(record.charter, event, record.delta):
+        if record.totals != self.totals_after(place, event, record.delta):
             raise LedgerRefused(f"{where} states other totals than the entries before it give.")
+        if record.limits != self.budgets.limits(record.limits.epsilon, record.site, place):
+            raise LedgerRefused(f"{where} states other limits than site and consents give.")
         if broken_limit(record.totals, record.limits) is not None:
             raise LedgerRefused(f"{where} debits more than its limits allow.")
-        aggregate, collusion = self.rhos(record.charter)
-        self._spent[record.charter] = (
-            aggregate + event.rho_aggregate,
-            collusion + event.rho_collusion,
-        )
-        self._progress[place] = ("reserved", None)
+        before = self._progress.get((record.charter, record.round - 1))
+        if before is not None and before.sum not in (None, record.previous_aggregate):
+            raise LedgerRefused(f"{where} follows from another sum than the one before it opened.")
+        for period in place.periods:
+            self._spent[period] = self.losses(period).plus(event)
+        self.budgets.site = record.site
+        self._progress[round_] = Progress("reserved")
 
-    def _add_outcome(self, record: Outcome) -> None:
-        place = (record.charter, record.round)
-        before = {"sent": ("reserved", None), "opened": ("sent", record.contribution)}
-        if self._progress.get(place) != before[record.status]:
+    def _add_consent(self, record: Consented) -> None:
+        where = f"ledger entry {record.sequence}"
+        self._check_site(record.site, where)
+        if record.site.consent_key is None:
+            raise LedgerRefused(f"{where} is a consent, but the site's policy pins no consent key.")
+        try:
+            key = VerifyingKey.from_base64(record.site.consent_key)
+            consent = open_consent(record.statement.encode(), key)
+        except FedHelpError as error:
+            raise LedgerRefused(f"{where} holds no consent by the consent key: {error}") from error
+        if (consent.hospital, consent.after) != (self.hospital, self.head):
+            raise LedgerRefused(f"{where} holds a consent that was given for another place.")
+        refusal = self.budgets.refusal(consent, record.site, year=record.recorded_at[:4])
+        if refusal is not None:
+            raise LedgerRefused(f"{where} holds a consent that does not count: {refusal}.")
+        self.budgets.site = record.site
+        self.budgets.consents.setdefault(consent.period, []).append(consent)
+
+    def _check_site(self, site: SiteLimits, where: str) -> None:
+        loosened = self.budgets.loosened(site)
+        if loosened is not None:
+            raise LedgerRefused(f"{where} loosens the site's {loosened} without a consent.")
+
+    def _add_outcome(self, record: Outcome | Aborted) -> None:
+        round_ = (record.charter, record.round)
+        before = self._progress.get(round_)
+        if not follows(before, record):
             raise LedgerRefused(
                 f"ledger entry {record.sequence} does not follow from what the round's entries say."
             )
-        self._progress[place] = (record.status, record.contribution)
+        if isinstance(record, Outcome):
+            self._progress[round_] = Progress(record.status, record.contribution, record.sum)
+        elif before is not None:
+            self._progress[round_] = Progress("aborted", before.contribution)
 
 
-def broken_limit(totals: Totals, limits: Limits) -> str | None:
-    """The name of the first of ``limits`` that ``totals`` exceed, None if they keep all."""
-    lifetime = epsilon_of_rho(Fraction(totals.lifetime_rho_aggregate), limits.lifetime_delta)
-    triples = (
-        ("epsilon (aggregate)", Fraction(totals.epsilon_aggregate), limits.epsilon),
-        ("epsilon (collusion)", Fraction(totals.epsilon_collusion), limits.epsilon_collusion),
-        ("lifetime epsilon", lifetime, limits.lifetime_epsilon),
-    )
-    for name, epsilon, limit in triples:
-        if limit is not None and epsilon > Fraction(limit):
-            return name
-    return None
+def follows(before: Progress | None, record: Outcome | Aborted) -> bool:
+    """Whether ``record`` may come next in the life of a round: reserved, sent, opened.
+
+    A round is aborted after it was reserved or sent, and nothing comes after that.
+    """
+    if before is None:
+        return False
+    if isinstance(record, Aborted):
+        return before.status in ("reserved", "sent")
+    if record.status == "sent":
+        return before.status == "reserved"
+    return (before.status, before.contribution) == ("sent", record.contribution)
 
 
 def check_chain(envelopes: Iterable[bytes], *, hospital: str, key: VerifyingKey) -> Account:
@@ -146,17 +239,33 @@ def check_under_charter(account: Account, charter: Charter) -> Spent:
     round that the charter does not have, or if the total is above the charter's epsilon.
     """
     event = event_of(charter, account.hospital)
-    group = charter.hospital(account.hospital).group
     reservations = reservations_under(account.entries, charter.digest)
+    expected = charter_fields(charter, account.hospital) | {"event": event}
     for record in reservations:
-        if record.event != event or record.delta != charter.privacy.delta or record.group != group:
+        if any(getattr(record, name) != value for name, value in expected.items()):
             raise LedgerRefused("a ledger entry has other parameters than its charter.")
-        if record.federation != charter.federation or record.round > charter.rounds.count:
+        if record.round > charter.rounds.count:
             raise LedgerRefused("a ledger entry is for a round that its charter does not have.")
         if Fraction(record.limits.epsilon) > Fraction(charter.privacy.epsilon):
             raise LedgerRefused("a ledger entry names a laxer limit than its charter.")
-    count = len(reservations)
-    return spent_of(count * event.rho_aggregate, count * event.rho_collusion, charter.privacy.delta)
+    losses = Losses().plus(event, len(reservations))
+    return spent_of(losses, charter.privacy.delta)
+
+
+def charter_fields(charter: Charter, hospital: str) -> dict[str, object]:
+    """The fields of a reservation, besides its event, that ``charter`` alone fixes."""
+    classes = len(charter.classes)
+    return {
+        "federation": charter.federation,
+        "group": charter.hospital(hospital).group,
+        "charter": charter.digest,
+        "shape": (charter.secure_sum.values // classes, classes),
+        "fraction_bits": charter.secure_sum.fraction_bits,
+        "hospitals": len(charter.hospitals),
+        "proxy": charter.proxy.digest,
+        "public_set": charter.proxy.public_set_digest,
+        "delta": charter.privacy.delta,
+    }
 
 
 def reservations_under(
@@ -167,4 +276,29 @@ def reservations_under(
         entry.record
         for entry in entries
         if isinstance(entry.record, Reservation) and entry.record.charter == charter_digest
+    )
+
+
+def spent_of(losses: Losses, delta: str) -> Spent:
+    """Both losses with their epsilons at ``delta``, rounded up."""
+    return Spent(
+        rho_aggregate=losses.aggregate.rho,
+        rho_collusion=losses.collusion.rho,
+        epsilon_aggregate=epsilon_of(losses.aggregate, delta),
+        epsilon_collusion=epsilon_of(losses.collusion, delta),
+    )
+
+
+def epsilons_fewer_honest(
+    aggregate: Loss, honest: int, delta: str
+) -> tuple[tuple[int, Fraction], ...]:
+    """(honest shares, epsilon) where only so many of the t = ``honest`` shares are there.
+
+    Every share has at least a t-th of the variance that is accounted for, so that k of them leave
+    at least k / t of it, and a loss of at most rho t / k. Only rho depends on shares: of sampled
+    steps t is 1, as their noise is the hospital's own alone.
+    """
+    return tuple(
+        (fewer, epsilon_of(Loss(aggregate.rho * honest / fewer), delta))
+        for fewer in fewer_honest(honest)
     )

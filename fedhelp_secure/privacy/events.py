@@ -1,9 +1,4 @@
-"""What a release cost: events and the ledger entries that record them.
-
-A hospital's ledger is a chain of DSSE envelopes (kind ``ledger-entry``). A *reservation* debits one
-round before anything of it exists; *outcomes* say later that its contribution was sent, and that
-the sum with it was opened. Everything in an entry is public: parameters, losses, digests and times.
-Counts of patients, training losses, norms, clip fractions, noise and seeds are never written.
+"""What a release cost: the event from which its loss follows.
 
 Both losses are stated for the same patient. *Aggregate* is what anyone outside learns while at
 least one of aggregator, decryptor and unmaskers is honest: the noise of ``honest_shares`` shares
@@ -16,24 +11,28 @@ weighting, so that their sum is within 1e-60 of the discrete Gaussian that is ac
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, Digest, Group, Label
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PeerError, PolicyError
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.signing import VerifyingKey, open_document
+from fedhelp_secure.privacy.accountant import rho_of_gaussian
+from fedhelp_secure.privacy.loss import TEXT_PATTERN, Loss
+from fedhelp_secure.privacy.parameters import (
+    MechanismName,
+    Rule,
+    SamplingRate,
+    sensitivity_of,
+)
 
 KIND = "ledger-entry"
 
 Rational = Annotated[str, Field(pattern=r"^[0-9]+/[1-9][0-9]*$")]
-"""An exact loss, "p/q" in lowest terms."""
+"""An exact number, "p/q" in lowest terms."""
+LossText = Annotated[str, Field(pattern=TEXT_PATTERN)]
+"""An exact loss: see `fedhelp_secure.privacy.loss.Loss.text`. A zCDP loss is "p/q"."""
 Decimal = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]{6}$")]
 """An epsilon, rounded up to six decimals."""
 Limit = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")]
@@ -58,18 +57,43 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class PrivacyEvent(_Record):
-    """One release of one hospital: everything from which its loss follows."""
+class _Event(_Record):
+    """What every release states: everything from which its loss follows."""
 
-    mechanism: Literal["probe"]
+    mechanism: MechanismName
     unit: Literal["patient"]
     adjacency: Literal["add-remove-one"]
     values: int = Field(ge=1)
     """Integers in the release."""
     clip_units: int = Field(ge=1)
-    """L2 bound of one patient's vector: the sensitivity of the hospital's own sum (grid units)."""
+    """L2 bound of one patient's vector, or of the whole matrix (grid units)."""
+    sensitivity: Rational
+    """Of the hospital's own query in L2 norm, exactly (grid units)."""
+    rule: Rule
+    """Why: a key of `fedhelp_secure.privacy.parameters.RULES`."""
     weight: int = Field(ge=1)
     """The hospital's weight in the federation's sum."""
+    sigma_units: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _the_rule_gives_the_sensitivity(self) -> _Event:
+        worked_out = sensitivity_of(self.mechanism, self.clip_units)
+        stated = (self.sensitivity, self.rule)
+        if stated != (rational_text(worked_out.units), worked_out.rule):
+            raise ValueError("sensitivity and rule are not those of the mechanism and its clip")
+        return self
+
+    @property
+    def sensitivity_units(self) -> int:
+        """`sensitivity` as a number: every rule gives a whole one."""
+        return int(Fraction(self.sensitivity))
+
+
+class GaussianEvent(_Event):
+    """One release of a query over all of a hospital's patients, noised by shares."""
+
+    mechanism: Literal["probe", "logit_noise"]
+    sampling: Literal["none"] = "none"
     sigma_units: int = Field(ge=1)
     """Deviation of the honest cohort's noise on the weighted sum (grid units)."""
     share_units: int = Field(ge=1)
@@ -82,7 +106,7 @@ class PrivacyEvent(_Record):
     """t = m - c."""
 
     @model_validator(mode="after")
-    def _shares_carry_the_noise(self) -> PrivacyEvent:
+    def _shares_carry_the_noise(self) -> GaussianEvent:
         if self.honest_shares != self.cohort_minimum - self.colluders:
             raise ValueError("honest_shares must be cohort_minimum - colluders")
         if (self.weight * self.share_units) ** 2 * self.honest_shares < self.sigma_units**2:
@@ -92,12 +116,63 @@ class PrivacyEvent(_Record):
     @property
     def rho_aggregate(self) -> Fraction:
         """zCDP loss of one patient, seen from outside."""
-        return rho_of_gaussian(sensitivity=self.weight * self.clip_units, sigma=self.sigma_units)
+        return rho_of_gaussian(
+            sensitivity=self.weight * self.sensitivity_units, sigma=self.sigma_units
+        )
 
     @property
     def rho_collusion(self) -> Fraction:
-        """zCDP loss of one patient if aggregator and both custodians collude."""
-        return rho_of_gaussian(sensitivity=self.clip_units, sigma=self.share_units)
+        """zCDP loss of one patient if aggregator and all custodians collude."""
+        return rho_of_gaussian(sensitivity=self.sensitivity_units, sigma=self.share_units)
+
+    @property
+    def loss_aggregate(self) -> Loss:
+        """`rho_aggregate`, in the form that composes with every other event."""
+        return Loss(self.rho_aggregate)
+
+    @property
+    def loss_collusion(self) -> Loss:
+        """`rho_collusion`, in the form that composes with every other event."""
+        return Loss(self.rho_collusion)
+
+
+class SampledGaussianEvent(_Event):
+    """Steps over Poisson-sampled patients, each noised at the hospital; what is sent follows."""
+
+    mechanism: Literal["dp_sgd"]
+    sampling: Literal["poisson"] = "poisson"
+    sigma_units: int = Field(ge=1)
+    """Scale of the discrete Gaussian that the hospital adds to each step's sum (grid units)."""
+    sampling_rate: SamplingRate
+    """q: probability of each patient to be in a step."""
+    steps: int = Field(ge=1)
+    """T."""
+    nominal_patients: int = Field(ge=1)
+    """Public figure that divides a step's sum, with q; it does not enter the loss."""
+
+    @property
+    def honest_shares(self) -> int:
+        """One: the hospital's own noise is all that is counted, so that none can be missing."""
+        return 1
+
+    @property
+    def loss_aggregate(self) -> Loss:
+        """Renyi loss of one patient. Others' noise is not counted on, so weights do not matter."""
+        return Loss.of_sampled_gaussian(
+            rate=Fraction(self.sampling_rate),
+            steps=self.steps,
+            sensitivity=self.sensitivity_units,
+            sigma=self.sigma_units,
+        )
+
+    @property
+    def loss_collusion(self) -> Loss:
+        """The same loss: all of the noise is the hospital's own."""
+        return self.loss_aggregate
+
+
+PrivacyEvent = Annotated[GaussianEvent | SampledGaussianEvent, Field(discriminator="sampling")]
+"""One release of one hospital, whichever its mechanism."""
 
 
 def check_patients_allowed(charter: Charter) -> None:
@@ -106,7 +181,7 @@ def check_patients_allowed(charter: Charter) -> None:
         raise RehearsalOnly(
             "this charter is a rehearsal, for invented numbers only: no patient may be released "
             "under it. Run 'fedhelp client rehearse', or ask the registrar for a charter whose "
-            "privacy.mechanism is probe."
+            "privacy.mechanism is probe, dp_sgd or logit_noise."
         )
 
 
@@ -117,108 +192,32 @@ def event_of(charter: Charter, hospital: str) -> PrivacyEvent:
     """
     check_patients_allowed(charter)
     group = charter.hospital(hospital).group
-    return PrivacyEvent(
-        mechanism="probe",
-        unit=charter.privacy.unit,
-        adjacency=charter.privacy.adjacency,
-        values=charter.secure_sum.values,
-        clip_units=charter.privacy.clip_units,
-        weight=charter.weights.of(group),
-        sigma_units=charter.privacy.sigma_units,
+    privacy, sensitivity = charter.privacy, charter.privacy.sensitivity
+    common: dict[str, Any] = {
+        "mechanism": privacy.mechanism,
+        "unit": privacy.unit,
+        "adjacency": privacy.adjacency,
+        "values": charter.secure_sum.values,
+        "clip_units": privacy.clip_units,
+        "sensitivity": rational_text(sensitivity.units),
+        "rule": sensitivity.rule,
+        "weight": charter.weights.of(group),
+        "sigma_units": privacy.sigma_units,
+    }
+    if privacy.dp_sgd is not None:
+        return SampledGaussianEvent(
+            **common,
+            sampling_rate=privacy.dp_sgd.sampling_rate,
+            steps=privacy.dp_sgd.steps,
+            nominal_patients=privacy.dp_sgd.nominal_patients,
+        )
+    return GaussianEvent(
+        **common,
         share_units=charter.share_units(group),
         cohort_minimum=charter.cohort.minimum,
         colluders=charter.cohort.colluders,
         honest_shares=charter.cohort.honest,
     )
-
-
-class Limits(_Record):
-    """The limits under which a debit was allowed; None where the site sets none."""
-
-    epsilon: Limit
-    """Aggregate, under this charter; a site whose own limit is lower refuses the charter."""
-    epsilon_collusion: Limit | None
-    lifetime_epsilon: Limit | None
-    """Aggregate, over all charters of this ledger, at ``lifetime_delta``."""
-    lifetime_delta: Delta
-
-
-class Totals(_Record):
-    """Everything spent up to and including one reservation."""
-
-    rho_aggregate: Rational
-    """Under this charter."""
-    rho_collusion: Rational
-    epsilon_aggregate: Decimal
-    epsilon_collusion: Decimal
-    lifetime_rho_aggregate: Rational
-    """Over all charters of this ledger."""
-
-
-class Reservation(_Record):
-    """The debit of one round, durable before noise for it is drawn."""
-
-    version: Literal[1] = 1
-    status: Literal["reserved"] = "reserved"
-    sequence: int = Field(ge=0)
-    previous: Digest | None
-    """Digest of the envelope before this one; None for the first."""
-    federation: Label
-    hospital: Label
-    group: Group
-    charter: Digest
-    round: int = Field(ge=1)
-    event: PrivacyEvent
-    rho_aggregate: Rational
-    """Of this round."""
-    rho_collusion: Rational
-    delta: Delta
-    """At which the totals' epsilons hold."""
-    totals: Totals
-    limits: Limits
-    sampler: Short
-    sampler_version: Short
-    entropy_source: Short
-    software_version: Short
-    reserved_at: Timestamp
-
-
-class Outcome(_Record):
-    """What became of a reserved round."""
-
-    version: Literal[1] = 1
-    status: Literal["sent", "opened"]
-    sequence: int = Field(ge=0)
-    previous: Digest | None
-    hospital: Label
-    charter: Digest
-    round: int = Field(ge=1)
-    contribution: Digest
-    """Digest of the signed manifest that was sent."""
-    recorded_at: Timestamp
-
-
-Record = Reservation | Outcome
-_ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="status")])
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """A record with the envelope that holds it; ``digest`` is the envelope's."""
-
-    digest: str
-    envelope: bytes
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one hospital's patients have spent under one charter."""
-
-    rho_aggregate: Fraction
-    rho_collusion: Fraction
-    epsilon_aggregate: Fraction
-    epsilon_collusion: Fraction
 
 
 def rational_text(value: Fraction) -> str:
@@ -233,29 +232,3 @@ def decimal_text(epsilon: Fraction) -> str:
         raise ValueError("an epsilon must have been rounded to six decimals")
     whole, rest = divmod(millionths.numerator, 10**6)
     return f"{whole}.{rest:06d}"
-
-
-def spent_of(rho_aggregate: Fraction, rho_collusion: Fraction, delta: str) -> Spent:
-    """Both losses with their epsilons at ``delta``, rounded up."""
-    return Spent(
-        rho_aggregate=rho_aggregate,
-        rho_collusion=rho_collusion,
-        epsilon_aggregate=epsilon_of_rho(rho_aggregate, delta),
-        epsilon_collusion=epsilon_of_rho(rho_collusion, delta),
-    )
-
-
-def open_entry(envelope: bytes, key: VerifyingKey) -> LedgerEntry:
-    """The entry in ``envelope``, its signature and form checked, its place in the chain not.
-
-    Raises SignatureRefused, MalformedMessage or LedgerRefused.
-    """
-    document = open_document(KIND, envelope, key)
-    try:
-        record = _ADAPTER.validate_json(json.dumps(document))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        reason = re.sub(r"\s+", " ", first["msg"])
-        raise LedgerRefused(f"a ledger entry is not valid at {where}: {reason}.") from error
-    return LedgerEntry(digest(envelope), envelope, record)

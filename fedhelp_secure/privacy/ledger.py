@@ -8,64 +8,78 @@ stored, or sits the round out.
 The file is SQLite, one row an entry, the entry itself a signed envelope that names the digest of
 the one before. Every operation reads and checks the whole chain (a ledger has tens of entries), so
 that an edited file is refused and never trusted. What no chain can show is that a file was replaced
-by an older copy of itself or removed: keep the ledger out of backups that are restored as a matter
-of course, and compare its head with the manifests in the federation's log.
+by an older copy of itself or removed: `fedhelp_secure.privacy.witness` finds that from what the
+hospital signed, which a node gets from its own files and from the aggregator before it releases.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, CharterRefused
-from fedhelp_secure.errors import ConfigurationError, FedHelpError, PolicyError
+from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.policy import SitePolicy
-from fedhelp_secure.privacy.account import Account, broken_limit, check_chain, check_under_charter
+from fedhelp_secure.privacy.account import (
+    Account,
+    Spent,
+    charter_fields,
+    check_under_charter,
+    follows,
+)
+from fedhelp_secure.privacy.budgets import Place, broken_limit, check_policy, site_limits
+from fedhelp_secure.privacy.consent import (
+    ConsentRefused,
+    Period,
+    check_consent_key,
+    make_consent,
+    sign_consent,
+)
 from fedhelp_secure.privacy.events import (
     KIND,
-    LedgerEntry,
     LedgerRefused,
-    Limits,
-    Outcome,
     PrivacyEvent,
-    Record,
-    Reservation,
-    Spent,
     event_of,
-    open_entry,
-    rational_text,
+)
+from fedhelp_secure.privacy.ledger_file import (
+    Clock,
+    LedgerDamaged,
+    LedgerFile,
+    checked_account,
+    damaged,
+    utc_now,
 )
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
+from fedhelp_secure.privacy.records import (
+    Aborted,
+    Consented,
+    LedgerEntry,
+    Outcome,
+    Record,
+    Reservation,
+    SiteLimits,
+    open_entry,
+)
+from fedhelp_secure.provenance import source_commit
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import write_atomically
 
-_BUSY_SECONDS = 30.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    sequence INTEGER PRIMARY KEY,
-    envelope BLOB NOT NULL
-);
-CREATE TRIGGER IF NOT EXISTS entries_only_at_the_end BEFORE INSERT ON entries
-WHEN NEW.sequence <> (SELECT count(*) FROM entries)
-BEGIN SELECT RAISE(ABORT, 'the ledger only grows at its end'); END;
-CREATE TRIGGER IF NOT EXISTS entries_never_change BEFORE UPDATE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_never_go BEFORE DELETE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
+PROTOCOL = "fedhelp_secure.wire.v1"
 
 
 class BudgetExhausted(PolicyError):
-    """The next release would exceed a limit. There is no override: it takes another charter."""
+    """The next release would exceed a limit. There is no override: a larger budget is a consent."""
 
     code = "budget-exhausted"
+
+
+class LimitLoosened(PolicyError):
+    """The site's policy file is laxer than what the ledger has seen of it."""
+
+    code = "limit-loosened"
 
 
 class AlreadyReserved(PolicyError):
@@ -80,22 +94,23 @@ class NotRecorded(PolicyError):
     code = "ledger-outcome"
 
 
-class LedgerDamaged(ConfigurationError):
-    """The ledger's file is not the unbroken account that this hospital signed."""
-
-    code = "ledger"
-
-
 class Ledger:
     """Use `open`. Safe for several threads and processes: every debit is one transaction."""
 
     def __init__(
-        self, path: Path, *, hospital: str, signing_key: SigningKey, policy: SitePolicy
+        self,
+        path: Path,
+        *,
+        hospital: str,
+        signing_key: SigningKey,
+        policy: SitePolicy,
+        clock: Clock,
     ) -> None:
-        self._path = path
+        self._file = LedgerFile(path)
         self._hospital = hospital
         self._signing_key = signing_key
         self._policy = policy
+        self._clock = clock
 
     @classmethod
     def open(
@@ -105,6 +120,7 @@ class Ledger:
         hospital: str,
         signing_key: SigningKey,
         policy: SitePolicy | None = None,
+        clock: Clock = utc_now,
     ) -> Ledger:
         """The ledger in the file at ``path``, made if there is none, its whole chain checked.
 
@@ -116,57 +132,103 @@ class Ledger:
             hospital=hospital,
             signing_key=signing_key,
             policy=SitePolicy() if policy is None else policy,
+            clock=clock,
         )
-        ledger._prepare()
+        ledger._file.prepare()
+        ledger.account()
         return ledger
 
-    def reserve(self, charter: Charter, round_number: int) -> LedgerEntry:
+    def reserve(
+        self, charter: Charter, round_number: int, *, previous_aggregate: str | None = None
+    ) -> LedgerEntry:
         """Debit ``round_number`` of ``charter``; on the disk before this returns.
 
-        A charter is begun only if all its rounds that remain can be paid for. Raises
-        BudgetExhausted, AlreadyReserved, SitePolicyRefuses, CharterRefused or LedgerDamaged; the
-        ledger is then unchanged.
+        ``previous_aggregate`` is the digest of the sum that the round before opened; without it,
+        what the ledger knows of that is recorded. A charter is begun only if all its rounds that
+        remain can be paid for. Raises BudgetExhausted, AlreadyReserved, LimitLoosened,
+        SitePolicyRefuses, CharterRefused or LedgerDamaged; the ledger is then unchanged.
         """
-        self._policy.check(charter)
         event = self._checked_event(charter, round_number)
-        limits = self._limits(charter)
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             account = self._account(connection)
             if account.progress(charter.digest, round_number) is not None:
                 raise AlreadyReserved(
                     f"round {round_number} is already debited; send its stored contribution again."
                 )
-            remaining = charter.rounds.count - round_number + 1
-            planned = account.totals_after(
-                charter.digest, event, charter.privacy.delta, times=remaining
+            record = self._reservation(
+                account, charter, round_number, event=event, previous_aggregate=previous_aggregate
             )
-            broken = broken_limit(planned, limits)
-            if broken is not None:
-                raise BudgetExhausted(
-                    f"the rounds that remain would exceed this hospital's limit of {broken}; "
-                    "nothing was debited. Only a charter with more noise or fewer rounds fits."
-                )
-            record = Reservation(
-                sequence=len(account.entries),
-                previous=account.head,
-                federation=charter.federation,
-                hospital=self._hospital,
-                group=charter.hospital(self._hospital).group,
-                charter=charter.digest,
-                round=round_number,
-                event=event,
-                rho_aggregate=rational_text(event.rho_aggregate),
-                rho_collusion=rational_text(event.rho_collusion),
-                delta=charter.privacy.delta,
-                totals=account.totals_after(charter.digest, event, charter.privacy.delta),
-                limits=limits,
-                sampler=SAMPLER,
-                sampler_version=SAMPLER_VERSION,
-                entropy_source=ENTROPY_SOURCE,
-                software_version=version("fedhelp-secure"),
-                reserved_at=_now(),
-            )
+            self._check_remaining(account, charter, record)
             return self._append(connection, account, record)
+
+    def check(self, charter: Charter) -> None:
+        """Raises SitePolicyRefuses or LimitLoosened if this site may not take part in ``charter``.
+
+        The policy's limit per charter is the one that consents for this charter have made of it.
+        """
+        account = self.account()
+        self._checked_site(account)
+        check_policy(self._policy, account.budgets, charter)
+
+    def _reservation(
+        self,
+        account: Account,
+        charter: Charter,
+        round_number: int,
+        *,
+        event: PrivacyEvent,
+        previous_aggregate: str | None,
+    ) -> Reservation:
+        """What would be appended; raises LimitLoosened, SitePolicyRefuses or CharterRefused."""
+        site = self._checked_site(account)
+        check_policy(self._policy, account.budgets, charter)
+        now, fields = self._now(account), charter_fields(charter, self._hospital)
+        place = Place(charter.digest, now[:4], self._policy.data_set)
+        before = account.progress(charter.digest, round_number - 1)
+        known = None if before is None else before.sum
+        if None not in (known, previous_aggregate) and known != previous_aggregate:
+            raise NotRecorded(
+                "this round would follow from another sum than the ledger says was opened; "
+                "nothing was debited."
+            )
+        return Reservation.model_validate(
+            fields
+            | {
+                "sequence": len(account.entries),
+                "previous": account.head,
+                "hospital": self._hospital,
+                "data_set": place.data_set,
+                "round": round_number,
+                "event": event,
+                "previous_aggregate": previous_aggregate or known,
+                "rho_aggregate": event.loss_aggregate.text(),
+                "rho_collusion": event.loss_collusion.text(),
+                "totals": account.totals_after(place, event, charter.privacy.delta),
+                "limits": account.budgets.limits(charter.privacy.epsilon, site, place),
+                "site": site,
+                "sampler": SAMPLER,
+                "sampler_version": SAMPLER_VERSION,
+                "entropy_source": ENTROPY_SOURCE,
+                "software_version": version("fedhelp-secure"),
+                "software_commit": source_commit(),
+                "protocol": PROTOCOL,
+                "reserved_at": now,
+            }
+        )
+
+    def _check_remaining(self, account: Account, charter: Charter, record: Reservation) -> None:
+        """Raises BudgetExhausted unless this round and all after it keep the limits."""
+        remaining = charter.rounds.count - record.round + 1
+        planned = account.totals_after(
+            Place.of(record), record.event, record.delta, times=remaining
+        )
+        broken = broken_limit(planned, record.limits)
+        if broken is not None:
+            raise BudgetExhausted(
+                f"the rounds that remain would exceed this hospital's limit of {broken}; nothing "
+                "was debited. Only a charter with more noise or fewer rounds fits, or a larger "
+                "budget: a consent that the privacy officer signs ('fedhelp privacy consent')."
+            )
 
     def record(
         self,
@@ -175,22 +237,17 @@ class Ledger:
         status: Literal["sent", "opened"],
         *,
         contribution_digest: str,
+        contributors: Sequence[str] = (),
+        sum_digest: str | None = None,
     ) -> LedgerEntry:
         """Record that the contribution with this manifest digest was ``sent``, or ``opened``.
 
+        An opened round names the ``contributors`` in its sum and the digest of the opened integers.
         Recording the same again returns the first entry. Raises NotRecorded if the round was not
         reserved (or not sent) before, or another contribution was recorded for it.
         """
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             account = self._account(connection)
-            for entry in account.entries:
-                record = entry.record
-                if (
-                    isinstance(record, Outcome)
-                    and (record.charter, record.round) == (charter.digest, round_number)
-                    and (record.status, record.contribution) == (status, contribution_digest)
-                ):
-                    return entry
             outcome = Outcome(
                 status=status,
                 sequence=len(account.entries),
@@ -199,26 +256,86 @@ class Ledger:
                 charter=charter.digest,
                 round=round_number,
                 contribution=contribution_digest,
-                recorded_at=_now(),
+                contributors=tuple(contributors),
+                sum=sum_digest,
+                recorded_at=self._now(account),
             )
-            required = ("reserved", None) if status == "sent" else ("sent", contribution_digest)
-            if account.progress(charter.digest, round_number) != required:
-                raise NotRecorded(
-                    f"round {round_number} cannot be recorded as {status}: "
-                    "the ledger says otherwise."
-                )
-            return self._append(connection, account, outcome)
+            return self._append_outcome(connection, account, outcome)
+
+    def abort(self, charter: Charter, round_number: int, code: str) -> LedgerEntry | None:
+        """Record that a reserved round ended without a sum for this hospital, and why.
+
+        ``code`` is an error's stable code. The round stays spent. None if there is nothing to
+        record: it was never reserved, or aborted before. Raises NotRecorded if it was opened.
+        """
+        with self._file.transaction() as connection:
+            account = self._account(connection)
+            progress = account.progress(charter.digest, round_number)
+            if progress is None or progress.status == "aborted":
+                return None
+            aborted = Aborted(
+                sequence=len(account.entries),
+                previous=account.head,
+                hospital=self._hospital,
+                charter=charter.digest,
+                round=round_number,
+                code=code,
+                recorded_at=self._now(account),
+            )
+            return self._append_outcome(connection, account, aborted)
+
+    def consent(
+        self,
+        period: Period,
+        *,
+        epsilon: str | None,
+        epsilon_collusion: str | None,
+        reason: str,
+        key: SigningKey,
+    ) -> LedgerEntry:
+        """Sign a consent with the privacy officer's ``key`` and record it, in one step.
+
+        Raises ConsentRefused, LimitLoosened or LedgerDamaged; the ledger is then unchanged.
+        """
+        with self._file.transaction() as connection:
+            account = self._account(connection)
+            site = self._checked_site(account)
+            check_consent_key(
+                key.public, pinned=self._policy.consent_key, hospital=self._signing_key.public
+            )
+            now = self._now(account)
+            consent = make_consent(
+                hospital=self._hospital,
+                after=account.head,
+                period=period,
+                given=(epsilon, epsilon_collusion),
+                instead_of=site.of(period.scope),
+                reason=reason,
+                given_at=now,
+            )
+            refusal = account.budgets.refusal(consent, site, year=now[:4])
+            if refusal is not None:
+                raise ConsentRefused(f"this consent does not count: {refusal}.")
+            record = Consented(
+                sequence=len(account.entries),
+                previous=account.head,
+                hospital=self._hospital,
+                site=site,
+                statement=sign_consent(consent, key).decode(),
+                recorded_at=now,
+            )
+            return self._append(connection, account, record)
 
     def spent(self, charter: Charter) -> Spent:
         """What this hospital's patients have spent under ``charter``: every reserved round."""
         try:
             return check_under_charter(self.account(), charter)
         except LedgerRefused as error:
-            raise LedgerDamaged(_damaged(self._path)) from error
+            raise LedgerDamaged(damaged(self._file.path)) from error
 
     def account(self) -> Account:
         """The whole ledger, its chain checked; raises LedgerDamaged."""
-        with self._connection() as connection:
+        with self._file.connection() as connection:
             return self._account(connection)
 
     def export(self, path: Path) -> None:
@@ -235,14 +352,33 @@ class Ledger:
             raise CharterRefused(f"the charter has no round {round_number}; nothing was debited.")
         return event_of(charter, self._hospital)
 
-    def _limits(self, charter: Charter) -> Limits:
-        return Limits(
-            # Not above the site's own limit: the policy refuses such a charter as a whole.
-            epsilon=charter.privacy.epsilon,
-            epsilon_collusion=self._policy.epsilon_collusion,
-            lifetime_epsilon=self._policy.lifetime_epsilon,
-            lifetime_delta=self._policy.lifetime_delta,
-        )
+    def _checked_site(self, account: Account) -> SiteLimits:
+        """The policy's limits; raises LimitLoosened if they are laxer than they were."""
+        site = site_limits(self._policy)
+        loosened = account.budgets.loosened(site)
+        if loosened is not None:
+            raise LimitLoosened(
+                f"the site's policy sets a laxer {loosened} than the ledger has seen, or none. Put "
+                "the old value back; a larger budget is a consent that the privacy officer signs "
+                "('fedhelp privacy consent')."
+            )
+        return site
+
+    def _append_outcome(
+        self, connection: sqlite3.Connection, account: Account, record: Outcome | Aborted
+    ) -> LedgerEntry:
+        """Append ``record``, or return the entry that already says the same."""
+        ignored = {"sequence", "previous", "recorded_at"}
+        said = record.model_dump(exclude=ignored)
+        for entry in account.entries:
+            if entry.record.model_dump(exclude=ignored) == said:
+                return entry
+        if not follows(account.progress(record.charter, record.round), record):
+            raise NotRecorded(
+                f"round {record.round} cannot be recorded as {record.status}: "
+                "the ledger says otherwise."
+            )
+        return self._append(connection, account, record)
 
     def _append(
         self, connection: sqlite3.Connection, account: Account, record: Record
@@ -258,57 +394,9 @@ class Ledger:
         return entry
 
     def _account(self, connection: sqlite3.Connection) -> Account:
-        rows = connection.execute("SELECT sequence, envelope FROM entries ORDER BY sequence")
-        envelopes = [bytes(envelope) for _, envelope in rows]
-        try:
-            return check_chain(envelopes, hospital=self._hospital, key=self._signing_key.public)
-        except FedHelpError as error:
-            raise LedgerDamaged(_damaged(self._path)) from error
+        key = self._signing_key.public
+        return checked_account(connection, self._file.path, hospital=self._hospital, key=key)
 
-    def _prepare(self) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise LedgerDamaged(_damaged(self._path)) from error
-        with self._connection() as connection:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            self._account(connection)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: committed and synced at the end, or without any effect."""
-        with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(
-                sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
-            ) as connection:
-                # EXTRA is FULL and also syncs the directory when the journal goes: with a rollback
-                # journal only this keeps a commit that has returned through a loss of power.
-                connection.execute("PRAGMA synchronous = EXTRA")
-                connection.execute("PRAGMA fullfsync = ON")
-                yield connection
-        except sqlite3.Error as error:
-            raise LedgerDamaged(_damaged(self._path)) from error
-
-
-def _damaged(path: Path) -> str:
-    return (
-        f"{path} is not this hospital's unbroken ledger, or cannot be written. Release nothing "
-        "and do not restore an older copy, which would forget what was spent: ask the privacy "
-        "officer."
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _now(self, account: Account) -> str:
+        """The time, never before the last entry's: no clock that is set back returns to a year."""
+        return max(self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"), account.last_at)

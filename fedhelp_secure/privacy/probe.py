@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from fedhelp_secure.secure_sum.fixed_point import quantise, to_real
 
 _TOLERANCE = 1e-3
 _LARGEST_MODEL_ENTRY = 1e30
+_MOST_STEPS = 5000
+_FLAT = 1e-10
+"""A slope under this is zero: far under one grid unit over the patients of any federation."""
 
 
 class PatientsRefused(ConfigurationError):
@@ -164,31 +167,90 @@ def apply_step(
     public_set: PublicSet,
     model: NDArray[np.float64],
     opened: NDArray[np.int64],
+    *,
+    round_number: int,
 ) -> NDArray[np.float64]:
-    """The public model after the opened sum of one round, shape [D, C].
+    """The public model after the opened sum of round ``round_number`` (from 1), shape [D, C].
 
-    model + step * (A + ridge I)^-1 G, with G the sum as reals over ``nominal_patients`` and A the
-    second moment of the proxy features. Only public values and the opened sum enter it, so that it
-    costs no privacy. Raises ProbeMisused unless the shapes are the charter's.
+    Only public values and opened sums enter it, so that it costs no privacy. With G the sum as
+    reals over ``nominal_patients``, A the second moment of the proxy features and F the model:
+
+    gradient: F + step (A + ridge I)^-1 G.
+
+    moments: logistic regression from sums. Its likelihood needs the patients only through the mean
+    of z y^T, which the mean of z softmax(F z) over the proxies plus G estimates, and through the
+    mean of log sum exp(F z), which is taken over the proxies. Estimates of all rounds count alike,
+    so that later rounds correct where the proxies differ from the patients and noise averages out.
+    ``step`` is not used.
+
+    Raises ProbeMisused unless the shapes are the charter's and the rounds are counted from 1.
     """
     _check_model(charter, model)
     if opened.shape != (charter.secure_sum.values,):
         raise ProbeMisused("the opened sum does not have the charter's number of values.")
     if public_set.projection.dimension != charter.probe.dimension:
         raise ProbeMisused("the public set does not have the charter's dimension.")
+    if round_number < 1:
+        raise ProbeMisused("rounds are counted from 1.")
     rows = public_set.features.reshape(-1, charter.probe.dimension).astype(np.float64)
-    moment = rows.T @ rows / len(rows)
     gradient = to_real(opened, charter.secure_sum.fraction_bits).reshape(model.shape)
     gradient /= charter.probe.nominal_patients
-    ridge = float(charter.probe.ridge) * np.eye(charter.probe.dimension)
+    ridge = float(charter.probe.ridge)
+    if charter.probe.update == "gradient":
+        return model + float(charter.probe.step) * (
+            _inverse(rows.T @ rows / len(rows), ridge) @ gradient
+        )
+    # The model before is where gradient and ridge of the rounds so far balance, so that it tells
+    # the mean of their estimates: mean z softmax(F z) + ridge F.
+    before = rows.T @ soft_labels(model, rows) / len(rows)
+    moments = before + ((round_number - 1) * ridge * model + gradient) / round_number
+    return fit_moments(rows, moments, ridge=ridge, start=model)
+
+
+def fit_moments(
+    rows: NDArray[np.float64],
+    moments: NDArray[np.float64],
+    *,
+    ridge: float,
+    start: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """The model [D, C] at which mean z softmax(F z) + ridge F over ``rows`` [N, D] is ``moments``.
+
+    The mean is weighted by ``weights`` [N], which are not negative and sum to 1, if they are given.
+
+    It minimises the mean of log sum exp(F z) - <F, moments> + ridge / 2 |F|^2, by accelerated steps
+    under a bound of the curvature that holds everywhere (Boehning 1992). Raises ProbeMisused if
+    ``ridge`` leaves that bound singular.
+    """
+    shares = np.full(len(rows), 1 / len(rows)) if weights is None else weights
+    weighted = shares[:, np.newaxis] * rows
+    # Half the second moment and the ridge bound the curvature.
+    curvature = _inverse(weighted.T @ rows / 2, ridge)
+    fitted, ahead, weight = start, start, 1.0
+    for _ in range(_MOST_STEPS):
+        slope = weighted.T @ soft_labels(ahead, rows) + ridge * ahead - moments
+        if np.abs(slope).max() < _FLAT:
+            break
+        following = ahead - curvature @ slope
+        next_weight = (1 + sqrt(1 + 4 * weight**2)) / 2
+        # Momentum that points uphill is dropped (O'Donoghue and Candes 2015).
+        if (slope * (following - fitted)).sum() > 0:
+            next_weight = 1.0
+        momentum = (weight - 1) / next_weight
+        ahead = following + momentum * (following - fitted)
+        fitted, weight = following, next_weight
+    return ahead
+
+
+def _inverse(moment: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    ridged = moment + ridge * np.eye(len(moment))
     try:
-        direction = np.linalg.solve(moment + ridge, gradient)
+        return np.linalg.inv(ridged).astype(np.float64)
     except np.linalg.LinAlgError as error:
         raise ProbeMisused(
             "the proxy features are degenerate; choose a charter with a larger ridge."
         ) from error
-    stepped: NDArray[np.float64] = model + float(charter.probe.step) * direction
-    return stepped
 
 
 def _shape(charter: Charter) -> tuple[int, int]:

@@ -21,6 +21,10 @@ class HospitalResult(_Fact):
     """On the public test set, with the hospital's own model trained on its own patients."""
     distilled: float = Field(ge=0, le=1)
     """The same after distillation."""
+    head_alone: float | None = Field(default=None, ge=0, le=1)
+    """Classification: a linear head on the public backbone, trained on its own patients."""
+    head: float | None = Field(default=None, ge=0, le=1)
+    """Classification: the public model together with that head, which the hospital keeps too."""
     epsilon_aggregate: float = Field(ge=0)
     """If at least one of aggregator and custodians is honest, at the charter's delta."""
     epsilon_collusion: float = Field(ge=0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.charters import make_charter_kit, merge
+from support.charters import MECHANISMS, make_charter_kit, merge
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import (
@@ -24,7 +24,8 @@ from fedhelp_secure.charter import (
     sign_charter,
 )
 from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefused
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
+from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho
+from fedhelp_secure.privacy.parameters import MechanismName
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
 from fedhelp_secure.signing import SigningKey
 
@@ -124,6 +125,117 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
 def test_each_broken_bound_is_refused_with_its_reason(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(CharterRefused, match=reason):
         parse_charter(changed(changes))
+
+
+def of_mechanism(name: MechanismName, overrides: dict[str, Any]) -> Charter:
+    document = copy.deepcopy(dict(MECHANISMS[name]))
+    merge(document, copy.deepcopy(overrides))
+    return KIT.charter(**document)
+
+
+MECHANISM_BOUNDS: list[tuple[str, MechanismName, dict[str, Any], str]] = [
+    ("two rounds", "logit_noise", {"rounds": {"count": 2}}, "Set rounds.count to 1"),
+    ("two trainings", "dp_sgd", {"rounds": {"count": 2}}, "Set rounds.count to 1"),
+    (
+        "nobody in a step",
+        "dp_sgd",
+        {"privacy": {"dp_sgd": {"nominal_patients": 9}}},
+        "under one patient a step",
+    ),
+    (
+        "a network for pixels",
+        "dp_sgd",
+        {"task": "segmentation", "privacy": {"dp_sgd": {"model": "group_norm_cnn"}}},
+        "linear_head for segmentation",
+    ),
+    (
+        "a step's noise too coarse",
+        "dp_sgd",
+        {"privacy": {"clip_units": 1, "sigma_units": 3}},
+        "a step's noise would be under 4 grid units",
+    ),
+    ("too little noise", "dp_sgd", {"privacy": {"sigma_units": 3276}}, "raise sigma_units"),
+    (
+        "too many steps",
+        "dp_sgd",
+        {"privacy": {"sigma_units": 8000, "dp_sgd": {"steps": 5000}}},
+        "more than epsilon 3",
+    ),
+    # Enough for one clip, the probe's sensitivity, and not for two.
+    ("half the noise", "logit_noise", {"privacy": {"sigma_units": 12_000}}, "raise sigma_units"),
+    (
+        "a share too coarse",
+        "logit_noise",
+        {"privacy": {"clip_units": 1, "sigma_units": 7}},
+        "raise fraction_bits",
+    ),
+    (
+        "another's parameters",
+        "probe",
+        {"privacy": {"logit_noise": {"tokens": 1}}},
+        "privacy.logit_noise",
+    ),
+    ("no parameters", "logit_noise", {"privacy": {"logit_noise": None}}, "privacy"),
+    (
+        "both parameters",
+        "dp_sgd",
+        {"privacy": {"logit_noise": {"tokens": 1}}},
+        "privacy.logit_noise",
+    ),
+    (
+        "a rate of nothing",
+        "dp_sgd",
+        {"privacy": {"dp_sgd": {"sampling_rate": "0.0"}}},
+        "sampling_rate",
+    ),
+    (
+        "a rate above one",
+        "dp_sgd",
+        {"privacy": {"dp_sgd": {"sampling_rate": "1.5"}}},
+        "sampling_rate",
+    ),
+    ("a step as float", "dp_sgd", {"privacy": {"dp_sgd": {"steps": 20.0}}}, "steps"),
+    ("an own rate", "dp_sgd", {"privacy": {"dp_sgd": {"sample_size": 3}}}, "sample_size"),
+]
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "changes", "reason"),
+    [case[1:] for case in MECHANISM_BOUNDS],
+    ids=[case[0] for case in MECHANISM_BOUNDS],
+)
+def test_each_bound_of_a_mechanism_is_refused_with_its_reason(
+    mechanism: MechanismName, changes: dict[str, Any], reason: str
+) -> None:
+    given: dict[str, Any] = {"privacy": {"sigma_units": 100_000}}
+    merge(given, copy.deepcopy(changes))
+    of_mechanism(mechanism, {})
+    with pytest.raises(CharterRefused, match=reason):
+        of_mechanism(mechanism, given)
+
+
+@pytest.mark.parametrize("mechanism", ["logit_noise", "dp_sgd"])
+def test_values_are_the_labels_of_all_proxies(mechanism: MechanismName) -> None:
+    charter = of_mechanism(mechanism, {})
+    assert charter.secure_sum.values == charter.proxy.count * len(charter.classes)
+    document = charter.document()
+    document["secure_sum"]["values"] += 1
+    with pytest.raises(CharterRefused, match="times tokens times"):
+        parse_charter(document)
+
+
+def test_labels_without_shares_bound_the_sum_by_themselves() -> None:
+    """Each label is at most 1, and no noise is added to the sum but rounding."""
+    charter = of_mechanism("dp_sgd", {})
+    assert charter.bound_of_sum() == charter.total_weight * 4096 + TAIL_SIGMAS
+    assert charter.share_units("large") == charter.share_units("small") == 0
+
+
+def test_a_sampled_loss_is_no_rho() -> None:
+    charter = of_mechanism("dp_sgd", {})
+    for rho in (charter.round_rho, charter.round_rho_collusion):
+        with pytest.raises(AccountingError, match="ask for the whole loss"):
+            rho("small")
 
 
 def test_each_bound_is_met_exactly_and_not_one_above() -> None:

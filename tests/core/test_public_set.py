@@ -52,6 +52,7 @@ def arrays(**changes: object) -> dict[str, Any]:
         "mean": made.projection.mean,
         "scale": made.projection.scale,
         "components": made.projection.components,
+        "constant": made.projection.constant,
     }
     return {name: value for name, value in {**usual, **changes}.items() if value is not None}
 
@@ -113,8 +114,50 @@ def test_an_embedding_at_the_mean_keeps_only_the_constant() -> None:
         mean=np.full(EMBEDDING, 0.5, np.float32),
         scale=np.ones(EMBEDDING, np.float32),
         components=np.eye(EMBEDDING, 3, dtype=np.float32),
+        constant=np.array([0.25], np.float32),
     )
-    assert projection.apply(projection.mean).tolist() == [0, 0, 0, np.float32(CONSTANT)]
+    assert projection.apply(projection.mean).tolist() == [0, 0, 0, np.float32(0.25)]
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -0.5, 2.0])
+def test_a_constant_that_leaves_nothing_is_refused(constant: float) -> None:
+    with pytest.raises(PublicSetRefused, match="constant"):
+        fit_projection(embeddings(), DIMENSION, constant=constant)
+
+
+def test_the_constant_and_the_rest_share_the_norm() -> None:
+    features = fit_projection(embeddings(), DIMENSION, constant=0.3).apply(embeddings())
+    assert np.all(features[..., -1] == np.float32(0.3))
+    assert np.allclose(np.linalg.norm(features[..., :-1], axis=-1), np.sqrt(1 - 0.09), atol=1e-5)
+
+
+def test_whitening_evens_the_variances_out() -> None:
+    generator = np.random.default_rng(6)
+    rows = generator.normal(size=(300, EMBEDDING)) @ generator.normal(size=(EMBEDDING, EMBEDDING))
+    spread = {}
+    for whitening in (0.0, 0.5, 1.0):
+        projection = fit_projection(rows, DIMENSION, whitening=whitening)
+        kept = np.var(projection.standardise(rows) @ projection.components, axis=0)
+        spread[whitening] = kept.max() / kept.min()
+    assert spread[0.0] > 1.2
+    assert spread[0.5] == pytest.approx(spread[0.0] ** 0.5, rel=1e-3)
+    assert spread[1.0] == pytest.approx(1, rel=1e-3)
+
+
+def test_few_images_with_many_entries_have_the_same_components() -> None:
+    """The smaller of the two matrices is decomposed: both must say the same."""
+    rows = np.random.default_rng(7).normal(size=(12, EMBEDDING))
+    wide = fit_projection(rows, DIMENSION, whitening=0.5)
+    # The same images again and again: the same mean, deviations and directions.
+    tall = fit_projection(np.tile(rows, (3, 1)), DIMENSION, whitening=0.5)
+    assert np.allclose(wide.components, tall.components, atol=1e-4)
+
+
+def test_as_many_components_as_images_are_refused() -> None:
+    rows = np.random.default_rng(8).normal(size=(6, EMBEDDING))
+    fit_projection(rows, 6)
+    with pytest.raises(ProjectionMisused):
+        fit_projection(rows, 7)
 
 
 def test_components_are_the_directions_of_most_variance() -> None:

@@ -11,7 +11,13 @@ import pytest
 from e2e.conftest import FinishedDemo, fedhelp
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["auditor.md", "compliance-officer.md", "ml-engineer.md", "security-engineer.md"]
+PAGES = [
+    "auditor.md",
+    "compliance-officer.md",
+    "ml-engineer.md",
+    "privacy-officer.md",
+    "security-engineer.md",
+]
 
 
 def _commands(page: str) -> list[list[str]]:

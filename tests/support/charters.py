@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, bound_of_sum, parse_charter, share_units
 from fedhelp_secure.privacy.accountant import sigma_for_budget
+from fedhelp_secure.privacy.parameters import MechanismName, largest_release, sensitivity_of
+from fedhelp_secure.privacy.renyi import sigma_for_sampled_budget
 from fedhelp_secure.sealing import SealingKey, UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import seal_new_key
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
@@ -17,6 +20,29 @@ from fedhelp_secure.signing import SigningKey
 
 PARTIES = ("aggregator", "auditor", "broker", "decryptor", "unmasker")
 HOSPITALS = ("large-1", "large-2", "small-1", "small-2", "small-3", "small-4")
+
+MECHANISMS: Mapping[MechanismName, dict[str, Any]] = {
+    "probe": {},
+    "logit_noise": {
+        "rounds": {"count": 1},
+        "privacy": {"mechanism": "logit_noise", "logit_noise": {"tokens": 1}},
+    },
+    "dp_sgd": {
+        "rounds": {"count": 1},
+        "privacy": {
+            "mechanism": "dp_sgd",
+            "dp_sgd": {
+                "model": "linear_head",
+                "tokens": 1,
+                "sampling_rate": "0.1",
+                "steps": 20,
+                "nominal_patients": 60,
+                "learning_rate": "2.0",
+            },
+        },
+    },
+}
+"""What a charter document changes for each mechanism that releases patients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +121,30 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     """
     weights = [document["weights"][hospital["group"]] for hospital in document["hospitals"]]
     privacy, secure_sum = document["privacy"], document["secure_sum"]
+    mechanism: MechanismName = privacy.get("mechanism", "probe")
     if "sigma_units" not in privacy:
-        privacy["sigma_units"] = sigma_for_budget(
-            epsilon=privacy["epsilon"],
-            delta=privacy["delta"],
-            sensitivity=privacy["clip_units"] * max(weights),
-            rounds=document["rounds"]["count"],
-        )
+        privacy["sigma_units"] = _sigma(document, mechanism, max(weights))
+    labels = privacy.get(mechanism)
+    if labels is not None:
+        rows = document["proxy"]["count"] * labels["tokens"]
+        secure_sum["values"] = rows * len(document["classes"])
     honest = max(1, document["cohort"]["minimum"] - document["cohort"]["colluders"])
     bound = bound_of_sum(
         [
             (
                 weight,
-                share_units(sigma_units=privacy["sigma_units"], weight=weight, honest=honest),
+                share_units(sigma_units=privacy["sigma_units"], weight=weight, honest=honest)
+                if mechanism != "dp_sgd"
+                else 0,
             )
             for weight in weights
         ],
-        largest_release=privacy["maximum_patients"] * privacy["clip_units"],
+        largest_release=largest_release(
+            mechanism,
+            clip_units=privacy["clip_units"],
+            maximum_patients=privacy["maximum_patients"],
+            fraction_bits=secure_sum["fraction_bits"],
+        ),
     )
     planned = plan_secure_sum(
         values=secure_sum["values"],
@@ -134,6 +167,25 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         for hospital in document["hospitals"]
     ]
     return document
+
+
+def _sigma(document: dict[str, Any], mechanism: MechanismName, weight: int) -> int:
+    """The least that keeps the budget."""
+    privacy = document["privacy"]
+    if mechanism == "dp_sgd":
+        return sigma_for_sampled_budget(
+            epsilon=privacy["epsilon"],
+            delta=privacy["delta"],
+            clip_units=privacy["clip_units"],
+            rate=Fraction(privacy["dp_sgd"]["sampling_rate"]),
+            steps=privacy["dp_sgd"]["steps"],
+        )
+    return sigma_for_budget(
+        epsilon=privacy["epsilon"],
+        delta=privacy["delta"],
+        sensitivity=weight * int(sensitivity_of(mechanism, privacy["clip_units"]).units),
+        rounds=document["rounds"]["count"],
+    )
 
 
 def merge(document: dict[str, Any], overrides: Mapping[str, Any]) -> None:

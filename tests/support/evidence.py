@@ -200,8 +200,16 @@ def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path)
     unmasked = [answer.statement for answer in answers.unmaskers]
     story.objects += [answers.decryptor.statement, *unmasked]
     for name, part in parts.items():
-        for status in ("sent", "opened"):
-            ledgers[name].record(charter, number, status, contribution_digest=digest(part.manifest))
+        contribution = digest(part.manifest)
+        ledgers[name].record(charter, number, "sent", contribution_digest=contribution)
+        ledgers[name].record(
+            charter,
+            number,
+            "opened",
+            contribution_digest=contribution,
+            contributors=sorted(parts),
+            sum_digest=digest(b"the opened sum of round %d" % number),
+        )
     summed_round = RoundSummed(
         charter_digest=charter.digest,
         round=number,

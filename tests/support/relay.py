@@ -18,7 +18,7 @@ from support.federation import Federation
 from support.sums import answers_of, summed
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.errors import UnavailablePeer
+from fedhelp_secure.errors import PolicyError, UnavailablePeer
 from fedhelp_secure.evidence.log import EvidenceLog, log_origin
 from fedhelp_secure.secure_sum.answer_wire import header_of
 from fedhelp_secure.secure_sum.contribution import Contribution
@@ -31,6 +31,11 @@ from fedhelp_secure.wire.v1.coordinator_pb2_grpc import (
     add_CoordinatorServicer_to_server,
 )
 from fedhelp_secure.wire.v1.evidence_pb2 import ContributionAccepted, LogEntry
+
+
+class NoContribution(PolicyError):
+    code = "no-contribution"
+
 
 Parts = list[wire.FetchTeacherResponse]
 
@@ -52,6 +57,10 @@ class Relay(CoordinatorServicer):
     """What a hospital gets instead of the answers."""
     lost_calls: int = 0
     """So many uploads, and so many downloads, end as if the connection had been lost."""
+    withholding: bool = False
+    """Whether it denies every contribution that it holds."""
+    shown: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    """Manifests that it shows in the place of what it holds, by round and hospital."""
     received: dict[int, dict[str, list[str]]] = field(default_factory=dict)
     """Digest of every ciphertext that came, by round and hospital, in order."""
     chunk_sizes: set[int] = field(default_factory=set)
@@ -127,7 +136,15 @@ class Relay(CoordinatorServicer):
     def GetReceipt(  # noqa: N802
         self, request: wire.GetReceiptRequest, context: grpc.ServicerContext
     ) -> wire.GetReceiptResponse:
-        raise UnavailablePeer("a relay keeps no receipts.")
+        hospital = caller(context).name
+        with self._lock:
+            shown = self.shown.get((request.round, hospital))
+            held = self._contributions.get(request.round, {}).get(hospital)
+        if shown is None and held is not None:
+            shown = held.manifest
+        if self.withholding or shown is None:
+            raise NoContribution("this hospital has not contributed to that round.")
+        return wire.GetReceiptResponse(manifest=shown)
 
     def _answers(self, number: int) -> Parts:
         contributions = dict(sorted(self._contributions[number].items()))

@@ -13,10 +13,11 @@ from support.processes import context_file
 
 from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_client.node.files import ReleaseFiles
-from fedhelp_client.node.release import Releaser
+from fedhelp_client.node.release import Releaser, StepListener, log_step
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.mechanisms import ProbeMechanism, Setting
 from fedhelp_secure.privacy.probe import PatientExamples
 from fedhelp_secure.public_set import PublicSet, fit_projection
 from fedhelp_secure.secure_sum.ckks import PublicContext
@@ -62,6 +63,8 @@ class Site:
         context: Path,
         address: str,
         policy: SitePolicy | None = None,
+        *,
+        listener: StepListener = log_step,
     ) -> None:
         self.state = state
         expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
@@ -76,7 +79,6 @@ class Site:
             coordinator=Coordinator(
                 state, charter, address, open_channel(state, address, expected=expected)
             ),
-            public_set=PUBLIC_SET,
             keys=ContributionKeys(
                 state.signing_key(),
                 state.unsealing_key(),
@@ -85,11 +87,14 @@ class Site:
             ledger=self.ledger,
             files=ReleaseFiles.of_charter(state, charter.digest),
             progress=lambda step, done, total: self.said.append(step),
+            listener=listener,
         )
 
     def run(self) -> NDArray[np.float64]:
         """All rounds, for six patients."""
-        return self.releaser.run(patients(6))
+        charter = self.releaser.charter
+        setting = Setting(charter, PUBLIC_SET, self.state.identity.name)
+        return self.releaser.run(ProbeMechanism(setting), patients(6)).model
 
     def stored(self) -> dict[str, bytes]:
         """Every file that the node keeps of its rounds."""

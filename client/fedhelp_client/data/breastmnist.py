@@ -1,8 +1,8 @@
 """BreastMNIST of MedMNIST v2 (Yang et al., Scientific Data 10 (2023) 41, CC BY 4.0), from BUSI.
 
 The official ``breastmnist.npz`` is read. It publishes no patient identifiers, so **each image
-counts as one patient**: whoever has several images in it is protected for one of them only. It has
-no masks.
+counts as one patient**, identical ones as the same: whoever has several images in it is protected
+for one of them only. It has no masks.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import hashlib
 import io
 import socket
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_client.data.contribution import image_digest
 from fedhelp_client.data.images import MAXIMUM_SIDE, MINIMUM_SIDE
 from fedhelp_client.data.types import DataError, Dataset, Example
 
@@ -54,7 +56,13 @@ def load_breastmnist(path: Path) -> Dataset:
     examples: list[Example] = []
     for part, (images, labels) in parts.items():
         examples.extend(_part(file, part, images, labels))
-    return Dataset("BreastMNIST", CLASSES, tuple(examples))
+    # One picture is in it twice: of one person, then.
+    owners: dict[bytes, str] = {}
+    joined = tuple(
+        replace(one, patient=owners.setdefault(image_digest(one.image), one.patient))
+        for one in examples
+    )
+    return Dataset("BreastMNIST", CLASSES, joined)
 
 
 def obtain_breastmnist(home: Path) -> Dataset:

@@ -1,7 +1,7 @@
 """What the frozen backbone sees in an image: the same for the proxy set and for a patient.
 
 Images are scaled to 224 x 224 pixels, as the backbone was trained; their shape is not kept. For
-classification an image is one token (the class token and the mean of the patch tokens); for
+classification an image is one row, its summary over several layers of the backbone; for
 segmentation it is its 16 x 16 patch tokens, each with its position.
 """
 
@@ -39,10 +39,10 @@ def resize_masks(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def embed(backbone: Backbone, images: NDArray[np.uint8], task: Task) -> NDArray[np.float32]:
     """Embeddings [N, T, E] of ``images`` (uint8 [N, 224, 224]).
 
-    Classification: T = 1, E = 768. Segmentation: T = 256 (row by row), E = 388.
+    Classification: T = 1, E = 10,752. Segmentation: T = 256 (row by row), E = 388.
     """
     if task == "classification":
-        return backbone.embed(images)[:, None, :]
+        return backbone.summaries(images)[:, None, :]
     patches = backbone.tokens(images)[:, 1:, :]
     positions = np.broadcast_to(_positions(), (len(patches), GRID * GRID, 4))
     embeddings: NDArray[np.float32] = np.concatenate([patches, positions], axis=2)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_client.data.duplicates import check_no_duplicates
 from fedhelp_client.data.images import SUFFIXES, png_bytes, read_grey, read_mask, write_private
 from fedhelp_client.data.types import (
     SEGMENTATION_CLASSES,
@@ -51,8 +52,16 @@ def load_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None)
 
     Raises FolderRefused (no table, no images, wrong columns, unknown label, empty patient_id, a
     path that leaves the folder, an image listed twice, a missing mask), ImageRefused (see
-    `images.read_grey`) and PatientAtTwoPlaces (by the ``hospital`` column).
+    `images.read_grey`), PatientAtTwoPlaces (by the ``hospital`` column) and PatientUnderTwoNames if
+    one picture stands under two patient identifiers.
     """
+    dataset = read_folder(path, task, classes=classes)
+    check_no_duplicates(dataset, str(path))
+    return dataset
+
+
+def read_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None) -> Dataset:
+    """As `load_folder`, whatever stands under two patient identifiers: for looking for that."""
     rows = _read_table(path)
     _check_rows(rows, path)
     known = tuple(sorted({row.label for row in rows})) if classes is None else tuple(classes)
@@ -61,6 +70,11 @@ def load_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None)
     if task == "segmentation":
         return Dataset(dataset.name, SEGMENTATION_CLASSES, dataset.for_segmentation().examples)
     return dataset
+
+
+def image_names(path: Path) -> tuple[str, ...]:
+    """The images' file names in the order of the table, which is that of `load_folder`."""
+    return tuple(row.image for row in _read_table(path))
 
 
 def load_images(path: Path) -> tuple[NDArray[np.uint8], ...]:

@@ -46,6 +46,12 @@ class PatientAtTwoPlaces(DataError):
     code = "patient-at-two-places"
 
 
+class PatientUnderTwoNames(DataError):
+    """One picture stands under two patient identifiers: they are one person, or one is wrong."""
+
+    code = "patient-under-two-names"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One image of one patient.

@@ -27,7 +27,7 @@ from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.chunks import read_chunks
-from fedhelp_secure.transport.client import open_channel, translated_errors
+from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -38,6 +38,9 @@ _RETRY_MOST_SECONDS = 10.0
 _CALL_SECONDS = 120.0
 _SLOWEST_BYTES_A_SECOND = 250_000
 """A transfer may take so long: the line of a small hospital, shared with others."""
+
+NO_CONTRIBUTION = "no-contribution"
+"""The aggregator's code for a round to which the caller has not contributed."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +117,22 @@ class Coordinator:
                 "compare the log with this hospital's manifest."
             )
         return receipt
+
+    def own_manifest(self, round_number: int) -> bytes | None:
+        """The manifest of this hospital's contribution to ``round_number`` that the aggregator
+        holds, as a DSSE envelope; None if it says that it has none. Nothing of it is checked.
+        """
+        request = wire.GetReceiptRequest(charter_digest=self.charter.digest, round=round_number)
+
+        def call() -> wire.GetReceiptResponse:
+            return CoordinatorStub(self.channel).GetReceipt(request, timeout=_CALL_SECONDS)
+
+        try:
+            return retried(call).manifest
+        except PeerRefused as refusal:
+            if refusal.code != NO_CONTRIBUTION:
+                raise
+            return None
 
     @contextlib.contextmanager
     def _transfer(self) -> Iterator[CoordinatorStub]:

@@ -13,16 +13,20 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from fedhelp_client.data.folder import load_folder
+from fedhelp_client.data.contribution import capped
+from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
+from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
+from fedhelp_client.metrics import accuracy
 from fedhelp_client.models import build_model
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
-from fedhelp_client.node.patients import own_features, patient_examples
+from fedhelp_client.node.mechanisms import Own, release_labels
+from fedhelp_client.node.patients import OwnFeatures, own_features
 from fedhelp_client.node.release import Releaser
 from fedhelp_client.progress import ProgressCallback
-from fedhelp_client.teacher import make_teacher
+from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import evaluate, train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
@@ -32,6 +36,7 @@ from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
@@ -68,13 +73,19 @@ class NodeResult(BaseModel):
     task: Literal["classification", "segmentation"]
     metric: Literal["accuracy", "dice"]
     alone: float
+    """The own network, trained on own patients."""
     distilled: float
+    """The same network after the teacher."""
+    head_alone: float | None
+    """Classification: a linear head on the public backbone, trained on own patients."""
+    head: float | None
+    """Classification: what `fedhelp_client.head` keeps, the public model and that head together."""
     epsilon_aggregate: float
     epsilon_collusion: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
+class Inputs:
     """Everything read and checked before the first byte leaves."""
 
     own: Dataset
@@ -94,8 +105,15 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
     check_patients_allowed(charter)
-    policy.check(charter)
-    inputs = _read_inputs(charter, options)
+    charter.check_shares()
+    ledger = Ledger.open(
+        ledger_path(state),
+        hospital=state.identity.name,
+        signing_key=state.signing_key(),
+        policy=policy,
+    )
+    ledger.check(charter)
+    inputs = read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
     guidance = _Guidance(state, charter, options.broker)
@@ -105,14 +123,9 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     alone = evaluate(model, inputs.test, task=charter.task)
 
     features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
-    ledger = Ledger.open(
-        state.role_directory() / "ledger.sqlite",
-        hospital=state.identity.name,
-        signing_key=state.signing_key(),
-        policy=policy,
-    )
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
-    public_model = releaser.run(patient_examples(inputs.own, features, task=charter.task))
+    own = Own(inputs.own, features.projected, model, charter.task)
+    labels = release_labels(releaser, inputs.public_set, own)
 
     progress("foundation model", 0, 1)
     embeddings = guidance.embeddings()
@@ -122,14 +135,15 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         task=charter.task,
         group=group,
         proxy_images=inputs.public_set.images,
-        teacher=make_teacher(inputs.public_set, public_model, embeddings, task=charter.task),
-        own_teacher=probe.soft_labels(public_model, features),
+        teacher=refine_labels(inputs.public_set, labels.proxies, embeddings, task=charter.task),
+        own_teacher=probe.soft_labels(labels.model, features.projected),
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
+    head_alone, head = _heads(state, inputs, features, labels.model, progress)
 
     spent = ledger.spent(charter)
     result = NodeResult(
@@ -139,6 +153,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         metric=alone.name,
         alone=alone.value,
         distilled=distilled.value,
+        head_alone=head_alone,
+        head=head,
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
@@ -148,9 +164,15 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     return result
 
 
-def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
-    own = load_folder(options.data, charter.task, classes=charter.classes)
-    test = load_folder(options.test, charter.task, classes=charter.classes)
+def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
+    """Own patients (capped), test set, public set and CKKS context, as ``charter`` wants them.
+
+    Raises DataError, CharterRefused or PublicSetRefused.
+    """
+    whole = load_folder(options.data, charter.task, classes=charter.classes)
+    own = capped(whole, charter.privacy.maximum_images)
+    # Public: nobody's privacy hangs on its identifiers.
+    test = read_folder(options.test, charter.task, classes=charter.classes)
     for dataset in (own, test):
         if dataset.classes != charter.classes:
             raise CharterRefused(
@@ -159,19 +181,43 @@ def _read_inputs(charter: Charter, options: NodeOptions) -> _Inputs:
             )
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    return _Inputs(own, test, public_set, read_context(charter, options.context))
+    return Inputs(own, test, public_set, read_context(charter, options.context))
+
+
+def _heads(
+    state: StateDirectory,
+    inputs: Inputs,
+    own: OwnFeatures,
+    public_model: NDArray[np.float64],
+    progress: ProgressCallback,
+) -> tuple[float | None, float | None]:
+    """Keep a classifier; accuracy of the own head alone and of it. None for segmentation."""
+    if own.embeddings is None:
+        return None, None
+    public_set = inputs.public_set
+    test = own_features(inputs.test, public_set, task="classification", progress=progress)
+    if test.embeddings is None:
+        return None, None
+    labels = np.array([example.label for example in inputs.test.examples])
+    alone = train_head(inputs.own, own.embeddings, public_set.projection, ridge=RIDGE_ALONE)
+    kept = keep_classifier(inputs.own, own.embeddings, public_set, public_model)
+    kept.save(state.role_directory() / "models" / "head.npz")
+    of_alone, of_kept = (
+        accuracy(classifier.soft_labels(test.embeddings).argmax(axis=1), labels).value
+        for classifier in (alone, kept)
+    )
+    return of_alone, of_kept
 
 
 def _releaser(
     state: StateDirectory,
     coordinator: Coordinator,
-    inputs: _Inputs,
+    inputs: Inputs,
     ledger: Ledger,
     progress: ProgressCallback,
 ) -> Releaser:
     return Releaser(
         coordinator=coordinator,
-        public_set=inputs.public_set,
         keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,36 @@ from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.privacy.probe import PatientExamples
 from fedhelp_secure.public_set import PublicSet
 
-_BATCH = 8
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnFeatures:
+    """What a hospital computes of its own images; it never leaves the site."""
+
+    projected: NDArray[np.float64]
+    """[N, T, D]: public features; T is 1 for classification, 256 patch tokens for segmentation."""
+    embeddings: NDArray[np.float32] | None
+    """[N, E] for classification, what the hospital's own head learns from; otherwise None."""
 
 
 def own_features(
     dataset: Dataset, public_set: PublicSet, *, task: Task, progress: ProgressCallback
-) -> NDArray[np.float64]:
-    """Projected public features of every image, shape [N, T, D]; T is 1, or 256 patch tokens."""
+) -> OwnFeatures:
+    """Features of every image of ``dataset``, each computed by itself.
+
+    Images that share a matrix product may be rounded differently when one of them is missing, and
+    one patient's numbers must not depend on another's, not even in their last bits: the sensitivity
+    of the release is exact only so.
+    """
     backbone = load_backbone()
     images = resize_images([example.image for example in dataset.examples])
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        embedded = embed(backbone, images[start : start + _BATCH], task)
-        parts.append(public_set.projection.apply(embedded).astype(np.float64))
-        progress("features", min(start + _BATCH, len(images)), len(images))
-    return np.concatenate(parts)
+    projected, embeddings = [], []
+    for done, image in enumerate(images, start=1):
+        embedded = embed(backbone, image[np.newaxis], task)[0]
+        projected.append(public_set.projection.apply(embedded).astype(np.float64))
+        if task == "classification":
+            embeddings.append(embedded[0])
+        progress("features", done, len(images))
+    return OwnFeatures(np.stack(projected), np.stack(embeddings) if embeddings else None)
 
 
 def patient_examples(

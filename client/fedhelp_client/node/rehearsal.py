@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context
 from fedhelp_client.node.files import ReleaseFiles, answers_folder
-from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.memory import peak_rss_mb
+from fedhelp_secure.privacy.witness import rehearsal_entry_digest
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
@@ -188,7 +189,7 @@ class Rehearsal:
                 hospital=self.coordinator.state.identity.name,
                 release=invented,
                 # There is no ledger: the digest only says so, in the place of an entry's.
-                ledger_entry_digest=digest(canonical_json({"rehearsal": charter.digest})),
+                ledger_entry_digest=rehearsal_entry_digest(charter.digest),
                 keys=self.keys,
                 out=ciphertext,
             ),

@@ -98,7 +98,8 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReceipt(self, request, context):
-        """The receipt of the caller's own contribution to one round. Role: hospital.
+        """The receipt of the caller's own contribution to one round, and the manifest that the caller
+        signed: what a hospital compares its ledger with before it releases. Role: hospital.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class CoordinatorStub:
     unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetReceiptRequest, _coordinator_pb2.GetReceiptResponse]
-    """The receipt of the caller's own contribution to one round. Role: hospital."""
+    """The receipt of the caller's own contribution to one round, and the manifest that the caller
+    signed: what a hospital compares its ledger with before it releases. Role: hospital.
+    """
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
@@ -72,7 +74,9 @@ class CoordinatorAsyncStub(CoordinatorStub):
     unmaskers' in the charter's order: a header for each, then its chunks. Role: hospital.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetReceiptRequest, _coordinator_pb2.GetReceiptResponse]  # type: ignore[assignment]
-    """The receipt of the caller's own contribution to one round. Role: hospital."""
+    """The receipt of the caller's own contribution to one round, and the manifest that the caller
+    signed: what a hospital compares its ledger with before it releases. Role: hospital.
+    """
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -121,6 +125,8 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.GetReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.GetReceiptResponse, _abc.Awaitable[_coordinator_pb2.GetReceiptResponse]]:
-        """The receipt of the caller's own contribution to one round. Role: hospital."""
+        """The receipt of the caller's own contribution to one round, and the manifest that the caller
+        signed: what a hospital compares its ledger with before it releases. Role: hospital.
+        """
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedhelp_secure.charter import Cohort, FoundationModel, Label, Probe, Rounds, Weights
 from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.privacy.parameters import DpSgdChoices, MechanismName
 
 _LIMIT_BYTES = 1024 * 1024
 
@@ -31,12 +32,21 @@ class PrivacyPlan(_Document):
 
     epsilon: str = Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$")
     """Limit on epsilon (aggregate) over all rounds."""
-    mechanism: Literal["probe", "rehearsal"] = "probe"
+    mechanism: MechanismName = "probe"
     """``rehearsal``: invented numbers only, to try a federation before any patient is in it."""
     delta: str = Field(pattern=r"^1e-[0-9]{1,2}$")
     clip: str = Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")
-    """L2 bound of one patient's vector, as a real."""
+    """L2 bound of one patient's vector (``logit_noise``: of the whole matrix), as a real."""
     maximum_patients: int = Field(ge=1)
+    maximum_images: int = Field(default=100, ge=1, le=10_000)
+    """Of one patient."""
+    dp_sgd: DpSgdChoices | None = None
+
+    @model_validator(mode="after")
+    def _own_parameters_only(self) -> PrivacyPlan:
+        if (self.dp_sgd is not None) != (self.mechanism == "dp_sgd"):
+            raise ValueError("privacy.dp_sgd must be given for that mechanism and no other")
+        return self
 
 
 class SecureSumPlan(_Document):

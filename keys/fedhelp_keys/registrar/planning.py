@@ -19,7 +19,9 @@ from fedhelp_secure.charter import (
     parse_charter,
     share_units,
 )
-from fedhelp_secure.privacy.accountant import epsilon_of_rho, sigma_for_budget
+from fedhelp_secure.privacy.accountant import sigma_for_budget
+from fedhelp_secure.privacy.parameters import RULES, DpSgd, largest_release, sensitivity_of
+from fedhelp_secure.privacy.renyi import sigma_for_sampled_budget
 from fedhelp_secure.public_set import PublicSet, proxy_digest
 from fedhelp_secure.sealing import SealingKey
 from fedhelp_secure.secure_sum.authenticator import FORGING_BITS, seal_new_key
@@ -50,7 +52,8 @@ def plan_charter(
     """
     registry = Registry(state)
     hospitals = [_hospital(registry, state.identity.federation, name) for name in plan.hospitals]
-    privacy = _privacy(plan, {member.group for member in hospitals if member.group is not None})
+    groups = {member.group for member in hospitals if member.group is not None}
+    privacy = _privacy(plan, groups, tokens=public_set.features.shape[1])
     count, height, width = public_set.images.shape
     names = {
         "federation": state.identity.federation,
@@ -70,7 +73,9 @@ def plan_charter(
         },
         "hospitals": _hospitals(hospitals, names),
         "weights": plan.weights.model_dump(),
-        "secure_sum": _secure_sum(plan, hospitals, privacy).model_dump(mode="json"),
+        "secure_sum": _secure_sum(
+            plan, hospitals, privacy, values=_values(plan, public_set)
+        ).model_dump(mode="json"),
         "privacy": privacy,
         "probe": plan.probe.model_dump(),
         "cohort": plan.cohort.model_dump(),
@@ -131,17 +136,33 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
             "each holds a part of every mask; all must answer",
         ),
         Explained(
+            "mechanism",
+            privacy.mechanism,
+            "adjacency: one patient more or less, with at most "
+            f"{privacy.maximum_images} images that count",
+        ),
+        Explained(
             "clip of one patient",
             f"{privacy.clip_units:,} grid units",
             f"{float(privacy.clip_units * unit):.6g} as a real",
         ),
         Explained(
-            "sigma of the sum",
-            f"{privacy.sigma_units:,} grid units",
-            f"{float(privacy.sigma_units * unit):.6g} as a real, by {cohort.honest} honest of "
-            f"{cohort.minimum} contributors",
+            "sensitivity",
+            f"{privacy.sensitivity.units} grid units",
+            RULES[privacy.sensitivity.rule],
         ),
     ]
+    if privacy.dp_sgd is not None:
+        lines += _explain_steps(charter, privacy.dp_sgd)
+    else:
+        lines.append(
+            Explained(
+                "sigma of the sum",
+                f"{privacy.sigma_units:,} grid units",
+                f"{float(privacy.sigma_units * unit):.6g} as a real, by {cohort.honest} honest of "
+                f"{cohort.minimum} contributors",
+            )
+        )
     for group in _groups(charter):
         lines += _explain_group(charter, group)
     return tuple(lines)
@@ -150,17 +171,46 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
 def _what_values_are(charter: Charter) -> str:
     if charter.privacy.mechanism == "rehearsal":
         return "a rehearsal: invented numbers, no patients"
+    labels = charter.privacy.dp_sgd or charter.privacy.logit_noise
+    if labels is not None:
+        rows = f"{charter.proxy.count} proxy images x {labels.tokens} rows"
+        return f"{rows} x {len(charter.classes)} classes"
     return f"{charter.probe.dimension} dimensions x {len(charter.classes)} classes"
+
+
+def _explain_steps(charter: Charter, parameters: DpSgd) -> list[Explained]:
+    sigma, clip = charter.privacy.sigma_units, charter.privacy.clip_units
+    nominal = parameters.rate * parameters.nominal_patients
+    return [
+        Explained(
+            "noise of a step",
+            f"{sigma:,} grid units",
+            f"noise multiplier {sigma}/{clip} = {sigma / clip:.4f}, drawn at each hospital",
+        ),
+        Explained(
+            "sampling",
+            parameters.sampling_rate,
+            "probability of each patient to be in a step, by the operating system's coins",
+        ),
+        Explained(
+            "steps",
+            f"{parameters.steps:,}",
+            f"each divides by {parameters.sampling_rate} x {parameters.nominal_patients} = "
+            f"{float(nominal):g}, public, whoever was sampled",
+        ),
+        Explained("model", parameters.model, f"learning rate {parameters.learning_rate}"),
+    ]
 
 
 def _explain_group(charter: Charter, group: Group) -> list[Explained]:
     rounds, delta = charter.rounds.count, charter.privacy.delta
-    aggregate = epsilon_of_rho(rounds * charter.round_rho(group), delta)
-    collusion = epsilon_of_rho(rounds * charter.round_rho_collusion(group), delta)
+    aggregate = charter.round_loss(group).times(rounds).epsilon(delta)
+    collusion = charter.round_loss_collusion(group).times(rounds).epsilon(delta)
+    share = charter.share_units(group)
     return [
         Explained(
             f"noise share, {group}",
-            f"{charter.share_units(group):,} grid units",
+            f"{share:,} grid units" if share else "none",
             f"weight {charter.weights.of(group)} in the sum",
         ),
         Explained(
@@ -181,21 +231,39 @@ def _groups(charter: Charter) -> list[Group]:
     return sorted(present)
 
 
-def _privacy(plan: CharterPlan, groups: set[Group]) -> dict[str, Any]:
-    clip_units = _clip_units(plan.privacy, plan.secure_sum.fraction_bits)
-    sigma = sigma_for_budget(
-        epsilon=plan.privacy.epsilon,
-        delta=plan.privacy.delta,
-        sensitivity=max(plan.weights.of(group) for group in groups) * clip_units,
-        rounds=plan.rounds.count,
-    )
+def _privacy(plan: CharterPlan, groups: set[Group], *, tokens: int) -> dict[str, Any]:
+    chosen = plan.privacy
+    clip_units = _clip_units(chosen, plan.secure_sum.fraction_bits)
+    if chosen.dp_sgd is not None:
+        sigma = sigma_for_sampled_budget(
+            epsilon=chosen.epsilon,
+            delta=chosen.delta,
+            clip_units=clip_units,
+            rate=Fraction(chosen.dp_sgd.sampling_rate),
+            steps=chosen.dp_sgd.steps,
+        )
+    else:
+        sensitivity = int(sensitivity_of(chosen.mechanism, clip_units).units)
+        sigma = sigma_for_budget(
+            epsilon=chosen.epsilon,
+            delta=chosen.delta,
+            sensitivity=max(plan.weights.of(group) for group in groups) * sensitivity,
+            rounds=plan.rounds.count,
+        )
+    own: dict[str, Any] = {}
+    if chosen.dp_sgd is not None:
+        own["dp_sgd"] = {**chosen.dp_sgd.model_dump(), "tokens": tokens}
+    if chosen.mechanism == "logit_noise":
+        own["logit_noise"] = {"tokens": tokens}
     return {
-        "mechanism": plan.privacy.mechanism,
-        "epsilon": plan.privacy.epsilon,
-        "delta": plan.privacy.delta,
+        "mechanism": chosen.mechanism,
+        "epsilon": chosen.epsilon,
+        "delta": chosen.delta,
         "clip_units": clip_units,
         "sigma_units": sigma,
-        "maximum_patients": plan.privacy.maximum_patients,
+        "maximum_patients": chosen.maximum_patients,
+        "maximum_images": chosen.maximum_images,
+        **own,
     }
 
 
@@ -219,32 +287,40 @@ def _hospitals(members: Sequence[Member], names: Mapping[str, str]) -> list[dict
 
 
 def _secure_sum(
-    plan: CharterPlan, hospitals: Sequence[Member], privacy: Mapping[str, Any]
+    plan: CharterPlan, hospitals: Sequence[Member], privacy: Mapping[str, Any], *, values: int
 ) -> SecureSum:
     if plan.cohort.honest < 1:
         raise PlanRefused("cohort.minimum must be above cohort.colluders (t = m - c >= 1).")
     weights = [plan.weights.of(member.group) for member in hospitals if member.group is not None]
+    with_shares = plan.privacy.dp_sgd is None
     bound = bound_of_sum(
         [
             (
                 weight,
                 share_units(
                     sigma_units=privacy["sigma_units"], weight=weight, honest=plan.cohort.honest
-                ),
+                )
+                if with_shares
+                else 0,
             )
             for weight in weights
         ],
-        largest_release=privacy["maximum_patients"] * privacy["clip_units"],
+        largest_release=largest_release(
+            plan.privacy.mechanism,
+            clip_units=privacy["clip_units"],
+            maximum_patients=privacy["maximum_patients"],
+            fraction_bits=plan.secure_sum.fraction_bits,
+        ),
     )
     return plan_secure_sum(
-        values=_values(plan),
+        values=values,
         fraction_bits=plan.secure_sum.fraction_bits,
         bound_of_sum=bound,
         weights=weights,
     )
 
 
-def _values(plan: CharterPlan) -> int:
+def _values(plan: CharterPlan, public_set: PublicSet) -> int:
     of_probe = plan.probe.dimension * len(plan.classes)
     if plan.privacy.mechanism == "rehearsal":
         return plan.secure_sum.values or of_probe
@@ -252,7 +328,10 @@ def _values(plan: CharterPlan) -> int:
         raise PlanRefused(
             "secure_sum.values is for rehearsals; leave it out, or set privacy.mechanism."
         )
-    return of_probe
+    if plan.privacy.mechanism == "probe":
+        return of_probe
+    count, tokens = public_set.features.shape[:2]
+    return int(count * tokens * len(plan.classes))
 
 
 def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:

@@ -118,7 +118,7 @@ class Coordinator(CoordinatorServicer):
     def GetReceipt(  # noqa: N802
         self, request: wire.GetReceiptRequest, context: grpc.ServicerContext
     ) -> wire.GetReceiptResponse:
-        """The receipt that the caller's own contribution was given."""
+        """The receipt that the caller's own contribution was given, and its manifest."""
         who = caller(context)
         check_charter_digest(request.charter_digest, self._charter_digest)
         member_key(self._charter, who)
@@ -127,7 +127,9 @@ class Coordinator(CoordinatorServicer):
             raise NoContribution(
                 f"this hospital has not contributed to round {request.round}; contribute first."
             )
-        return wire.GetReceiptResponse(receipt=self._journal.receipt(stored.position))
+        return wire.GetReceiptResponse(
+            receipt=self._journal.receipt(stored.position), manifest=stored.manifest
+        )
 
 
 class _Call:

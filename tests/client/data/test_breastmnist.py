@@ -41,6 +41,15 @@ def test_every_image_is_a_patient(tmp_path: Path) -> None:
         assert dataset.examples[5].label == int(content["val_labels"][0, 0])
 
 
+def test_a_picture_that_is_there_twice_is_of_one_patient(tmp_path: Path) -> None:
+    content = arrays()
+    content["test_images"][1] = content["train_images"][3]
+    dataset = load_breastmnist(write(tmp_path / "breastmnist.npz", content))
+    assert len(dataset.examples) == 10
+    assert len(dataset.patients()) == 9
+    assert dataset.examples[8].patient == dataset.examples[3].patient == "train-0003"
+
+
 BAD: list[tuple[str, NDArray[np.generic]]] = [
     ("train_images", np.zeros((5, 28, 28))),
     ("train_images", np.zeros((5, 28), np.uint8)),

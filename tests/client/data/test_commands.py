@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from fedhelp_client.data.cohort import PhantomCohort
-from fedhelp_client.data.commands import build_public_set, simulate
+from fedhelp_client.data.commands import build_public_set, check, simulate
 from fedhelp_client.data.folder import load_images, write_folder, write_images
 from fedhelp_client.data.types import Dataset
 from fedhelp_secure.public_set import PublicSet
@@ -21,7 +22,34 @@ def application() -> typer.Typer:
     app = typer.Typer()
     app.command("simulate")(simulate)
     app.command("public-set")(build_public_set)
+    app.command("check")(check)
     return app
+
+
+def test_check_shows_what_stands_under_two_identifiers(
+    application: typer.Typer, tmp_path: Path
+) -> None:
+    cohort = PhantomCohort(6, seed=0, task="classification")
+    everyone = [patient.identifier for patient in cohort.patients()]
+    examples = cohort.at_nobody(everyone)
+    data = tmp_path / "data"
+    write_folder(Dataset("phantom", cohort.classes, examples), data)
+    good = CliRunner().invoke(application, ["check", str(data)])
+    assert good.exit_code == 0, good.output
+    assert f"{len(examples)} images of 6 patients" in good.output
+    assert "No image looks like one of another patient." in good.output
+    capped = CliRunner().invoke(application, ["check", str(data), "--maximum-images", "1"])
+    assert f"{len(examples) - 6} images are beyond 1 of one patient" in capped.output
+
+    again = replace(examples[0], patient="somebody-else")
+    bad = tmp_path / "bad"
+    write_folder(Dataset("phantom", cohort.classes, (*examples, again)), bad)
+    refused = CliRunner().invoke(application, ["check", str(bad)])
+    assert refused.exit_code == 1
+    last = f"image-{len(examples) + 1:05d}.png"
+    assert f"image-00001.png and {last} are the same picture." in refused.output
+    assert "give both lines the same patient_id" in refused.output
+    assert not any(name in refused.output for name in (*everyone, "somebody-else"))
 
 
 def test_simulate_on_the_command_line(application: typer.Typer, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from fedhelp_client.data.embeddings import embed, resize_images, resize_masks, token_targets
 from fedhelp_client.data.types import DataError, Dataset
-from fedhelp_secure.backbone import Backbone, load_backbone
+from fedhelp_secure.backbone import SUMMARY_WIDTH, Backbone, load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -13,12 +13,12 @@ def backbone() -> Backbone:
     return load_backbone()
 
 
-def test_one_token_for_classification(backbone: Backbone, phantom: Dataset) -> None:
+def test_one_summary_for_classification(backbone: Backbone, phantom: Dataset) -> None:
     images = resize_images([example.image for example in phantom.examples[:2]])
     embeddings = embed(backbone, images, "classification")
-    assert embeddings.shape == (2, 1, 768)
+    assert embeddings.shape == (2, 1, SUMMARY_WIDTH)
     assert embeddings.dtype == np.float32
-    assert np.array_equal(embeddings[:, 0], backbone.embed(images))
+    assert np.array_equal(embeddings[:, 0], backbone.summaries(images))
 
 
 def test_patch_tokens_and_positions_for_segmentation(backbone: Backbone, phantom: Dataset) -> None:

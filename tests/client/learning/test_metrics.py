@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedhelp_client.data.types import DataError
-from fedhelp_client.metrics import accuracy, dice
+from fedhelp_client.metrics import accuracy, dice, one_vs_rest_auc
 
 
 def test_accuracy_and_balanced_accuracy() -> None:
@@ -39,3 +39,19 @@ def test_nothing_to_measure_on_is_refused() -> None:
         accuracy(np.array([], np.int64), np.array([], np.int64))
     with pytest.raises(DataError):
         dice([(np.ones((4, 4), np.uint8), np.zeros((4, 4), np.uint8))])
+
+
+def test_auc_is_the_share_of_pairs_in_order() -> None:
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]])
+    labels = np.array([0, 0, 1, 1])
+    # Of the four pairs three are in order and one is a tie, seen from either class.
+    assert one_vs_rest_auc(scores, labels) == pytest.approx(3.5 / 4)
+    assert one_vs_rest_auc(-scores, labels) == pytest.approx(0.5 / 4)
+
+
+def test_auc_averages_over_the_classes_that_occur() -> None:
+    scores = np.array([[0.9, 0.5, 0.0], [0.1, 0.1, 0.0], [0.2, 0.6, 0.0]])
+    labels = np.array([0, 1, 1])
+    assert one_vs_rest_auc(scores, labels) == pytest.approx((1 + 0.5) / 2)
+    with pytest.raises(DataError, match="two classes"):
+        one_vs_rest_auc(scores[:2], labels[1:])

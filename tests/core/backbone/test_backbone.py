@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedhelp_secure.backbone import (
     EMBEDDING_WIDTH,
     PATCHES,
+    SUMMARY_WIDTH,
     TOKEN_WIDTH,
     WEIGHTS_DIGEST,
     Backbone,
@@ -48,6 +49,21 @@ def test_tokens_and_embedding_have_the_published_shapes(backbone: Backbone) -> N
     assert embedding.dtype == np.float32
     np.testing.assert_array_equal(embedding[:, :TOKEN_WIDTH], tokens[:, 0])
     np.testing.assert_allclose(embedding[:, TOKEN_WIDTH:], tokens[:, 1:].mean(axis=1), rtol=1e-5)
+
+
+def test_a_summary_ends_with_what_the_embedding_holds(backbone: Backbone) -> None:
+    images = discs(2)
+    summaries = backbone.summaries(images)
+    assert summaries.shape == (2, SUMMARY_WIDTH)
+    assert summaries.dtype == np.float32
+    layers = summaries.reshape(2, -1, 4, TOKEN_WIDTH)
+    tokens = backbone.tokens(images)
+    np.testing.assert_allclose(layers[:, -1, 0], tokens[:, 0], atol=1e-5)
+    np.testing.assert_allclose(layers[:, -1, 1], tokens[:, 1:].mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(layers[:, -1, 2], tokens[:, 1:].std(axis=1), atol=1e-4)
+    np.testing.assert_allclose(layers[:, -1, 3], tokens[:, 1:].max(axis=1), atol=1e-4)
+    # Seven different layers, not one seven times.
+    assert len({layer.tobytes() for layer in layers[0, :, 0]}) == layers.shape[1] == 7
 
 
 def test_features_depend_on_the_image_alone_not_on_its_batch(backbone: Backbone) -> None:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.evidence import Story
+from support.ledgers import Documents, at, rewrite
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.evidence import layout
@@ -22,21 +22,6 @@ from fedhelp_secure.signing import PAYLOAD_TYPE_PREFIX, SigningKey, peek_documen
 
 NAME = "small-1"
 OTHER = digest(b"something else")
-Documents = list[dict[str, Any]]
-
-
-def rewrite(story: Story, change: Callable[[Documents], Documents | None]) -> None:
-    """Change the ledger's entries, number and chain them again, and sign them again."""
-    envelopes = story.ledgers[NAME].splitlines()
-    documents = [peek_document(KIND, envelope) for envelope in envelopes]
-    changed = change(documents)
-    documents = documents if changed is None else changed
-    key, previous, lines = story.federation.state(NAME).signing_key(), None, []
-    for sequence, document in enumerate(documents):
-        envelope = key.sign_document(KIND, document | {"sequence": sequence, "previous": previous})
-        previous = digest(envelope)
-        lines.append(envelope + b"\n")
-    story.ledgers[NAME] = b"".join(lines)
 
 
 def failure(story: Story, directory: Path) -> str:
@@ -44,18 +29,6 @@ def failure(story: Story, directory: Path) -> str:
         verify_bundle(story.write(directory / "bundle"))
     assert caught.value.title == "ledgers", caught.value
     return str(caught.value)
-
-
-def at(entry: int, *path: str, value: object) -> Callable[[Documents], None]:
-    """Set one field of one entry: 0 and 3 are the reservations, 1 and 4 sent, 2 and 5 opened."""
-
-    def change(documents: Documents) -> None:
-        place = documents[entry]
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
-
-    return change
 
 
 def less_noise_stated(documents: Documents) -> None:
@@ -102,6 +75,40 @@ def opened_twice(documents: Documents) -> Documents:
     return [*documents[:3], documents[2]]
 
 
+def half_the_year(documents: Documents) -> None:
+    loss = Fraction(documents[3]["totals"]["year_rho_aggregate"]) / 2
+    documents[3]["totals"]["year_rho_aggregate"] = f"{loss.numerator}/{loss.denominator}"
+
+
+def another_sum_opened(documents: Documents) -> None:
+    documents[5]["sum"] = OTHER
+
+
+def aborted_after_opened(documents: Documents) -> Documents:
+    kept = {name: documents[2][name] for name in ("version", "hospital", "charter", "round")}
+    late = {"recorded_at": documents[2]["recorded_at"]}
+    return [*documents[:3], kept | late | {"status": "aborted", "code": "round-failed"}]
+
+
+def sent_after_aborted(documents: Documents) -> Documents:
+    aborted = aborted_after_opened(documents)[3]
+    return [documents[0], aborted, documents[1]]
+
+
+def a_year_that_is_spent(documents: Documents) -> None:
+    for place in ("site", "limits"):
+        documents[0][place]["year_epsilon"] = "1"
+
+
+def smaller_clip(documents: Documents) -> None:
+    documents[0]["event"].update(clip_units=1, sensitivity="1/1")
+
+
+def a_small_lifetime(documents: Documents) -> None:
+    for name in ("limits", "site"):
+        documents[0][name]["lifetime_epsilon"] = "1"
+
+
 def third_round(documents: Documents) -> None:
     documents[3]["round"] = 3
 
@@ -113,7 +120,7 @@ def everything_of_another_charter(documents: Documents) -> None:
 
 def dated_otherwise(documents: Documents) -> None:
     """Nothing wrong in itself: but not the entry that the manifest names."""
-    documents[0]["reserved_at"] = "2020-01-01T00:00:00Z"
+    documents[0]["reserved_at"] = documents[0]["reserved_at"][:4] + "-01-01T00:00:00Z"
 
 
 CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
@@ -124,19 +131,46 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
     ("other parameters", at(0, "group", value="large")),
     ("other parameters", at(0, "delta", value="1e-5")),
     ("other parameters", at(0, "event", "values", value=4)),
-    ("other parameters", at(0, "event", "clip_units", value=1)),
+    ("other parameters", smaller_clip),
+    ("not those of the mechanism", at(0, "event", "clip_units", value=1)),
     ("round that the charter lacks", third_round),
     ("another loss", half_the_loss),
     ("another loss", at(0, "rho_collusion", value="0/1")),
     ("another loss", half_the_total),
     ("another loss", half_the_lifetime),
     ("another loss", at(3, "totals", "rho_collusion", value="0/1")),
-    ("another loss", at(3, "totals", "epsilon_aggregate", value="0.000001")),
-    ("another loss", at(3, "totals", "epsilon_collusion", value="0.000001")),
+    (
+        "claims an epsilon (aggregate) of 0.000001, below",
+        at(3, "totals", "epsilon_aggregate", value="0.000001"),
+    ),
+    (
+        "claims an epsilon (collusion) of 0.000001, below",
+        at(3, "totals", "epsilon_collusion", value="0.000001"),
+    ),
+    ("another loss", at(3, "totals", "epsilon_aggregate", value="9.000000")),
     ("above its limits", at(0, "limits", "epsilon", value="9")),
     ("above its limits", at(0, "limits", "epsilon", value="1")),
     ("above its limits", at(0, "limits", "epsilon_collusion", value="1")),
-    ("above its limits", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("another limit than site", at(0, "limits", "lifetime_epsilon", value="1")),
+    ("above its limits", a_small_lifetime),
+    ("above its limits", a_year_that_is_spent),
+    ("another limit", at(0, "limits", "data_set_epsilon", value="900")),
+    ("another delta", at(0, "limits", "lifetime_delta", value="1e-5")),
+    ("loosens the site's lifetime_delta", at(3, "site", "lifetime_delta", value="1e-5")),
+    ("another loss", half_the_year),
+    ("another loss", at(3, "totals", "data_set_rho_collusion", value="0/1")),
+    ("another loss", at(3, "totals", "epsilon_fewer_honest", value=[])),
+    ("older than the one before", at(1, "recorded_at", value="2020-01-01T00:00:00Z")),
+    ("other parameters", at(0, "shape", value=[1, 8])),
+    ("other parameters", at(0, "fraction_bits", value=13)),
+    ("other parameters", at(0, "hospitals", value=2)),
+    ("other parameters", at(0, "proxy", value=OTHER)),
+    ("other parameters", at(0, "public_set", value=OTHER)),
+    ("another sum than was opened", at(3, "previous_aggregate", value=OTHER)),
+    ("another sum than other hospitals", another_sum_opened),
+    ("others than the log has", at(5, "contributors", value=["large-1", "small-1"])),
+    ("does not follow", aborted_after_opened),
+    ("does not follow", sent_after_aborted),
     ("does not follow", sent_without_reserving),
     ("does not follow", opened_without_sending),
     ("does not follow", sent_twice),
@@ -155,7 +189,7 @@ CASES: list[tuple[str, Callable[[Documents], Documents | None]]] = [
 def test_a_false_ledger_is_refused(
     story: Story, tmp_path: Path, reason: str, change: Callable[[Documents], Documents | None]
 ) -> None:
-    rewrite(story, change)
+    rewrite(story, change, NAME)
     assert reason in failure(story, tmp_path)
 
 
@@ -230,7 +264,7 @@ def test_the_reported_losses_are_the_ledgers(story: Story) -> None:
 
 
 def test_what_is_quoted_cannot_write_to_the_terminal(story: Story, tmp_path: Path) -> None:
-    rewrite(story, at(0, "\x1b[2J\x07\n", value=1))
+    rewrite(story, at(0, "\x1b[2J\x07\n", value=1), NAME)
     assert failure(story, tmp_path).isprintable()
 
 

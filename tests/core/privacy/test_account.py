@@ -14,15 +14,16 @@ from support.charters import make_charter_kit
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import CharterRefused
 from fedhelp_secure.privacy.account import Account, check_chain, check_under_charter
+from fedhelp_secure.privacy.budgets import Place
 from fedhelp_secure.privacy.events import (
     KIND,
+    GaussianEvent,
     LedgerRefused,
-    PrivacyEvent,
     decimal_text,
     event_of,
-    open_entry,
 )
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.privacy.records import open_entry
 
 KIT = make_charter_kit()
 HOSPITAL = "large-1"
@@ -37,7 +38,14 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ledger = Ledger.open(path, hospital=HOSPITAL, signing_key=KEY)
     ledger.reserve(CHARTER, 1)
     ledger.record(CHARTER, 1, "sent", contribution_digest=digest(b"c"))
-    ledger.record(CHARTER, 1, "opened", contribution_digest=digest(b"c"))
+    ledger.record(
+        CHARTER,
+        1,
+        "opened",
+        contribution_digest=digest(b"c"),
+        contributors=("large-1", "small-1"),
+        sum_digest=digest(b"sum"),
+    )
     ledger.reserve(CHARTER, 2)
     return [entry.record.model_dump(mode="json") for entry in ledger.account().entries]
 
@@ -101,7 +109,8 @@ def less_sensitive(documents: list[dict[str, Any]]) -> None:
     )
     event = event_of(charter, HOSPITAL)
     del documents[1:]
-    totals = Account(HOSPITAL).totals_after(CHARTER.digest, event, "1e-6")
+    place = Place(CHARTER.digest, documents[0]["reserved_at"][:4], documents[0]["data_set"])
+    totals = Account(HOSPITAL).totals_after(place, event, "1e-6")
     documents[0]["event"] = event.model_dump(mode="json")
     documents[0]["rho_aggregate"] = totals.rho_aggregate
     documents[0]["rho_collusion"] = totals.rho_collusion
@@ -144,6 +153,7 @@ LIES: dict[str, Lie] = {
             "lifetime_delta": "1e-6",
         },
     ),
+    "another sum before it": set_field("previous_aggregate", digest(b"another sum")),
     "first reservation left out": remove(0),
     "opened without sent": remove(1),
     "reserved twice": repeat(0),
@@ -169,7 +179,7 @@ def test_a_gap_or_a_replaced_entry_breaks_the_chain(
         check(envelopes[:index] + envelopes[index + 1 :])
     changed = copy.deepcopy(documents)
     name = "reserved_at" if changed[index]["status"] == "reserved" else "recorded_at"
-    changed[index][name] = "2020-01-01T00:00:00Z"
+    changed[index][name] = "2999-01-01T00:00:00Z"
     replaced = signed(changed)[index]
     with pytest.raises(LedgerRefused, match="broken"):
         check([*envelopes[:index], replaced, *envelopes[index + 1 :]])
@@ -187,12 +197,12 @@ def test_a_ledger_that_does_not_begin_at_its_beginning_is_found_out(
 def test_a_refused_entry_leaves_the_account_as_it_was(documents: list[dict[str, Any]]) -> None:
     envelopes = signed(copy.deepcopy(documents))
     account = check(envelopes[:3])
-    before = (account.head, account.rhos(CHARTER.digest), account.lifetime_rho_aggregate)
+    before = (account.head, account.spent)
     false = copy.deepcopy(documents)
     false[3]["totals"]["epsilon_aggregate"] = "0.000001"
     with pytest.raises(LedgerRefused):
         account.add(open_entry(signed(false)[3], KEY.public))
-    assert (account.head, account.rhos(CHARTER.digest), account.lifetime_rho_aggregate) == before
+    assert (account.head, account.spent) == before
     account.add(open_entry(envelopes[3], KEY.public))
 
 
@@ -219,18 +229,25 @@ EVENT = event_of(CHARTER, HOSPITAL).model_dump()
         {"unit": "image"},
         {"adjacency": "replace-one"},
         {"mechanism": "unknown"},
+        {"mechanism": "dp_sgd"},
+        {"mechanism": "logit_noise"},
+        {"sampling": "poisson"},
+        {"rule": "whole-matrix"},
+        {"sensitivity": f"{EVENT['clip_units'] - 1}/1"},
+        {"sensitivity": f"{2 * EVENT['clip_units']}/2"},
     ],
 )
 def test_an_event_that_does_not_hold_together_is_refused(changes: dict[str, Any]) -> None:
-    PrivacyEvent(**EVENT)
+    GaussianEvent(**EVENT)
     with pytest.raises(ValidationError):
-        PrivacyEvent(**{**EVENT, **changes})
+        GaussianEvent(**{**EVENT, **changes})
 
 
 def test_losses_of_an_event_are_the_charters() -> None:
     for hospital in ("large-1", "small-1"):
         event = event_of(CHARTER, hospital)
         group = CHARTER.hospital(hospital).group
+        assert isinstance(event, GaussianEvent)
         assert event.rho_aggregate == CHARTER.round_rho(group)
         assert event.rho_collusion == CHARTER.round_rho_collusion(group)
 

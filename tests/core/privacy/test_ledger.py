@@ -14,9 +14,9 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import pytest
+from pydantic import ValidationError
 from support.charters import make_charter_kit
 
 from fedhelp_secure.canonical import canonical_json, digest
@@ -25,19 +25,29 @@ from fedhelp_secure.errors import FedHelpError, SignatureRefused
 from fedhelp_secure.policy import SitePolicy, SitePolicyRefuses
 from fedhelp_secure.privacy.account import check_chain, check_under_charter
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
-from fedhelp_secure.privacy.events import Limits, Outcome, Reservation, event_of, open_entry
+from fedhelp_secure.privacy.events import event_of
 from fedhelp_secure.privacy.ledger import (
     AlreadyReserved,
     BudgetExhausted,
     Ledger,
-    LedgerDamaged,
+    LimitLoosened,
     NotRecorded,
+)
+from fedhelp_secure.privacy.ledger_file import LedgerDamaged
+from fedhelp_secure.privacy.records import (
+    Aborted,
+    LedgerEntry,
+    Limits,
+    Outcome,
+    Reservation,
+    open_entry,
 )
 from fedhelp_secure.signing import SigningKey
 
 KIT = make_charter_kit()
 HOSPITAL = "small-1"
 CONTRIBUTION = digest(b"a manifest")
+SUM = digest(b"a sum")
 
 
 def open_ledger(
@@ -54,6 +64,19 @@ def open_ledger(
 def lines(ledger: Ledger, directory: Path) -> list[bytes]:
     ledger.export(directory / "export.jsonl")
     return (directory / "export.jsonl").read_bytes().splitlines()
+
+
+def opened_round(
+    ledger: Ledger, charter: Charter, number: int, *, contribution: str = CONTRIBUTION
+) -> LedgerEntry:
+    return ledger.record(
+        charter,
+        number,
+        "opened",
+        contribution_digest=contribution,
+        contributors=("large-1", HOSPITAL),
+        sum_digest=SUM,
+    )
 
 
 def unchanged(ledger: Ledger, before: int) -> None:
@@ -90,11 +113,13 @@ def test_an_entry_holds_only_public_fields(tmp_path: Path) -> None:
         *("version", "status", "sequence", "previous", "federation", "hospital", "group"),
         *("charter", "round", "event", "rho_aggregate", "rho_collusion", "delta", "totals"),
         *("limits", "sampler", "sampler_version", "entropy_source", "software_version"),
-        "reserved_at",
+        *("data_set", "attempt", "shape", "fraction_bits", "hospitals", "proxy", "public_set"),
+        *("previous_aggregate", "site", "software_commit", "protocol", "reserved_at"),
     }
     assert set(document["event"]) == {
         *("mechanism", "unit", "adjacency", "values", "clip_units", "weight", "sigma_units"),
         *("share_units", "cohort_minimum", "colluders", "honest_shares"),
+        *("sensitivity", "rule", "sampling"),
     }
     text = json.dumps(document)
     assert not re.search(r"seed(?!ed by the operating)|loss|norm|count|patients|noise", text)
@@ -163,7 +188,11 @@ def test_a_lifetime_limit_counts_every_charter(tmp_path: Path) -> None:
         ledger.reserve(second, 1)
     unchanged(ledger, 2)
     assert ledger.spent(second).rho_aggregate == 0
-    open_ledger(tmp_path, hospital="large-1").reserve(second, 1)
+    # Taking the limit out of the policy's file is no way around it.
+    without = open_ledger(tmp_path, hospital="large-1")
+    with pytest.raises(LimitLoosened, match="lifetime_epsilon"):
+        without.reserve(second, 1)
+    unchanged(without, 2)
 
 
 def test_a_charter_that_cannot_be_finished_is_not_begun(tmp_path: Path) -> None:
@@ -220,24 +249,95 @@ def test_outcomes_follow_their_reservation(tmp_path: Path) -> None:
         ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
     ledger.reserve(charter, 1)
     with pytest.raises(NotRecorded):
-        ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION)
+        opened_round(ledger, charter, 1)
     sent = ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
     assert ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION) == sent
-    statuses: tuple[Literal["sent"], Literal["opened"]] = ("sent", "opened")
-    for status in statuses:
-        with pytest.raises(NotRecorded):
-            ledger.record(
-                charter,
-                1,
-                status,
-                contribution_digest=digest(b"another"),
-            )
-    opened = ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION)
-    assert ledger.record(charter, 1, "opened", contribution_digest=CONTRIBUTION) == opened
+    another = digest(b"another")
+    with pytest.raises(NotRecorded):
+        ledger.record(charter, 1, "sent", contribution_digest=another)
+    with pytest.raises(NotRecorded):
+        opened_round(ledger, charter, 1, contribution=another)
+    opened = opened_round(ledger, charter, 1)
+    assert opened_round(ledger, charter, 1) == opened
     assert isinstance(opened.record, Outcome)
+    assert opened.record.contributors == ("large-1", HOSPITAL)
+    assert opened.record.sum == SUM
     assert opened.record.previous == sent.digest
     unchanged(ledger, 3)
     assert ledger.spent(charter).rho_aggregate == charter.round_rho("small")
+
+
+def test_an_aborted_round_stays_spent_and_ends_there(tmp_path: Path) -> None:
+    charter = KIT.charter()
+    ledger = open_ledger(tmp_path)
+    assert ledger.abort(charter, 1, "round-failed") is None
+    ledger.reserve(charter, 1)
+    entry = ledger.abort(charter, 1, "round-failed")
+    assert entry is not None
+    assert isinstance(entry.record, Aborted)
+    assert entry.record.code == "round-failed"
+    assert ledger.abort(charter, 1, "contribution-lost") is None
+    unchanged(ledger, 2)
+    with pytest.raises(AlreadyReserved):
+        ledger.reserve(charter, 1)
+    with pytest.raises(NotRecorded):
+        ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
+    assert ledger.spent(charter).rho_aggregate == charter.round_rho("small")
+    ledger.reserve(charter, 2)
+    ledger.record(charter, 2, "sent", contribution_digest=CONTRIBUTION)
+    opened_round(ledger, charter, 2)
+    with pytest.raises(NotRecorded):
+        ledger.abort(charter, 2, "round-failed")
+    unchanged(ledger, 5)
+
+
+def test_a_round_names_the_sum_that_it_follows_from(tmp_path: Path) -> None:
+    charter = KIT.charter()
+    ledger = open_ledger(tmp_path)
+    ledger.reserve(charter, 1)
+    ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
+    opened_round(ledger, charter, 1)
+    with pytest.raises(NotRecorded, match="another sum"):
+        ledger.reserve(charter, 2, previous_aggregate=digest(b"another"))
+    unchanged(ledger, 3)
+    second = ledger.reserve(charter, 2).record
+    assert isinstance(second, Reservation)
+    assert second.previous_aggregate == SUM
+
+
+def test_a_sum_that_a_hospital_sat_out_is_named_by_the_caller(tmp_path: Path) -> None:
+    second = open_ledger(tmp_path).reserve(KIT.charter(), 2, previous_aggregate=SUM).record
+    assert isinstance(second, Reservation)
+    assert second.previous_aggregate == SUM
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sum": None},
+        {"contributors": ()},
+        {"contributors": ("small-1", "large-1")},
+        {"contributors": ("large-1",)},
+        {"contributors": ("large-1", "large-1", "small-1")},
+        {"status": "sent"},
+    ],
+)
+def test_an_outcome_that_does_not_hold_together_is_refused(changes: dict[str, object]) -> None:
+    opened: dict[str, object] = {
+        "status": "opened",
+        "sequence": 2,
+        "previous": SUM,
+        "hospital": HOSPITAL,
+        "charter": SUM,
+        "round": 1,
+        "contribution": CONTRIBUTION,
+        "contributors": ("large-1", HOSPITAL),
+        "sum": SUM,
+        "recorded_at": "2026-01-01T00:00:00Z",
+    }
+    Outcome.model_validate(opened)
+    with pytest.raises(ValidationError):
+        Outcome.model_validate(opened | changes)
 
 
 def test_the_export_is_checked_without_the_ledger(tmp_path: Path) -> None:
@@ -351,7 +451,7 @@ def test_a_ledger_that_cannot_be_written_grants_nothing(tmp_path: Path) -> None:
 def test_the_file_is_its_owners_alone_and_commits_are_synced(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     assert stat.S_IMODE((tmp_path / "ledger.sqlite").stat().st_mode) == 0o600
-    with ledger._connection() as connection:
+    with ledger._file.connection() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (3,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 

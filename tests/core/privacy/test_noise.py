@@ -15,6 +15,8 @@ import pytest
 from scipy.stats import chi2
 from support.charters import make_charter_kit
 
+import fedhelp_client
+import fedhelp_keys
 import fedhelp_secure.privacy
 from fedhelp_secure.charter import MINIMUM_SHARE_UNITS
 from fedhelp_secure.privacy.noise import NoiseMisused, draw_share, gaussian
@@ -86,19 +88,78 @@ def test_opendp_states_the_loss_that_the_charter_accounts() -> None:
         assert Fraction(measured) == pytest.approx(rho, rel=1e-12)
 
 
+FORBIDDEN = re.compile(
+    r"np\.random|numpy\.random|default_rng|RandomState|import random|from random|"
+    r"\bseed\s*[:=(,)]|manual_seed|torch\.(?:randn?|randint|randperm|normal|bernoulli|Generator)\b|getrandbits|"
+    r"secure_mode|PrivacyEngine|DPOptimizer|PYTHONHASHSEED"
+)
+"""Every generator that can be repeated, and Opacus' own noise."""
+
+SHARES_A_SEED = re.compile(r"seed")
+"""The masks' seeds: 32 fresh bytes of the operating system each, which the unmaskers expand."""
+
+
+def _sources(root: Path, *patterns: str) -> list[Path]:
+    found = [source for pattern in patterns for source in sorted(root.glob(pattern))]
+    assert found
+    return found
+
+
 def test_no_seed_and_no_other_generator_is_anywhere_near() -> None:
+    """Privacy, masks, keys, and the release at the node, DP-SGD included."""
     assert list(inspect.signature(draw_share).parameters) == ["values", "scale_units"]
-    forbidden = re.compile(
-        r"np\.random|numpy\.random|default_rng|RandomState|import random|from random|"
-        r"\bseed\s*[:=(,)]|torch|getrandbits|PYTHONHASHSEED"
-    )
-    directory = Path(next(iter(fedhelp_secure.privacy.__path__)))
-    sources = [*directory.glob("*.py"), directory.parent / "public_set.py"]
-    assert {"noise.py", "probe.py", "ledger.py"} <= {source.name for source in sources}
+    core = Path(next(iter(fedhelp_secure.privacy.__path__))).parent
+    client = Path(next(iter(fedhelp_client.__path__)))
+    sources = [
+        *_sources(core, "privacy/*.py", "public_set.py"),
+        *_sources(client, "dp_sgd*.py", "node/release.py", "node/mechanisms.py"),
+    ]
+    names = {source.name for source in sources}
+    assert {"noise.py", "probe.py", "ledger.py", "sampling.py", "mechanisms.py"} <= names
+    assert {"dp_sgd.py", "dp_sgd_models.py"} <= names
+    keys = Path(next(iter(fedhelp_keys.__path__)))
+    of_masks = [
+        *_sources(core, "secure_sum/*.py", "sealing.py", "signing.py"),
+        *_sources(keys, "**/*.py"),
+    ]
+    assert {"masks.py", "contribution.py", "authenticator.py", "ca.py"} <= {
+        source.name for source in of_masks
+    }
     found = [
         f"{source.name}: {line}"
-        for source in sources
+        for source in [*sources, *of_masks]
         for line in source.read_text().splitlines()
-        if forbidden.search(line)
+        if FORBIDDEN.search(line if source in sources else SHARES_A_SEED.sub("", line))
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "noise = np.random.normal(size=3)",
+        "generator = default_rng(1)",
+        "def draw_share(values: int, seed: int) -> None:",
+        "torch.manual_seed(1)",
+        "noise = torch.randn(3)",
+        "sampled = torch.bernoulli(rates)",
+        "from opacus import PrivacyEngine",
+        "import random",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(line: str) -> None:
+    assert FORBIDDEN.search(line)
+
+
+def test_nothing_of_opacus_but_gradients_and_its_validator_is_imported() -> None:
+    client = Path(next(iter(fedhelp_client.__path__)))
+    imports = {
+        line.strip()
+        for source in client.rglob("*.py")
+        for line in source.read_text().splitlines()
+        if re.match(r"\s*(from|import) opacus", line)
+    }
+    assert imports == {
+        "from opacus.grad_sample import GradSampleModule",
+        "from opacus.validators import ModuleValidator",
+    }

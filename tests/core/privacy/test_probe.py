@@ -17,6 +17,7 @@ from fedhelp_secure.privacy.probe import (
     apply_step,
     clip,
     contribution,
+    fit_moments,
     initial_model,
     patient_vector,
     soft_labels,
@@ -228,7 +229,7 @@ def test_a_model_that_does_not_fit_is_refused(model: NDArray[np.float64]) -> Non
     with pytest.raises(ProbeMisused):
         contribution(CHARTER, model, [good_patient()])
     with pytest.raises(ProbeMisused):
-        apply_step(CHARTER, public_set(), model, np.zeros(12, dtype=np.int64))
+        apply_step(CHARTER, public_set(), model, np.zeros(12, dtype=np.int64), round_number=1)
 
 
 def test_a_charter_whose_values_do_not_fit_is_refused() -> None:
@@ -261,33 +262,37 @@ def test_a_step_solves_the_ridge_system_for_the_mean_gradient(tokens: int) -> No
     generator = np.random.default_rng(8)
     model = generator.normal(size=(DIMENSION, CLASSES))
     opened = generator.integers(-(10**6), 10**6, DIMENSION * CLASSES)
-    stepped = apply_step(CHARTER, public, model, opened)
+    stepped = apply_step(CHARTER, public, model, opened, round_number=1)
     moment = np.zeros((DIMENSION, DIMENSION))
     for row in public.features.reshape(-1, DIMENSION).astype(np.float64):
         moment += np.outer(row, row)
     moment /= public.features.shape[0] * tokens
     gradient = opened.reshape(DIMENSION, CLASSES) / (GRID * CHARTER.probe.nominal_patients)
     assert np.allclose((moment + 0.1 * np.eye(DIMENSION)) @ (stepped - model), gradient)
-    assert np.array_equal(stepped, apply_step(CHARTER, public, model, opened))
+    assert np.array_equal(stepped, apply_step(CHARTER, public, model, opened, round_number=1))
 
 
 def test_a_step_takes_its_size_from_the_charter() -> None:
     public, opened = public_set(), np.arange(12) * 1000
-    once = apply_step(CHARTER, public, initial_model(CHARTER), opened)
+    once = apply_step(CHARTER, public, initial_model(CHARTER), opened, round_number=1)
     half = KIT.charter(probe={"step": "0.5"})
-    assert np.allclose(2 * apply_step(half, public, initial_model(half), opened), once)
+    assert np.allclose(
+        2 * apply_step(half, public, initial_model(half), opened, round_number=1), once
+    )
     twice_as_many = KIT.charter(probe={"nominal_patients": 100})
-    slower = apply_step(twice_as_many, public, initial_model(twice_as_many), opened)
+    slower = apply_step(twice_as_many, public, initial_model(twice_as_many), opened, round_number=1)
     assert np.allclose(2 * slower, once)
 
 
 def test_a_step_refuses_what_does_not_fit() -> None:
     model = initial_model(CHARTER)
     with pytest.raises(ProbeMisused):
-        apply_step(CHARTER, public_set(), model, np.zeros(11, dtype=np.int64))
+        apply_step(CHARTER, public_set(), model, np.zeros(11, dtype=np.int64), round_number=1)
     wider = KIT.charter(probe={"dimension": 5}, secure_sum={"values": 15})
     with pytest.raises(ProbeMisused):
-        apply_step(wider, public_set(), initial_model(wider), np.zeros(15, dtype=np.int64))
+        apply_step(
+            wider, public_set(), initial_model(wider), np.zeros(15, dtype=np.int64), round_number=1
+        )
 
 
 def test_a_degenerate_public_set_without_ridge_is_refused() -> None:
@@ -296,30 +301,103 @@ def test_a_degenerate_public_set_without_ridge_is_refused() -> None:
     degenerate = np.zeros_like(public.features)
     flat = PublicSet(public.images, degenerate, public.projection)
     with pytest.raises(ProbeMisused, match="ridge"):
-        apply_step(charter, flat, initial_model(charter), np.ones(12, dtype=np.int64))
+        apply_step(
+            charter, flat, initial_model(charter), np.ones(12, dtype=np.int64), round_number=1
+        )
 
 
-def test_rounds_learn_what_the_patients_show() -> None:
-    """Without noise, three rounds on separable patients classify the proxy set."""
+def separable(count: int) -> tuple[PublicSet, list[PatientExamples], NDArray[np.int64]]:
+    """A public set of 40, ``count`` patients like it, and the labels of the public set."""
     generator = np.random.default_rng(9)
     centres = 4 * generator.normal(size=(CLASSES, 10))
-    labels = generator.integers(0, CLASSES, 240)
-    embeddings = (centres[labels] + generator.normal(size=(240, 10))).astype(np.float32)
+    labels = generator.integers(0, CLASSES, 40 + count)
+    embeddings = (centres[labels] + generator.normal(size=(len(labels), 10))).astype(np.float32)
     projection = fit_projection(embeddings[:40], DIMENSION)
-    features = projection.apply(embeddings)
-    rows = features.astype(np.float64)
+    rows = projection.apply(embeddings).astype(np.float64)
     images = generator.integers(0, 256, (40, 16, 16), dtype=np.uint8)
-    public = PublicSet(images, features[:40, np.newaxis], projection)
+    public = PublicSet(images, rows[:40, np.newaxis].astype(np.float32), projection)
     people = [
         PatientExamples(rows[i : i + 1], np.eye(CLASSES)[labels[i : i + 1]], np.ones(1))
-        for i in range(40, 240)
+        for i in range(40, len(labels))
     ]
-    charter = KIT.charter(probe={"nominal_patients": 200})
+    return public, people, labels[:40]
+
+
+@pytest.mark.parametrize("update", ["gradient", "moments"])
+def test_rounds_learn_what_the_patients_show(update: str) -> None:
+    """Without noise, three rounds on separable patients classify the proxy set."""
+    public, people, labels = separable(200)
+    charter = KIT.charter(probe={"nominal_patients": 200, "update": update})
     model = initial_model(charter)
-    for _ in range(3):
-        model = apply_step(charter, public, model, contribution(charter, model, people))
-    right = soft_labels(model, public.features[:, 0]).argmax(axis=1) == labels[:40]
+    for number in (1, 2, 3):
+        opened = contribution(charter, model, people)
+        model = apply_step(charter, public, model, opened, round_number=number)
+    right = soft_labels(model, public.features[:, 0]).argmax(axis=1) == labels
     assert right.mean() >= 0.95
+
+
+def test_fitted_moments_are_those_asked_for() -> None:
+    generator = np.random.default_rng(10)
+    for ridge in (1.0, 0.1, 0.005):
+        rows = generator.normal(size=(50, DIMENSION)) / 2
+        weights = generator.dirichlet(np.ones(50))
+        moments = generator.normal(size=(DIMENSION, CLASSES)) / 10
+        start = generator.normal(size=(DIMENSION, CLASSES))
+        for given_weights in (None, weights):
+            fitted = fit_moments(rows, moments, ridge=ridge, start=start, weights=given_weights)
+            means = np.full(50, 1 / 50) if given_weights is None else given_weights
+            found = (means[:, np.newaxis] * rows).T @ soft_labels(fitted, rows) + ridge * fitted
+            assert np.abs(found - moments).max() < 1e-9
+
+
+def test_one_step_on_moments_is_logistic_regression_where_proxies_are_the_patients() -> None:
+    public, _, labels = separable(0)
+    rows = public.features[:, 0].astype(np.float64)
+    people = [
+        PatientExamples(row[np.newaxis], np.eye(CLASSES)[[label]], np.ones(1))
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    charter = KIT.charter(
+        privacy={"clip_units": GRID}, probe={"nominal_patients": 40, "update": "moments"}
+    )
+    opened = contribution(charter, initial_model(charter), people)
+    model = apply_step(charter, public, initial_model(charter), opened, round_number=1)
+    slope = rows.T @ (np.eye(CLASSES)[labels] - soft_labels(model, rows)) / 40
+    assert np.abs(slope - float(charter.probe.ridge) * model).max() < 2 / GRID
+
+
+def test_estimates_of_all_rounds_count_alike() -> None:
+    """Noise that cancels over the rounds leaves no trace, in whatever order it came."""
+    public, people, _ = separable(200)
+    charter = KIT.charter(probe={"nominal_patients": 200, "update": "moments"})
+    noise = np.random.default_rng(11).integers(-4 * GRID, 4 * GRID, (2, DIMENSION * CLASSES))
+    ends = []
+    for added in ([noise[0], noise[1], -noise[0] - noise[1]], [-noise[0], noise[0], 0 * noise[0]]):
+        model = initial_model(charter)
+        before = contribution(charter, model, people)
+        for number, drawn in enumerate(added, start=1):
+            # The same statement about the patients each time, as seen from the model of the time.
+            rows = public.features[:, 0].astype(np.float64)
+            moved = rows.T @ (soft_labels(initial_model(charter), rows) - soft_labels(model, rows))
+            shift = np.rint(moved / 40 * 200 * GRID).astype(np.int64).reshape(-1)
+            opened = before + shift + drawn
+            model = apply_step(charter, public, model, opened, round_number=number)
+        ends.append(model)
+    quiet = apply_step(charter, public, initial_model(charter), before, round_number=1)
+    for end in ends:
+        assert np.abs(end - quiet).max() < 1e-3
+    assert np.abs(quiet).max() > 0.1
+
+
+def test_rounds_are_counted_from_one() -> None:
+    with pytest.raises(ProbeMisused, match="counted from 1"):
+        apply_step(
+            CHARTER,
+            public_set(),
+            initial_model(CHARTER),
+            np.zeros(12, dtype=np.int64),
+            round_number=0,
+        )
 
 
 @given(

@@ -113,3 +113,16 @@ def test_the_page_loads_nothing() -> None:
     for attribute in ("src=", "<link", "<iframe", "@import", "url(http"):
         assert attribute not in page
     assert page.count("<svg") == 3
+
+
+def test_heads_are_shown_where_there_are_any() -> None:
+    plain = _report()
+    assert "head kept" not in render(plain)
+    with_heads = [
+        hospital.model_copy(update={"head_alone": 0.611, "head": 0.722})
+        for hospital in plain.hospitals
+    ]
+    page = render(plain.model_copy(update={"hospitals": tuple(with_heads)}))
+    assert "head kept" in page
+    assert "0.611" in page
+    assert "0.722" in page

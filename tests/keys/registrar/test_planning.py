@@ -21,7 +21,7 @@ from fedhelp_secure.charter import (
     sign_charter,
 )
 from fedhelp_secure.errors import FedHelpError
-from fedhelp_secure.privacy.accountant import epsilon_of_rho
+from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho
 from fedhelp_secure.public_set import PublicSet, PublicSetRefused, fit_projection, proxy_digest
 from fedhelp_secure.sealing import SealRefused
 from fedhelp_secure.secure_sum.authenticator import check_elements, key_info
@@ -181,6 +181,147 @@ def test_an_unsound_charter_is_refused_with_the_reason(
     plan = changed(tmp_path, change)
     with pytest.raises(error, match=sentence):
         plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+
+
+def _dp_sgd(plan: dict[str, Any]) -> dict[str, Any]:
+    plan["rounds"].update(count=1)
+    plan["privacy"].update(
+        mechanism="dp_sgd",
+        dp_sgd={
+            "model": "linear_head",
+            "sampling_rate": "0.05",
+            "steps": 150,
+            "nominal_patients": 300,
+            "learning_rate": "1.0",
+        },
+    )
+    return plan
+
+
+def _logit_noise(plan: dict[str, Any]) -> dict[str, Any]:
+    plan["rounds"].update(count=1)
+    plan["privacy"].update(mechanism="logit_noise")
+    return plan
+
+
+def test_a_plan_can_choose_dp_sgd(federation: Federation, tmp_path: Path) -> None:
+    plan = changed(tmp_path, _dp_sgd)
+    charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+    assert charter.secure_sum.values == 20 * 1 * 3
+    # The least ring: labels are at most 1, and no share is added to them.
+    assert charter.secure_sum.ring_bits == charter.bound_of_sum().bit_length() + 1
+    assert charter.privacy.dp_sgd is not None
+    assert (charter.privacy.dp_sgd.rate, charter.privacy.dp_sgd.tokens) == (Fraction(1, 20), 1)
+    lines = {line.quantity: line for line in explain(charter)}
+    assert lines["mechanism"].value == "dp_sgd"
+    assert lines["values in a release"].condition == "20 proxy images x 1 rows x 3 classes"
+    assert lines["sensitivity"].value == "3276 grid units"
+    assert "sampled patients" in lines["sensitivity"].condition
+    multiplier = charter.privacy.sigma_units / 3276
+    assert lines["noise of a step"].value == f"{charter.privacy.sigma_units:,} grid units"
+    assert lines["noise of a step"].condition.startswith(
+        f"noise multiplier {charter.privacy.sigma_units}/3276 = {multiplier:.4f}"
+    )
+    assert lines["sampling"].value == "0.05"
+    assert lines["steps"].condition.startswith("each divides by 0.05 x 300 = 15, public")
+    assert "sigma of the sum" not in lines
+    for group in ("large", "small"):
+        aggregate = lines[f"epsilon (aggregate), {group}"].value
+        assert aggregate == lines[f"epsilon (collusion), {group}"].value
+        assert 2.99 < float(aggregate) <= 3
+        assert lines[f"noise share, {group}"].value == "none"
+
+
+def test_a_plan_can_choose_the_baseline(federation: Federation, tmp_path: Path) -> None:
+    plan = changed(tmp_path, _logit_noise)
+    charter = plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+    assert charter.secure_sum.values == 20 * 1 * 3
+    assert charter.secure_sum.ring_bits == charter.bound_of_sum().bit_length() + 1
+    lines = {line.quantity: line for line in explain(charter)}
+    assert lines["sensitivity"].value == "6552 grid units"
+    assert "two clips apart" in lines["sensitivity"].condition
+    assert 2.99 < float(lines["epsilon (aggregate), large"].value) <= 3
+    # Weight 2 and two clips: four times the clip, and the noise is the least for it.
+    probe = plan_charter(
+        federation.state("registrar"),
+        changed(tmp_path, lambda plan: plan["rounds"].update(count=1)),
+        make_public_set(),
+        now=utc_now(),
+    )
+    assert charter.privacy.sigma_units == pytest.approx(2 * probe.privacy.sigma_units, abs=2)
+
+
+UNSOUND_CHOICES: list[tuple[Callable[[dict[str, Any]], object], type[FedHelpError], str]] = [
+    (
+        lambda plan: (_dp_sgd(plan), plan["privacy"]["dp_sgd"].update(nominal_patients=19)),
+        CharterRefused,
+        "under one patient a step",
+    ),
+    (lambda plan: (_dp_sgd(plan), plan["rounds"].update(count=2)), CharterRefused, "rounds.count"),
+    (
+        lambda plan: (_dp_sgd(plan), plan["privacy"].update(epsilon="0.001", delta="1e-9")),
+        AccountingError,
+        "no noise keeps so small an epsilon",
+    ),
+    (
+        lambda plan: (_logit_noise(plan), plan["rounds"].update(count=3)),
+        CharterRefused,
+        "rounds.count",
+    ),
+    (
+        lambda plan: (
+            _logit_noise(plan),
+            plan["privacy"].update(clip="0.04", epsilon="100"),
+            plan["secure_sum"].update(fraction_bits=5),
+        ),
+        CharterRefused,
+        "under 4 grid units",
+    ),
+    (
+        lambda plan: (_dp_sgd(plan), plan["secure_sum"].update(values=60)),
+        PlanRefused,
+        "secure_sum.values is for rehearsals",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "sentence"), UNSOUND_CHOICES)
+def test_an_unsound_choice_of_mechanism_is_refused_with_the_reason(
+    federation: Federation,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    error: type[FedHelpError],
+    sentence: str,
+) -> None:
+    plan = changed(tmp_path, change)
+    with pytest.raises(error, match=sentence):
+        plan_charter(federation.state("registrar"), plan, make_public_set(), now=utc_now())
+
+
+@pytest.mark.parametrize(
+    ("privacy", "sentence"),
+    [
+        ({"mechanism": "dp_sgd"}, "must be given for that mechanism and no other"),
+        ({"dp_sgd": {"steps": 5}}, "privacy.dp_sgd"),
+        ({"maximum_images": 0}, "maximum_images"),
+    ],
+)
+def test_a_mechanisms_parameters_are_given_with_it_alone(
+    tmp_path: Path, privacy: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(PlanRefused, match=sentence):
+        changed(tmp_path, lambda plan: plan["privacy"].update(privacy))
+
+
+def test_the_cap_on_images_is_in_the_charter(federation: Federation, tmp_path: Path) -> None:
+    registrar = federation.state("registrar")
+    default = changed(tmp_path, lambda plan: None)
+    lower = changed(tmp_path, lambda plan: plan["privacy"].update(maximum_images=7))
+    for plan, expected in ((default, 100), (lower, 7)):
+        charter = plan_charter(registrar, plan, make_public_set(), now=utc_now())
+        assert charter.privacy.maximum_images == expected
+        (line,) = [line for line in explain(charter) if line.quantity == "mechanism"]
+        assert f"at most {expected} images" in line.condition
 
 
 def _coarse(plan: dict[str, Any]) -> None:

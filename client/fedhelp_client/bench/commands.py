@@ -1,0 +1,110 @@
+"""``fedhelp bench utility``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedhelp_client.bench.result import Spread, UtilityResult
+    from fedhelp_client.data.sources import Source
+
+_Dataset = Literal["busi", "breastmnist", "phantom", "folder"]
+
+
+def utility(
+    data: Annotated[Path | None, typer.Option(help="Folder; default: $FEDHELP_DATA.")] = None,
+    dataset: Annotated[_Dataset | None, typer.Option(help="Default: what --data holds.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Splits, from seed 0.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, max=100, help="Draws of the noise a split.")] = 4,
+    epsilon: Annotated[
+        list[str] | None, typer.Option(help="Budget; may be given again. Default: 1, 3 and 8.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=20, help="Default: what suits the budget.")
+    ] = None,
+    large: Annotated[int, typer.Option(min=1, max=20, help="Large hospitals.")] = 2,
+    small: Annotated[int, typer.Option(min=1, max=40, help="Small hospitals.")] = 4,
+    minimum: Annotated[
+        int | None, typer.Option(min=2, help="m; default: all hospitals but one.")
+    ] = None,
+    colluders: Annotated[int, typer.Option(min=1, help="c.")] = 1,
+    delta: Annotated[str, typer.Option(help="As 1e-6.")] = "1e-6",
+    cache: Annotated[
+        Path, typer.Option(help="Keeps the backbone's and the networks' answers between runs.")
+    ] = Path("out/bench-utility"),
+    networks: Annotated[
+        bool, typer.Option(help="Train the hospitals' own networks too: minutes a seed.")
+    ] = True,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Accuracy of hospitals alone, with the others at several budgets, and pooled.
+
+    The product's split, vectors, noise and models in one process; the secure sum is exact, so that
+    leaving out transport and encryption changes no figure. Stays on this machine.
+    """
+    from rich.console import Console
+
+    from fedhelp_client.bench.utility import UtilityBench, run_utility_bench
+    from fedhelp_client.data.sources import Request, resolve
+    from fedhelp_secure.state import write_atomically
+
+    bench = UtilityBench(
+        seeds=seeds,
+        draws=draws,
+        epsilons=tuple(epsilon or ("1", "3", "8")),
+        large=large,
+        small=small,
+        minimum=minimum or max(2, large + small - 1),
+        colluders=colluders,
+        delta=delta,
+        rounds=rounds,
+        cache=cache,
+        networks=networks,
+    )
+    console = Console(width=150)
+    steps = Console(stderr=True, highlight=False)
+
+    def source_of(seed: int) -> Source:
+        request = Request(dataset=dataset, data=data, task="classification", seed=seed)
+        return resolve(request, environment=os.environ, home=Path.home())
+
+    def progress(step: str, done: int, total: int) -> None:
+        steps.print(f"{step}: {done} of {total}")
+
+    result = run_utility_bench(bench, source_of, progress)
+    if json is not None:
+        write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
+    console.print(result.data)
+    for group in ("small", "large"):
+        console.print(_table(result, group))
+
+
+def _table(result: UtilityResult, group: str) -> Table:
+    from rich.table import Table
+
+    hospitals = result.small if group == "small" else result.large
+    table = Table(
+        title=f"{hospitals} {group} hospitals, {len(result.seeds)} seeds: mean (least to largest)"
+    )
+    for column in ("way", "epsilon", "accuracy", "balanced", "AUC", "gain in accuracy"):
+        table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
+    for scores in (scores for scores in result.scores if scores.group == group):
+        table.add_row(
+            scores.way,
+            scores.epsilon or "",
+            _spread(scores.accuracy),
+            _spread(scores.balanced_accuracy),
+            _spread(scores.auc),
+            _spread(scores.gain),
+        )
+    return table
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.3f} ({spread.least:.3f} to {spread.largest:.3f})"

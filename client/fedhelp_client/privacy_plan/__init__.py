@@ -1,0 +1,1 @@
+"""``fedhelp privacy plan``: what a budget means, and what accuracy it costs, before it is set."""

@@ -1,0 +1,156 @@
+"""Noise and epsilons of a plan, as the charter would have them, and a rehearsal of its accuracy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_client.bench.federation import Noise, Terms, make_charter
+from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
+from fedhelp_client.bench.world import World
+from fedhelp_client.head import keep_classifier, train_head
+from fedhelp_client.metrics import accuracy
+from fedhelp_secure.charter import Charter, Group
+from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
+from fedhelp_secure.privacy.defaults import default_probe
+from fedhelp_secure.public_set import PublicSet
+
+_ONE_PATIENT: Group = "small"
+"""Every group has weight 1 here, so that patients of all groups lose alike."""
+
+
+class PlanImpossible(ConfigurationError):
+    """There is no such cohort or budget."""
+
+    code = "privacy-plan"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyFigures:
+    """What the accounting says of a plan; epsilons are rounded up."""
+
+    clip: float
+    """L2 bound of one patient's vector, as a real."""
+    sigma: float
+    """Standard deviation of the honest minimum's noise on the opened sum, as a real."""
+    share: float
+    """Of the noise that each hospital adds, as a real."""
+    epsilon_aggregate: float
+    epsilon_collusion: float
+    fewer_shares: tuple[tuple[int, float], ...]
+    """(honest shares, epsilon) if fewer hospitals than planned add their noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """Mean accuracy of the small hospitals on images that belong to nobody."""
+
+    alone: float
+    """With a head on the public backbone, each from its own patients."""
+    without_noise: float
+    with_noise: tuple[float, ...]
+    """One for each draw of the noise."""
+
+    @property
+    def cost(self) -> float:
+        """Accuracy that the noise takes, mean over the draws; negative if it takes none."""
+        return self.without_noise - statistics.mean(self.with_noise)
+
+
+def plan_charter(bench: UtilityBench, public_set: PublicSet, classes: Sequence[str]) -> Charter:
+    """The charter of a plan with one budget; raises PlanImpossible or CharterRefused."""
+    if bench.minimum > len(bench.groups()) or bench.colluders >= bench.minimum:
+        raise PlanImpossible(
+            "the minimum must be at most the number of hospitals, and the colluders fewer than it."
+        )
+    (epsilon,) = bench.epsilons
+    rounds = bench.rounds_of(epsilon)
+    terms = Terms(
+        task="classification",
+        classes=tuple(classes),
+        hospitals=bench.groups(),
+        minimum=bench.minimum,
+        colluders=bench.colluders,
+        epsilon=epsilon,
+        delta=bench.delta,
+        rounds=rounds,
+        probe=default_probe("classification", epsilon, rounds),
+    )
+    return make_charter(terms, public_set)
+
+
+def figures_of(charter: Charter) -> PrivacyFigures:
+    """The accounting of ``charter``, recomputed from its noise."""
+    unit = 1 << charter.secure_sum.fraction_bits
+    rounds, delta = charter.rounds.count, charter.privacy.delta
+    share = charter.share_units(_ONE_PATIENT)
+    fewer = tuple(
+        (honest, float(epsilon_of_rho(rounds * _rho_of(charter, honest), delta)))
+        for honest in range(charter.cohort.honest - 1, 0, -1)
+    )
+    return PrivacyFigures(
+        clip=charter.privacy.clip_units / unit,
+        sigma=charter.privacy.sigma_units / unit,
+        share=share / unit,
+        epsilon_aggregate=float(epsilon_of_rho(rounds * charter.round_rho(_ONE_PATIENT), delta)),
+        epsilon_collusion=float(
+            epsilon_of_rho(rounds * charter.round_rho_collusion(_ONE_PATIENT), delta)
+        ),
+        fewer_shares=fewer,
+    )
+
+
+def _rho_of(charter: Charter, honest: int) -> Fraction:
+    """Loss of one patient in one round behind ``honest`` shares; the noise is rounded down."""
+    sigma = isqrt(charter.share_units(_ONE_PATIENT) ** 2 * honest)
+    return rho_of_gaussian(sensitivity=charter.privacy.clip_units, sigma=sigma)
+
+
+def rehearse(bench: UtilityBench, world: World) -> Rehearsed:
+    """Run the plan's rounds on ``world``, whose patients are invented or public."""
+    (epsilon,) = bench.epsilons
+    probe = default_probe("classification", epsilon, bench.rounds_of(epsilon))
+    public_set = public_set_of(world, probe.dimension)
+    small = [name for name, group in bench.groups().items() if group == "small"]
+    test = world.test.embeddings[:, 0]
+    labels = np.array([example.label for example in world.test.dataset.examples])
+
+    def measured(probabilities: NDArray[np.float64]) -> float:
+        return accuracy(probabilities.argmax(axis=1), labels).value
+
+    def run(noise: Noise) -> float:
+        model = opened_model(bench, world, public_set, epsilon=epsilon, noise=noise)
+        return statistics.mean(
+            measured(
+                keep_classifier(
+                    world.hospitals[name].dataset,
+                    world.hospitals[name].embeddings[:, 0],
+                    public_set,
+                    model,
+                ).soft_labels(test)
+            )
+            for name in small
+        )
+
+    alone = statistics.mean(
+        measured(
+            train_head(
+                world.hospitals[name].dataset,
+                world.hospitals[name].embeddings[:, 0],
+                public_set.projection,
+            ).soft_labels(test)
+        )
+        for name in small
+    )
+    return Rehearsed(
+        alone=alone,
+        without_noise=run("none"),
+        with_noise=tuple(run("shared") for _ in range(bench.draws)),
+    )

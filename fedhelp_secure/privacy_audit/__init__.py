@@ -1,0 +1,1 @@
+"""The empirical audit: an adversary attacks the real pipeline and must not exceed the claims."""

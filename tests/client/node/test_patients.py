@@ -1,0 +1,78 @@
+"""What a hospital computes of its images: one patient's numbers never depend on another's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.learning import discs, silent
+
+from fedhelp_client.data.embeddings import embed, resize_images
+from fedhelp_client.data.types import Task
+from fedhelp_client.node import patients
+from fedhelp_client.node.patients import own_features, patient_examples
+from fedhelp_secure.backbone import SUMMARY_WIDTH, TOKEN_WIDTH
+from fedhelp_secure.public_set import PublicSet, fit_projection
+
+
+class CompanionedBackbone:
+    """A backbone that rounds an image's numbers after how many images share the call."""
+
+    def tokens(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `Backbone.tokens`."""
+        return self._drawn(images, (257, TOKEN_WIDTH))
+
+    def summaries(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `Backbone.summaries`."""
+        return self._drawn(images, (SUMMARY_WIDTH,))
+
+    def _drawn(self, images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn = [
+            np.random.default_rng(int(image.sum())).normal(size=shape) + 1e-3 * len(images)
+            for image in images
+        ]
+        return np.stack(drawn).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patients, "load_backbone", CompanionedBackbone)
+
+
+def public_set(task: Task) -> PublicSet:
+    images = resize_images([example.image for example in discs(6, seed=1, task=task).examples])
+    embeddings = embed(CompanionedBackbone(), images, task)  # type: ignore[arg-type]
+    projection = fit_projection(embeddings, 4)
+    return PublicSet(images, projection.apply(embeddings), projection)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task) -> None:
+    public, whole = public_set(task), discs(9, seed=2, task=task)
+    features = own_features(whole, public, task=task, progress=silent).projected
+    without = replace(whole, examples=whole.examples[1:])
+    fewer = own_features(without, public, task=task, progress=silent).projected
+    assert fewer.tobytes() == features[1:].tobytes()
+    remaining = patient_examples(without, fewer, task=task)
+    before = patient_examples(whole, features, task=task)
+    assert len(before) == len(remaining) + 1 == 9
+    for one, other in zip(before[1:], remaining, strict=True):
+        assert one.features.tobytes() == other.features.tobytes()
+
+
+def test_embeddings_are_kept_for_the_head_of_a_classifier_only() -> None:
+    of_images = discs(2, seed=3, task="classification")
+    kept = own_features(
+        of_images, public_set("classification"), task="classification", progress=silent
+    )
+    assert kept.embeddings is not None
+    assert kept.embeddings.shape == (2, SUMMARY_WIDTH)
+    assert kept.projected.shape == (2, 1, 4)
+    of_pixels = discs(2, seed=3, task="segmentation")
+    dense = own_features(
+        of_pixels, public_set("segmentation"), task="segmentation", progress=silent
+    )
+    assert dense.embeddings is None
+    assert np.linalg.norm(dense.projected, axis=2).max() <= 1 + 1e-5
