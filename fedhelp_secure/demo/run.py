@@ -99,12 +99,16 @@ class _Demo:
         source = DataSource.read(self._out / "data" / "source.json")
         self._console.print(f"data: {source.sentence}", markup=False, soft_wrap=True)
         self._console.print("enrolling the parties, embedding the public images ...")
+        proxies = self._out / "data" / "proxy"
         probe = default_probe(
-            self._options.task.value, epsilon=self._options.epsilon, rounds=self._options.rounds
+            self._options.task.value,
+            epsilon=self._options.epsilon,
+            rounds=self._options.rounds,
+            images=sum(1 for _ in proxies.glob("*.png")),
         )
         embedding = self._processes.start(
             "public-set",
-            *("client", "public-set", "--images", str(self._out / "data" / "proxy")),
+            *("client", "public-set", "--images", str(proxies)),
             *("--task", self._options.task.value, "--dimension", str(probe.dimension)),
             *("--out", str(self._public_set)),
         )

@@ -26,7 +26,7 @@ collection, because it has many near-duplicates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import sqrt
 from typing import Literal
@@ -98,10 +98,13 @@ def default_probe(
     rounds: int,
     *,
     nominal: int = NOMINAL,
+    images: int | None = None,
 ) -> ProbeDefaults:
     """Probe parameters for ``task`` when ``rounds`` releases may cost ``epsilon`` together.
 
-    ``nominal`` is how many patients the federation plans with. Raises NoProbeDefaults unless
+    ``nominal`` is how many patients the federation plans with; ``images`` how many public images
+    there are, which vary in one direction fewer: for classification no more dimensions than they
+    can be used. Raises NoProbeDefaults unless
     ``epsilon`` is a number and all three are positive.
     """
     try:
@@ -114,7 +117,8 @@ def default_probe(
             "round."
         )
     if task == "classification":
-        return _classification(budget, nominal)
+        probe = _classification(budget, nominal)
+        return probe if images is None else replace(probe, dimension=min(probe.dimension, images))
     return _segmentation(budget, rounds, nominal)
 
 

@@ -140,6 +140,7 @@ def words(data: bytes, ring_bits: int) -> NDArray[np.unsignedinteger]:
     width = word_bytes(ring_bits)
     if width in _NATIVE_WIDTHS:
         return np.frombuffer(data, dtype=f"<u{width}")
-    widened = np.zeros((len(data) // width, 8), dtype=np.uint8)
-    widened[:, :width] = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
-    return widened.view("<u8").reshape(-1)
+    # Eight bytes from every ``width``-th on; those of the next word are masked away.
+    padded = data + bytes(8 - width)
+    read = np.ndarray(len(data) // width, dtype="<u8", buffer=padded, strides=(width,))
+    return read & low_bits(8 * width)

@@ -48,3 +48,12 @@ def test_impossible_plans_are_refused(epsilon: str, rounds: int) -> None:
 def test_what_is_no_number_is_refused() -> None:
     with pytest.raises(NoProbeDefaults, match="decimal"):
         default_probe("segmentation", "three", 3)
+
+
+def test_no_more_dimensions_than_public_images_vary_in() -> None:
+    free = default_probe("classification", "8", 3)
+    assert default_probe("classification", "8", 3, images=free.dimension) == free
+    few = default_probe("classification", "8", 3, images=free.dimension - 1)
+    assert few.dimension == free.dimension - 1
+    # A segmentation's rows are tokens, of which every image has hundreds.
+    assert default_probe("segmentation", "8", 3, images=2) == default_probe("segmentation", "8", 3)
