@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,9 +69,10 @@ class Transfer:
 
 
 def _waiting(turns: Turns, count: int) -> None:
-    reached: Callable[[], bool] = lambda: len(turns._waiting) == count  # noqa: E731
-    with turns._changed:
-        assert turns._changed.wait_for(reached, SECONDS)
+    deadline = time.monotonic() + SECONDS
+    while len(turns._waiting) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _queue(turns: Turns, count: int) -> list[Transfer]:
