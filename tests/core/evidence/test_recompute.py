@@ -129,6 +129,22 @@ def test_two_ways_to_a_sampled_loss(rate: str, multiplier: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "change", [{"sampling_rate": "0"}, {"sampling_rate": "2"}, {"sigma_units": 0}]
+)
+def test_steps_without_a_probability_or_noise_are_refused(change: dict[str, object]) -> None:
+    event = event_under("dp_sgd")
+    with pytest.raises(BundleRefused, match="no probability, or there is no noise"):
+        losses_of(event.model_copy(update=change), 0, event.loss_aggregate.text())
+
+
+def test_a_renyi_loss_at_no_delta_is_refused() -> None:
+    event = event_under("dp_sgd")
+    spent, _ = losses_of(event, 0, event.loss_aggregate.text())
+    with pytest.raises(BundleRefused, match="delta"):
+        spent.epsilon("1e-0")
+
+
+@pytest.mark.parametrize(
     ("reason", "change"),
     [
         # The writer rounds each step up by less than a unit.
