@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -50,8 +48,6 @@ def demo(
     from fedhelp_secure.report.model import DemoResult
     from fedhelp_secure.state import write_atomically
 
-    # A demo that is told to stop must still end what it started.
-    signal.signal(signal.SIGTERM, _stop)
     options = DemoOptions(
         task=task,
         dataset=dataset,
@@ -77,7 +73,3 @@ def demo(
         raise typer.Exit(130) from None
     if not result.evidence_verified:
         raise typer.Exit(1)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

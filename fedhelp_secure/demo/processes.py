@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from fedhelp_secure.errors import InternalError
 
@@ -49,8 +50,13 @@ class ProcessGroup:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._running: list[Running] = []
+        self._restored = contextlib.ExitStack()
 
     def __enter__(self) -> ProcessGroup:
+        # Who is told to stop must still end what was started.
+        if threading.current_thread() is threading.main_thread():
+            self._restored.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            signal.signal(signal.SIGTERM, _interrupt)
         return self
 
     def __exit__(
@@ -60,6 +66,7 @@ class ProcessGroup:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+        self._restored.close()
 
     def start(self, name: str, *arguments: str) -> Running:
         """Start ``fedhelp ARGUMENTS``; its output goes to ``<directory>/logs/<name>.log``."""
@@ -134,6 +141,10 @@ def wait_for_ready(running: Running, ready: Path, *, seconds: float) -> str:
             break
         time.sleep(_READY_POLL_SECONDS)
     raise ProcessFailed(f"{running.name} did not become ready; its log is {running.log}")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

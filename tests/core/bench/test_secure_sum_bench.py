@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from fedhelp_secure.bench.components import ComponentCost, measure_baseline
@@ -92,3 +94,18 @@ def test_ratios_compare_repeat_by_repeat() -> None:
 
     ratio = ratios(measured(1, 4), measured(2, 2))["round"]
     assert (ratio["least"], ratio["largest"]) == (0.5, 2)
+
+
+def test_a_terminated_run_leaves_no_process() -> None:
+    command = [sys.executable, "-m", "fedhelp_secure", "bench", "secure-sum", "--values", "9000"]
+    with subprocess.Popen([*command, "--rounds-only", "--repeats", "50"]) as running:
+        bench = psutil.Process(running.pid)
+        deadline = time.monotonic() + 60
+        while len(started := bench.children(recursive=True)) < 4:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.terminate()
+        assert running.wait(timeout=60) != 0
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
