@@ -21,7 +21,7 @@ def utility(
     data: Annotated[Path | None, typer.Option(help="Folder; default: $FEDHELP_DATA.")] = None,
     dataset: Annotated[_Dataset | None, typer.Option(help="Default: what --data holds.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Splits, from seed 0.")] = 8,
-    draws: Annotated[int, typer.Option(min=1, max=100, help="Draws of the noise a split.")] = 4,
+    draws: Annotated[int, typer.Option(min=1, max=100, help="Draws of the noise a split.")] = 16,
     epsilon: Annotated[
         list[str] | None, typer.Option(help="Budget; may be given again. Default: 1, 3 and 8.")
     ] = None,
