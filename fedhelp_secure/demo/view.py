@@ -89,8 +89,12 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
     table.add_column("distilled", justify="right")
     heads = [hospital for hospital in report.hospitals if hospital.head is not None]
     if heads:
-        table.add_column("head alone", justify="right")
-        table.add_column("head kept", justify="right")
+        table.add_column("head", justify="right")
+        table.add_column("kept", justify="right")
+        table.caption = (
+            "alone, distilled: own network; head: own head on the public backbone, alone; "
+            "kept: with the public model"
+        )
     table.add_column("aggregate", justify="right")
     table.add_column("collusion", justify="right")
     for hospital in report.hospitals:
