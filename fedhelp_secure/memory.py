@@ -24,21 +24,24 @@ def _own_peak(process: str) -> float:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 128 * 1024
+_LARGEST_MAPPED_BYTES = 32 << 20
+_KEPT_BYTES = 8 << 20
 
 
-def give_back_large_buffers() -> None:
-    """Have the C library return every large buffer to the system as soon as it is freed.
+def share_one_heap() -> None:
+    """Have all threads of this process use one heap, and give back what is free at its end.
 
-    glibc keeps a heap for several threads each, and keeps freed buffers of the size of our chunks
-    in all of them: a server's memory would grow with the number of threads that ever held one. Call
-    it before any thread starts. (mallopt(3); another C library is left as it is.)
+    glibc keeps a heap for every few threads, each with the freed buffers of our chunks in it: a
+    server's memory would grow with the number of threads that ever held one. Call it before any
+    thread starts. (mallopt(3); another C library is left as it is.)
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in (
             (_M_ARENA_MAX, 1),
-            (_M_MMAP_THRESHOLD, _LARGE_BYTES),
-            (_M_TRIM_THRESHOLD, _LARGE_BYTES),
+            # The largest there is: mapping every chunk of a MiB anew costs a tenth of a second a
+            # round in page faults.
+            (_M_MMAP_THRESHOLD, _LARGEST_MAPPED_BYTES),
+            (_M_TRIM_THRESHOLD, _KEPT_BYTES),
         ):
             mallopt(parameter, value)

@@ -35,6 +35,8 @@ from fedhelp_secure.wire.v1.evidence_pb2 import Receipt
 
 _RETRY_FIRST_SECONDS = 0.5
 _RETRY_MOST_SECONDS = 10.0
+_TRANSFER_PAUSE_SECONDS = 2.0
+"""A transfer that is told to come again finds its turn within seconds."""
 _CALL_SECONDS = 120.0
 _SLOWEST_BYTES_A_SECOND = 250_000
 """A transfer may take so long: the line of a small hospital, shared with others."""
@@ -105,7 +107,7 @@ class Coordinator:
                     turn.set()
                 return reply.result().receipt
 
-        receipt = retried(call)
+        receipt = retried(call, longest_pause=_TRANSFER_PAUSE_SECONDS)
         entry = check_receipt(
             receipt,
             log_key=self.charter.aggregator.verifying_key(),
@@ -205,7 +207,7 @@ class Coordinator:
                 parts = stub.FetchTeacher(request, timeout=seconds)
                 return _received(parts, folder, count=count, limit=limit)
 
-        decryptor, *unmaskers = retried(call)
+        decryptor, *unmaskers = retried(call, longest_pause=_TRANSFER_PAUSE_SECONDS)
         return Answers(decryptor, tuple(unmaskers))
 
     def open_sum(self, round_number: int, answers: Answers) -> OpenedSum:
@@ -256,7 +258,7 @@ def read_context(charter: Charter, path: Path) -> PublicContext:
     return PublicContext(context, charter.secure_sum)
 
 
-def retried(call: Callable[[], _T]) -> _T:
+def retried(call: Callable[[], _T], *, longest_pause: float = _RETRY_MOST_SECONDS) -> _T:
     """``call``'s result, tried again with back-off for as long as the peer cannot be reached."""
     pause = _RETRY_FIRST_SECONDS
     while True:
@@ -266,7 +268,7 @@ def retried(call: Callable[[], _T]) -> _T:
         except UnavailablePeer:
             _log.info("the peer cannot be reached; trying again in %.1f s", pause)
             time.sleep(pause)
-            pause = min(2 * pause, _RETRY_MOST_SECONDS)
+            pause = min(2 * pause, longest_pause)
 
 
 def _received(

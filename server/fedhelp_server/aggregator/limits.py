@@ -13,7 +13,7 @@ from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_server.aggregator.turns import TRANSFERS_AT_ONCE
 
 MAXIMUM_WATCHES = 2048
-MAXIMUM_TRANSFERS = 2 * TRANSFERS_AT_ONCE
+MAXIMUM_TRANSFERS = 4 * TRANSFERS_AT_ONCE
 """In each direction: those whose turn it is, and the next ones. A call that waits holds a
 connection and a thread, half a MiB in all, so more callers than these are told to come again."""
 SHORT_CALLS = 16

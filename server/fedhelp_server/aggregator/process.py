@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedhelp_secure.errors import InternalError
-from fedhelp_secure.memory import give_back_large_buffers
+from fedhelp_secure.memory import share_one_heap
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import RunningServer, serve_until_signal, start_server
@@ -52,7 +52,7 @@ def serve(
 
     Raises what `Aggregator` and `start_server` raise, and RoundsStopped if an error ended it.
     """
-    give_back_large_buffers()
+    share_one_heap()
     state = StateDirectory.open(root, Role.AGGREGATOR)
     aggregator = Aggregator(state, charter_file, addresses, blobs_url=blobs_url)
     try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from fedhelp_secure.errors import UnavailablePeer
 
-TRANSFERS_AT_ONCE = 8
+TRANSFERS_AT_ONCE = 4
 
 GRACE_SECONDS = 20.0
 """From the beginning of a turn until its speed counts."""
