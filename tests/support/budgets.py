@@ -5,7 +5,9 @@ Two verifiers recompute ledgers without sharing code; both must find every one o
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from support.charters import make_charter_kit
 
-from fedhelp_secure.canonical import digest
+from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.consent import CONSENT_KIND, Consent, Period, sign_consent
@@ -105,7 +107,11 @@ def resigned(key: SigningKey = OFFICER, **changes: str | None) -> Callable[[Docu
 
 
 def one_bit(documents: Documents) -> None:
-    documents[2]["statement"] = documents[2]["statement"].replace("A", "B", 1)
+    envelope = json.loads(documents[2]["statement"])
+    signature = bytearray(base64.b64decode(envelope["signatures"][0]["sig"]))
+    signature[0] ^= 1
+    envelope["signatures"][0]["sig"] = base64.b64encode(signature).decode()
+    documents[2]["statement"] = canonical_json(envelope).decode()
 
 
 def replayed(documents: Documents) -> None:
