@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from fedhelp_secure.report.model import HospitalResult, Report, SecureSumCost
 
 _BEFORE, _AFTER, _LIMIT = "#9db4c0", "#1f5f8b", "#b23a48"
+_HEAD_BEFORE, _HEAD_AFTER = "#d8cbb0", "#a4762f"
 
 
 def render(report: Report) -> str:
@@ -33,17 +34,37 @@ def _metric_plot(hospitals: tuple[HospitalResult, ...]) -> str:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     positions = range(len(hospitals))
-    alone = [hospital.alone for hospital in hospitals]
-    distilled = [hospital.distilled for hospital in hospitals]
-    left = axes.bar([p - 0.2 for p in positions], alone, 0.4, color=_BEFORE, label="alone")
-    right = axes.bar([p + 0.2 for p in positions], distilled, 0.4, color=_AFTER, label="distilled")
-    axes.bar_label(left, fmt="%.2f", fontsize=8)
-    axes.bar_label(right, fmt="%.2f", fontsize=8)
+    series = _metric_series(hospitals)
+    width = 0.84 / len(series)
+    for number, (label, colour, values) in enumerate(series):
+        offset = (number - (len(series) - 1) / 2) * width
+        places = [position + offset for position in positions]
+        bars = axes.bar(places, values, width, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.2f", fontsize=8 if len(series) == 2 else 6)
     axes.set_xticks(list(positions), [hospital.name for hospital in hospitals])
     axes.set_ylim(0, 1.2)
     axes.set_ylabel(f"{hospitals[0].metric} on the public test set")
-    axes.legend(loc="upper right", frameon=False, ncols=2)
+    axes.legend(loc="upper right", frameon=False, ncols=len(series))
     return _svg(figure)
+
+
+def _metric_series(hospitals: tuple[HospitalResult, ...]) -> list[tuple[str, str, list[float]]]:
+    """Label, colour and values of every bar of a hospital; the heads' where there are any."""
+    series = [
+        ("network alone", _BEFORE, [hospital.alone for hospital in hospitals]),
+        ("distilled", _AFTER, [hospital.distilled for hospital in hospitals]),
+    ]
+    heads = [
+        (hospital.head_alone, hospital.head)
+        for hospital in hospitals
+        if hospital.head_alone is not None and hospital.head is not None
+    ]
+    if len(heads) == len(hospitals):
+        series += [
+            ("head alone", _HEAD_BEFORE, [alone for alone, _ in heads]),
+            ("head kept", _HEAD_AFTER, [kept for _, kept in heads]),
+        ]
+    return series
 
 
 def _budget_plot(report: Report) -> str:

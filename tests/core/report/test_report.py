@@ -123,6 +123,8 @@ def test_heads_are_shown_where_there_are_any() -> None:
         for hospital in plain.hospitals
     ]
     page = render(plain.model_copy(update={"hospitals": tuple(with_heads)}))
-    assert "head kept" in page
+    # In the table and in the plot's legend.
+    assert page.count("head kept") == 2
+    assert ">0.72<" in page
     assert "0.611" in page
     assert "0.722" in page
