@@ -45,7 +45,12 @@ def plan(
     from fedhelp_client.bench.world import EmbeddingStore, make_world
     from fedhelp_client.data.sources import Request, resolve
     from fedhelp_client.data.split import SplitPlan
-    from fedhelp_client.privacy_plan.planning import figures_of, plan_charter, rehearse
+    from fedhelp_client.privacy_plan.planning import (
+        check_plan,
+        figures_of,
+        plan_charter,
+        rehearse,
+    )
     from fedhelp_secure.privacy.defaults import default_probe
 
     hospitals = large + small
@@ -62,6 +67,7 @@ def plan(
         cache=cache,
     )
     # Refused here, before the backbone runs.
+    check_plan(bench)
     probe = default_probe("classification", epsilon, bench.rounds_of(epsilon))
     request = Request(
         dataset="phantom" if data is None else None, data=data, task="classification", seed=0

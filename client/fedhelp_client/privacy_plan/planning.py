@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,12 +65,19 @@ class Rehearsed:
         return self.without_noise - statistics.mean(self.with_noise)
 
 
-def plan_charter(bench: UtilityBench, public_set: PublicSet, classes: Sequence[str]) -> Charter:
-    """The charter of a plan with one budget; raises PlanImpossible or CharterRefused."""
+def check_plan(bench: UtilityBench) -> None:
+    """Raises PlanImpossible unless a charter can have the cohort and delta of ``bench``."""
+    if not re.fullmatch(r"1e-[0-9]{1,2}", bench.delta):
+        raise PlanImpossible("delta must have the form 1e-6, one in a million.")
     if bench.minimum > len(bench.groups()) or bench.colluders >= bench.minimum:
         raise PlanImpossible(
             "the minimum must be at most the number of hospitals, and the colluders fewer than it."
         )
+
+
+def plan_charter(bench: UtilityBench, public_set: PublicSet, classes: Sequence[str]) -> Charter:
+    """The charter of a plan with one budget; raises PlanImpossible or CharterRefused."""
+    check_plan(bench)
     (epsilon,) = bench.epsilons
     rounds = bench.rounds_of(epsilon)
     terms = Terms(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support.clinics import CLASSES, fill_store, tiny_source
@@ -10,7 +12,7 @@ from support.clinics import CLASSES, fill_store, tiny_source
 from fedhelp_client.bench.utility import UtilityBench, public_set_of
 from fedhelp_client.bench.world import EmbeddingStore, World, make_world
 from fedhelp_client.data.split import SplitPlan
-from fedhelp_client.privacy_plan.commands import meaning
+from fedhelp_client.privacy_plan.commands import meaning, plan
 from fedhelp_client.privacy_plan.planning import (
     PlanImpossible,
     Rehearsed,
@@ -91,6 +93,15 @@ def test_impossible_cohorts_are_refused(
 ) -> None:
     with pytest.raises(PlanImpossible):
         charter_of(replace(bench, **changes), world)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changes", [{"minimum": 7}, {"colluders": 5}, {"delta": "0.1"}])
+def test_impossible_plans_are_refused_before_anything_is_computed(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(PlanImpossible):
+        plan(cache=tmp_path / "cache", **changes)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_meaning_names_the_figures(bench: UtilityBench, world: World) -> None:
