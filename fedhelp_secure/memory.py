@@ -39,8 +39,7 @@ def share_one_heap() -> None:
     if mallopt is not None:
         for parameter, value in (
             (_M_ARENA_MAX, 1),
-            # The largest there is: mapping every chunk of a MiB anew costs a tenth of a second a
-            # round in page faults.
+            # The largest there is: mapping every chunk anew would cost a page fault every 4 KiB.
             (_M_MMAP_THRESHOLD, _LARGEST_MAPPED_BYTES),
             (_M_TRIM_THRESHOLD, _KEPT_BYTES),
         ):

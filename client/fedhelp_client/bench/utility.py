@@ -71,6 +71,21 @@ class UtilityBench:
         """How many rounds a budget is spent in."""
         return self.rounds or default_rounds("classification", epsilon)
 
+    def terms(self, epsilon: str, classes: Sequence[str]) -> Terms:
+        """What a charter of this federation with one budget fixes."""
+        rounds = self.rounds_of(epsilon)
+        return Terms(
+            task="classification",
+            classes=tuple(classes),
+            hospitals=self.groups(),
+            minimum=self.minimum,
+            colluders=self.colluders,
+            epsilon=epsilon,
+            delta=self.delta,
+            rounds=rounds,
+            probe=default_probe("classification", epsilon, rounds),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Way:
@@ -140,18 +155,7 @@ def opened_model(
     bench: UtilityBench, world: World, public_set: PublicSet, *, epsilon: str, noise: Noise
 ) -> NDArray[np.float64]:
     """The public model after all rounds under ``epsilon``, with fresh noise."""
-    rounds = bench.rounds_of(epsilon)
-    terms = Terms(
-        task="classification",
-        classes=world.test.dataset.classes,
-        hospitals=bench.groups(),
-        minimum=bench.minimum,
-        colluders=bench.colluders,
-        epsilon=epsilon,
-        delta=bench.delta,
-        rounds=rounds,
-        probe=default_probe("classification", epsilon, rounds),
-    )
+    terms = bench.terms(epsilon, world.test.dataset.classes)
     patients = {
         name: patient_examples(place.dataset, _projected(public_set, place), task="classification")
         for name, place in world.hospitals.items()

@@ -143,7 +143,7 @@ class Coordinator:
         gRPC fits a connection's buffers to what has gone through it, and keeps them as long as the
         connection: the aggregator would hold a MiB or two for every hospital that only watches.
         """
-        with _open(self.state, self.charter, self.address) as channel:
+        with _open(self.state, self.address, self.charter.aggregator.name) as channel:
             yield CoordinatorStub(channel)
 
     def _transfer_seconds(self, size: int) -> float:
@@ -228,8 +228,7 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
 
     Raises SignatureRefused or CharterRefused if it may not be used; waits while nobody answers.
     """
-    expected = Identity(state.identity.federation, Role.AGGREGATOR, aggregator)
-    channel = open_channel(state, address, expected=expected)
+    channel = _open(state, address, aggregator)
 
     def call() -> bytes:
         reply = CoordinatorStub(channel).GetCharter(wire.GetCharterRequest(), timeout=30)
@@ -245,8 +244,8 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
     return Coordinator(state, charter, address, channel)
 
 
-def _open(state: StateDirectory, charter: Charter, address: str) -> grpc.Channel:
-    expected = Identity(charter.federation, Role.AGGREGATOR, charter.aggregator.name)
+def _open(state: StateDirectory, address: str, aggregator: str) -> grpc.Channel:
+    expected = Identity(state.identity.federation, Role.AGGREGATOR, aggregator)
     return open_channel(state, address, expected=expected)
 
 

@@ -12,7 +12,7 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_client.bench.federation import Noise, Terms, make_charter
+from fedhelp_client.bench.federation import Noise, make_charter
 from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
 from fedhelp_client.bench.world import World
 from fedhelp_client.head import keep_classifier, train_head
@@ -79,19 +79,7 @@ def plan_charter(bench: UtilityBench, public_set: PublicSet, classes: Sequence[s
     """The charter of a plan with one budget; raises PlanImpossible or CharterRefused."""
     check_plan(bench)
     (epsilon,) = bench.epsilons
-    rounds = bench.rounds_of(epsilon)
-    terms = Terms(
-        task="classification",
-        classes=tuple(classes),
-        hospitals=bench.groups(),
-        minimum=bench.minimum,
-        colluders=bench.colluders,
-        epsilon=epsilon,
-        delta=bench.delta,
-        rounds=rounds,
-        probe=default_probe("classification", epsilon, rounds),
-    )
-    return make_charter(terms, public_set)
+    return make_charter(bench.terms(epsilon, classes), public_set)
 
 
 def figures_of(charter: Charter) -> PrivacyFigures:

@@ -1,7 +1,7 @@
 """Whose bytes move now: a few transfers at once, all others waiting their turn.
 
 A transfer under way holds some MiB of gRPC's buffers; one that waits holds next to nothing. So the
-aggregator's memory does not grow with the number of hospitals. Nobody keeps a turn by doing
+aggregator's memory hardly grows with the number of hospitals. Nobody keeps a turn by doing
 nothing: when others wait, a transfer that is slower than SLOWEST_BYTES_A_SECOND is ended, and its
 party may come again.
 """
