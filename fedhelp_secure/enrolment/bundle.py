@@ -16,9 +16,11 @@ from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import TlsFiles, check_own_certificate, tls_key_of
+from fedhelp_secure.trust.store import TrustStore
+from fedhelp_secure.trust.trust_list import open_trust_list
 
 KIND = "enrolment-bundle"
-LIMIT_BYTES = 128 * 1024
+LIMIT_BYTES = 2 << 20
 
 
 class BundleRefused(PeerError):
@@ -35,6 +37,8 @@ class _Document(BaseModel):
     certificate: str
     ca_certificates: str
     governance_key: str
+    trust_list: str
+    """DSSE envelope (JSON) of the present trust list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,17 @@ class Issued:
     ca_certificates: bytes
 
 
-def sign_bundle(request: EnrolmentRequest, issued: Issued, governance_key: SigningKey) -> bytes:
-    """The bundle file that answers ``request``."""
+def sign_bundle(
+    request: EnrolmentRequest, issued: Issued, trust_list: bytes, governance_key: SigningKey
+) -> bytes:
+    """The bundle file that answers ``request``; ``trust_list`` is the present one's envelope."""
     document = {
         "version": 1,
         "request_digest": request.digest,
         "certificate": issued.certificate.decode("ascii"),
         "ca_certificates": issued.ca_certificates.decode("ascii"),
         "governance_key": governance_key.public.to_base64(),
+        "trust_list": trust_list.decode("utf-8"),
     }
     return governance_key.sign_document(KIND, document)
 
@@ -90,8 +97,10 @@ def install_bundle(
         authorities=document.ca_certificates.encode("utf-8"),
     )
     check_own_certificate(state.identity, files, now=now)
+    open_trust_list(document.trust_list.encode("utf-8"), claimed)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
     write_atomically(state.ca_path, files.authorities)
+    TrustStore(state).install(document.trust_list.encode("utf-8"))
     # Last: a state with a certificate is an enrolled one.
     write_atomically(state.tls_certificate_path, files.certificate)
     return claimed

@@ -30,6 +30,7 @@ _UNMASKER = "/fedhelp_secure.wire.v1.Unmasker/"
 _BROKER = "/fedhelp_secure.wire.v1.Broker/"
 _EVIDENCE = "/fedhelp_secure.wire.v1.Evidence/"
 _ENROLMENT = "/fedhelp_secure.wire.v1.Enrolment/"
+_JOINING = "/fedhelp_secure.wire.v1.Joining/"
 
 ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
     {
@@ -52,6 +53,9 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
         _EVIDENCE + "ListObjects": frozenset({Role.AUDITOR}),
         _ENROLMENT + "GetTrustBundle": EVERY_ROLE,
         _ENROLMENT + "Renew": EVERY_ROLE,
+        _ENROLMENT + "GetTrustList": EVERY_ROLE,
+        # By token, on a port of its own: never with a certificate.
+        _JOINING + "Join": frozenset(),
     }
 )
 

@@ -44,6 +44,11 @@ class EnrolmentStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.GetTrustList = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Enrolment/GetTrustList',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -64,6 +69,13 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrustList(self, request, context):
+        """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.SerializeToString,
+            ),
+            'GetTrustList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrustList,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +149,112 @@ class Enrolment:
             '/fedhelp_secure.wire.v1.Enrolment/Renew',
             fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrustList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Enrolment/GetTrustList',
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class JoiningStub:
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Join = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Joining/Join',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinResponse.FromString,
+                _registered_method=True)
+
+
+class JoiningServicer:
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    def Join(self, request, context):
+        """A first certificate for the holder of an unused token. Roles: whoever holds a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_JoiningServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'fedhelp_secure.wire.v1.Joining', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('fedhelp_secure.wire.v1.Joining', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Joining:
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Joining/Join',
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.JoinResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class EnrolmentStub:
     """A new certificate for the caller's own identity, for a key the caller has just made.
     Roles: every enrolled role.
     """
+    GetTrustList: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.GetTrustListRequest, _enrolment_pb2.GetTrustListResponse]
+    """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role."""
 
 @_typing.type_check_only
 class EnrolmentAsyncStub(EnrolmentStub):
@@ -49,6 +51,8 @@ class EnrolmentAsyncStub(EnrolmentStub):
     """A new certificate for the caller's own identity, for a key the caller has just made.
     Roles: every enrolled role.
     """
+    GetTrustList: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.GetTrustListRequest, _enrolment_pb2.GetTrustListResponse]  # type: ignore[assignment]
+    """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role."""
 
 class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,4 +73,49 @@ class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
         Roles: every enrolled role.
         """
 
+    @_abc_1.abstractmethod
+    def GetTrustList(
+        self,
+        request: _enrolment_pb2.GetTrustListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.GetTrustListResponse, _abc.Awaitable[_enrolment_pb2.GetTrustListResponse]]:
+        """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role."""
+
 def add_EnrolmentServicer_to_server(servicer: EnrolmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class JoiningStub:
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> JoiningAsyncStub: ...
+    Join: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.JoinRequest, _enrolment_pb2.JoinResponse]
+    """A first certificate for the holder of an unused token. Roles: whoever holds a token."""
+
+@_typing.type_check_only
+class JoiningAsyncStub(JoiningStub):
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Join: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.JoinRequest, _enrolment_pb2.JoinResponse]  # type: ignore[assignment]
+    """A first certificate for the holder of an unused token. Roles: whoever holds a token."""
+
+class JoiningServicer(metaclass=_abc_1.ABCMeta):
+    """For parties that have no certificate yet: on a port of its own, where the registrar proves itself
+    and the caller does not. A one-time token stands in the place of the client certificate.
+    """
+
+    @_abc_1.abstractmethod
+    def Join(
+        self,
+        request: _enrolment_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.JoinResponse, _abc.Awaitable[_enrolment_pb2.JoinResponse]]:
+        """A first certificate for the holder of an unused token. Roles: whoever holds a token."""
+
+def add_JoiningServicer_to_server(servicer: JoiningServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

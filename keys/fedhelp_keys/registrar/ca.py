@@ -90,6 +90,10 @@ def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> 
     CertificateAuthority.create(state, now=now)
     governance_key = state.signing_key().public.to_base64()
     write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
+    # Not above: the trust list's module reads the authority.
+    from fedhelp_keys.registrar.trust import found_trust_list
+
+    found_trust_list(state, now=now)
     renew_own_certificate(state, now=now)
     return state
 

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
+from fedhelp_keys.registrar.trust import issue_trust_list
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.bundle import sign_bundle
@@ -150,7 +151,8 @@ def enrol(
         )
     )
     issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
-    return sign_bundle(request, issued, state.signing_key())
+    trusted = issue_trust_list(state, now=now)
+    return sign_bundle(request, issued, trusted, state.signing_key())
 
 
 def _check_admissible(

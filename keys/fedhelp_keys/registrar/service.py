@@ -6,6 +6,7 @@ import grpc
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry
+from fedhelp_keys.registrar.trust import issue_trust_list
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.certificates import open_request, utc_now
@@ -46,6 +47,14 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
         key = open_request(request.certificate_request, identity)
         issued = self._authority.issue(identity, key, now=utc_now())
         return enrolment_pb2.RenewResponse(certificate=issued.certificate)
+
+    def GetTrustList(  # noqa: N802 - the name in the wire contract
+        self, request: enrolment_pb2.GetTrustListRequest, context: grpc.ServicerContext
+    ) -> enrolment_pb2.GetTrustListResponse:
+        """The present trust list, issued anew."""
+        return enrolment_pb2.GetTrustListResponse(
+            trust_list=issue_trust_list(self._state, now=utc_now())
+        )
 
     def _check_enrolled(self, identity: Identity) -> None:
         if identity != self._state.identity and self._registry.find(identity) is None:

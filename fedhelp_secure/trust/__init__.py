@@ -1,0 +1,1 @@
+"""Whom this party trusts: the federation's authorities, and who is out."""
