@@ -32,6 +32,13 @@ def run(
     seed: Annotated[
         int, typer.Option(help="Seeds model initialisation and training; never noise or keys.")
     ] = 0,
+    public_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what the backbone says of the public --test images; nodes of one "
+            "machine may share it. Default: in the state directory."
+        ),
+    ] = None,
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
@@ -51,6 +58,7 @@ def run(
         policy=policy,
         seed=seed,
         out=out,
+        public_embeddings=public_embeddings,
     )
     result = run_node(directory, options, progress)
     progress("done", 1, 1)

@@ -200,6 +200,8 @@ class _Demo:
             *("--aggregator", f"aggregator@{self.addresses['aggregator']}"),
             *("--broker", self.addresses["broker"]),
             *("--seed", str(self._options.seed), "--out", str(out)),
+            # One machine plays all hospitals: public images need the backbone once.
+            *("--public-embeddings", str(self._out / "public" / "embeddings")),
         ]
 
     def wait_for_interrupt(self) -> None:

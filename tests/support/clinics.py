@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_client.bench.world import EmbeddingStore
 from fedhelp_client.data.cohort import ImageCohort
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.data.sources import Source
 from fedhelp_client.data.split import SplitPlan, split_patients

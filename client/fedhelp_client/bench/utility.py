@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from fedhelp_client.bench.federation import Noise, Terms, make_charter, run_rounds
 from fedhelp_client.bench.networks import network_alone
 from fedhelp_client.bench.result import Scores, Spread, UtilityResult
-from fedhelp_client.bench.world import EmbeddingStore, Place, World, make_world
+from fedhelp_client.bench.world import Place, World, make_world
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.data.sources import Source
 from fedhelp_client.data.split import SplitPlan

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fedhelp_client.data.contribution import capped
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
@@ -61,6 +62,8 @@ class NodeOptions:
     policy: Path | None
     seed: int
     out: Path
+    public_embeddings: Path | None = None
+    """Folder, shared by the nodes of one machine, for what the backbone says of public images."""
 
 
 class NodeResult(BaseModel):
@@ -122,7 +125,10 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     train_alone(model, inputs.own, task=charter.task, seed=options.seed, progress=progress)
     alone = evaluate(model, inputs.test, task=charter.task)
 
-    features = own_features(inputs.own, inputs.public_set, task=charter.task, progress=progress)
+    own_store = EmbeddingStore(state.role_directory() / "embeddings", charter.task)
+    features = own_features(
+        inputs.own, inputs.public_set, own_store, task=charter.task, progress=progress
+    )
     releaser = _releaser(state, coordinator, inputs, ledger, progress)
     own = Own(inputs.own, features.projected, model, charter.task)
     labels = release_labels(releaser, inputs.public_set, own)
@@ -143,7 +149,10 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
-    head_alone, head = _heads(state, inputs, features, labels.model, progress)
+    tested = EmbeddingStore(
+        options.public_embeddings or state.role_directory() / "embeddings", charter.task
+    )
+    head_alone, head = _heads(state, inputs, features, labels.model, tested, progress)
 
     spent = ledger.spent(charter)
     result = NodeResult(
@@ -189,21 +198,20 @@ def _heads(
     inputs: Inputs,
     own: OwnFeatures,
     public_model: NDArray[np.float64],
+    tested: EmbeddingStore,
     progress: ProgressCallback,
 ) -> tuple[float | None, float | None]:
     """Keep a classifier; accuracy of the own head alone and of it. None for segmentation."""
     if own.embeddings is None:
         return None, None
     public_set = inputs.public_set
-    test = own_features(inputs.test, public_set, task="classification", progress=progress)
-    if test.embeddings is None:
-        return None, None
+    test = tested.embed(inputs.test.examples, progress)[:, 0]
     labels = np.array([example.label for example in inputs.test.examples])
     alone = train_head(inputs.own, own.embeddings, public_set.projection, ridge=RIDGE_ALONE)
     kept = keep_classifier(inputs.own, own.embeddings, public_set, public_model)
     kept.save(state.role_directory() / "models" / "head.npz")
     of_alone, of_kept = (
-        accuracy(classifier.soft_labels(test.embeddings).argmax(axis=1), labels).value
+        accuracy(classifier.soft_labels(test).argmax(axis=1), labels).value
         for classifier in (alone, kept)
     )
     return of_alone, of_kept

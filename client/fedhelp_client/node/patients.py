@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_client.data.embeddings import embed, resize_images, resize_masks, token_targets
+from fedhelp_client.data.embedding_store import EmbeddingStore
+from fedhelp_client.data.embeddings import resize_masks, token_targets
 from fedhelp_client.data.types import DataError, Dataset, Task
 from fedhelp_client.progress import ProgressCallback
-from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.privacy.probe import PatientExamples
 from fedhelp_secure.public_set import PublicSet
 
@@ -27,24 +27,23 @@ class OwnFeatures:
 
 
 def own_features(
-    dataset: Dataset, public_set: PublicSet, *, task: Task, progress: ProgressCallback
+    dataset: Dataset,
+    public_set: PublicSet,
+    store: EmbeddingStore,
+    *,
+    task: Task,
+    progress: ProgressCallback,
 ) -> OwnFeatures:
-    """Features of every image of ``dataset``, each computed by itself.
+    """Features of every image of ``dataset``, each computed by itself; ``store`` is for ``task``.
 
     Images that share a matrix product may be rounded differently when one of them is missing, and
     one patient's numbers must not depend on another's, not even in their last bits: the sensitivity
     of the release is exact only so.
     """
-    backbone = load_backbone()
-    images = resize_images([example.image for example in dataset.examples])
-    projected, embeddings = [], []
-    for done, image in enumerate(images, start=1):
-        embedded = embed(backbone, image[np.newaxis], task)[0]
-        projected.append(public_set.projection.apply(embedded).astype(np.float64))
-        if task == "classification":
-            embeddings.append(embedded[0])
-        progress("features", done, len(images))
-    return OwnFeatures(np.stack(projected), np.stack(embeddings) if embeddings else None)
+    embedded = store.embed(dataset.examples, progress)
+    projected = [public_set.projection.apply(one).astype(np.float64) for one in embedded]
+    of_images = embedded[:, 0] if task == "classification" else None
+    return OwnFeatures(np.stack(projected), of_images)
 
 
 def patient_examples(

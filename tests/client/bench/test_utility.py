@@ -21,7 +21,8 @@ from fedhelp_client.bench.utility import (
     public_set_of,
     run_utility_bench,
 )
-from fedhelp_client.bench.world import EmbeddingStore, World, make_world
+from fedhelp_client.bench.world import World, make_world
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.split import SplitPlan
 from fedhelp_client.node.patients import patient_examples
 from fedhelp_secure.charter import CharterRefused

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.learning import discs, silent
 
+from fedhelp_client.data import embedding_store
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.embeddings import embed, resize_images
 from fedhelp_client.data.types import Task
-from fedhelp_client.node import patients
 from fedhelp_client.node.patients import own_features, patient_examples
 from fedhelp_secure.backbone import SUMMARY_WIDTH, TOKEN_WIDTH
 from fedhelp_secure.public_set import PublicSet, fit_projection
@@ -38,7 +40,7 @@ class CompanionedBackbone:
 
 @pytest.fixture(autouse=True)
 def _backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patients, "load_backbone", CompanionedBackbone)
+    monkeypatch.setattr(embedding_store, "load_backbone", CompanionedBackbone)
 
 
 def public_set(task: Task) -> PublicSet:
@@ -49,11 +51,12 @@ def public_set(task: Task) -> PublicSet:
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task) -> None:
+def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task, tmp_path: Path) -> None:
     public, whole = public_set(task), discs(9, seed=2, task=task)
-    features = own_features(whole, public, task=task, progress=silent).projected
+    before_leaving, after = (EmbeddingStore(tmp_path / name, task) for name in ("before", "after"))
+    features = own_features(whole, public, before_leaving, task=task, progress=silent).projected
     without = replace(whole, examples=whole.examples[1:])
-    fewer = own_features(without, public, task=task, progress=silent).projected
+    fewer = own_features(without, public, after, task=task, progress=silent).projected
     assert fewer.tobytes() == features[1:].tobytes()
     remaining = patient_examples(without, fewer, task=task)
     before = patient_examples(whole, features, task=task)
@@ -62,17 +65,25 @@ def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task) -> None:
         assert one.features.tobytes() == other.features.tobytes()
 
 
-def test_embeddings_are_kept_for_the_head_of_a_classifier_only() -> None:
+def test_embeddings_are_kept_for_the_head_of_a_classifier_only(tmp_path: Path) -> None:
     of_images = discs(2, seed=3, task="classification")
     kept = own_features(
-        of_images, public_set("classification"), task="classification", progress=silent
+        of_images,
+        public_set("classification"),
+        EmbeddingStore(tmp_path, "classification"),
+        task="classification",
+        progress=silent,
     )
     assert kept.embeddings is not None
     assert kept.embeddings.shape == (2, SUMMARY_WIDTH)
     assert kept.projected.shape == (2, 1, 4)
     of_pixels = discs(2, seed=3, task="segmentation")
     dense = own_features(
-        of_pixels, public_set("segmentation"), task="segmentation", progress=silent
+        of_pixels,
+        public_set("segmentation"),
+        EmbeddingStore(tmp_path, "segmentation"),
+        task="segmentation",
+        progress=silent,
     )
     assert dense.embeddings is None
     assert np.linalg.norm(dense.projected, axis=2).max() <= 1 + 1e-5
