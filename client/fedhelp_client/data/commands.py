@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedhelp_client.data.folder import FolderContent
+    from fedhelp_client.data.types import Dataset
 
 _Task = Literal["classification", "segmentation"]
 _Dataset = Literal["busi", "breastmnist", "phantom", "folder"]
@@ -74,35 +79,67 @@ def check(
     maximum_images: Annotated[
         int, typer.Option(min=1, help="Images of one patient that count: the charter's.")
     ] = 100,
+    pictures: Annotated[
+        Path | None, typer.Option(help="PNG file to write, with small pictures to look at.")
+    ] = None,
 ) -> None:
-    """Look for patients under two identifiers, and for images that would not count.
+    """Read a hospital's folder as a node would, and show what is in it and what is wrong with it.
 
-    What it prints is about patients: it is for this screen, and goes nowhere else.
+    What it prints and draws is about patients: it is for this screen, and goes nowhere else.
     """
+    from fedhelp_client.data.contact_sheet import write_contact_sheet
     from fedhelp_client.data.contribution import beyond_cap
-    from fedhelp_client.data.duplicates import find_duplicates
-    from fedhelp_client.data.folder import image_names, read_folder
+    from fedhelp_client.data.folder import read_content
 
-    dataset, names = read_folder(folder, task), image_names(folder)
-    pairs = find_duplicates(dataset)
+    content = read_content(folder, task)
+    dataset = content.dataset
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(_table_of(dataset))
     console.print(f"{len(dataset.examples)} images of {len(dataset.patients())} patients.")
     console.print(
         f"{beyond_cap(dataset, maximum_images)} images are beyond {maximum_images} of one patient; "
         "a node leaves them out."
     )
+    for note in content.notes:
+        console.print(note)
+    if pictures is not None:
+        shown = write_contact_sheet(dataset, pictures)
+        console.print(f"{shown} of the images are in {pictures}, for your eyes only.")
+    _report_duplicates(console, content)
+
+
+def _table_of(dataset: Dataset) -> Table:
+    """Images, patients, sizes and masks of each class."""
+    table = Table("class", "images", "patients", "pixels (least to largest)", "with mask")
+    for label, name in enumerate(dataset.classes):
+        examples = [example for example in dataset.examples if example.label == label]
+        sizes = sorted(example.image.shape for example in examples)
+        table.add_row(
+            name,
+            str(len(examples)),
+            str(len({example.patient for example in examples})),
+            " to ".join(f"{size[1]} x {size[0]}" for size in dict.fromkeys(sizes[:1] + sizes[-1:])),
+            str(sum(example.mask is not None for example in examples)),
+        )
+    return table
+
+
+def _report_duplicates(console: Console, content: FolderContent) -> None:
+    """Print what stands, or may stand, under two patient identifiers; exit 1 if it surely does."""
+    from fedhelp_client.data.duplicates import find_duplicates
+
+    pairs = find_duplicates(content.dataset)
     for pair in pairs:
         what = "are the same picture" if pair.exact else f"differ in {pair.bits} bits of 256"
-        console.print(f"{names[pair.first]} and {names[pair.second]} {what}.")
-    exact = any(pair.exact for pair in pairs)
-    if pairs:
-        console.print(
-            "These stand under two patient identifiers, but privacy is counted per patient. If the "
-            "images are of one person, give both lines the same patient_id; if one is filed "
-            "wrongly, correct or remove its line."
-        )
-    else:
+        console.print(f"{content.names[pair.first]} and {content.names[pair.second]} {what}.")
+    if not pairs:
         console.print("No image looks like one of another patient.")
-    if exact:
+        return
+    console.print(
+        "These stand under two patient identifiers, but privacy is counted per patient. If the "
+        "images are of one person, give both lines the same patient_id; if one is filed "
+        "wrongly, correct or remove its line."
+    )
+    if any(pair.exact for pair in pairs):
         console.print("A node refuses this folder until no picture stands under two identifiers.")
         raise typer.Exit(1)

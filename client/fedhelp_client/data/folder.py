@@ -1,8 +1,7 @@
-"""The folder format: ``labels.csv`` beside PNG or JPEG images.
+"""The folder format: ``labels.csv`` (see `table`) beside the images it names.
 
-One line an image, UTF-8, columns ``image,label,patient_id`` and, if wanted, ``mask`` and
-``hospital``. Paths are relative to the folder and stay inside it. Every hospital of a federation
-keeps its data in this form, and `fedhelp client simulate` writes it.
+Images are PNG, JPEG, DICOM or NIfTI (see `readers`). Every hospital of a federation keeps its data
+in this form, and `fedhelp client simulate` writes it, with PNG images.
 """
 
 from __future__ import annotations
@@ -18,29 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.data.duplicates import check_no_duplicates
-from fedhelp_client.data.images import SUFFIXES, png_bytes, read_grey, read_mask, write_private
+from fedhelp_client.data.images import png_bytes, write_private
+from fedhelp_client.data.readers import Picture, is_image_name, read_masks, read_picture
+from fedhelp_client.data.table import REQUIRED_COLUMNS, TABLE, Row, read_table
 from fedhelp_client.data.types import (
     SEGMENTATION_CLASSES,
     Dataset,
     Example,
     FolderRefused,
+    PatientUnderTwoNames,
     Task,
-    check_disjoint,
 )
 
-TABLE = "labels.csv"
-REQUIRED_COLUMNS = ("image", "label", "patient_id")
-OPTIONAL_COLUMNS = ("mask", "hospital")
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FolderContent:
+    """A folder's dataset, and what its own operator may see about it."""
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: int
-    image: str
-    label: str
-    patient: str
-    mask: str
-    hospital: str
+    dataset: Dataset
+    names: tuple[str, ...]
+    """What to call each example: its file, with the slice's number if there are several."""
+    notes: tuple[str, ...]
+    """What the readers noticed, a sentence with the file's name each."""
 
 
 def load_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -52,8 +50,8 @@ def load_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None)
 
     Raises FolderRefused (no table, no images, wrong columns, unknown label, empty patient_id, a
     path that leaves the folder, an image listed twice, a missing mask), ImageRefused (see
-    `images.read_grey`), PatientAtTwoPlaces (by the ``hospital`` column) and PatientUnderTwoNames if
-    one picture stands under two patient identifiers.
+    `readers.read_picture`), PatientAtTwoPlaces (by the ``hospital`` column) and
+    PatientUnderTwoNames if one picture, or one DICOM patient, stands under two patient identifiers.
     """
     dataset = read_folder(path, task, classes=classes)
     check_no_duplicates(dataset, str(path))
@@ -61,32 +59,49 @@ def load_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None)
 
 
 def read_folder(path: Path, task: Task, *, classes: Sequence[str] | None = None) -> Dataset:
-    """As `load_folder`, whatever stands under two patient identifiers: for looking for that."""
-    rows = _read_table(path)
-    _check_rows(rows, path)
+    """As `load_folder`, whatever picture stands twice: for looking for that."""
+    return read_content(path, task, classes=classes).dataset
+
+
+def read_content(path: Path, task: Task, *, classes: Sequence[str] | None = None) -> FolderContent:
+    """As `read_folder`, with names and notes for the hospital's own operator."""
+    rows = read_table(path)
     known = tuple(sorted({row.label for row in rows})) if classes is None else tuple(classes)
-    examples = tuple(_load_row(row, path, task, known) for row in rows)
-    dataset = Dataset(path.resolve().name, known, examples)
+    examples: list[Example] = []
+    names: list[str] = []
+    notes: list[str] = []
+    owners: dict[str, set[str]] = defaultdict(set)
+    picture, read = Picture(()), ""
+    for row in rows:
+        if row.image != read:
+            # Lines of one file's frames follow each other: it is decoded once.
+            found = _inside(path, row.image, _where(row, path))
+            picture, read = read_picture(found, f"{path / row.image}"), row.image
+        if picture.owner is not None:
+            owners[picture.owner].add(row.patient)
+        notes += [f"{row.image}: {note}" for note in picture.notes]
+        for name, example in _examples(row, picture, path, task, known):
+            names.append(name)
+            examples.append(example)
+    _check_owners(owners, path)
+    dataset = Dataset(path.resolve().name, known, tuple(examples))
     if task == "segmentation":
-        return Dataset(dataset.name, SEGMENTATION_CLASSES, dataset.for_segmentation().examples)
-    return dataset
-
-
-def image_names(path: Path) -> tuple[str, ...]:
-    """The images' file names in the order of the table, which is that of `load_folder`."""
-    return tuple(row.image for row in _read_table(path))
+        dataset = Dataset(dataset.name, SEGMENTATION_CLASSES, dataset.for_segmentation().examples)
+    return FolderContent(dataset, tuple(names), tuple(notes))
 
 
 def load_images(path: Path) -> tuple[NDArray[np.uint8], ...]:
-    """Every PNG or JPEG directly in ``path``, by name, as uint8 [H, W]: the proxy set's form.
+    """Every slice of every image directly in ``path``, by name, as uint8 [H, W]: the proxy set.
 
     Raises FolderRefused if there is none, ImageRefused if one cannot be used.
     """
-    names = sorted(entry.name for entry in _entries(path) if entry.suffix.lower() in SUFFIXES)
+    names = sorted(entry.name for entry in _entries(path) if is_image_name(entry.name))
     if not names:
-        raise FolderRefused(f"{path} holds no PNG or JPEG image; give the folder with the images.")
+        raise FolderRefused(f"{path} holds no image; give the folder with the images.")
     return tuple(
-        read_grey(_inside(path, name, f"{path / name}"), f"{path / name}") for name in names
+        one
+        for name in names
+        for one in read_picture(_inside(path, name, f"{path / name}"), f"{path / name}").slices
     )
 
 
@@ -150,89 +165,63 @@ def _entries(path: Path) -> list[Path]:
         raise FolderRefused(f"{path} is not a readable folder; give a data folder.") from error
 
 
-def _read_table(path: Path) -> list[_Row]:
-    if not any(entry.name == TABLE for entry in _entries(path)):
-        raise FolderRefused(
-            f"{path} holds no {TABLE}; add one with the columns {', '.join(REQUIRED_COLUMNS)}."
-        )
-    try:
-        text = (path / TABLE).read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        _check_columns(reader.fieldnames or (), path)
-        rows = [_row(reader.line_num, cells, path) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FolderRefused(f"{path / TABLE} is no UTF-8 CSV table; export it again.") from error
-    if not rows:
-        raise FolderRefused(f"{path / TABLE} lists no image; add at least one line.")
-    return rows
+def _where(row: Row, path: Path) -> str:
+    return f"{path / TABLE}, line {row.line}"
 
 
-def _check_columns(columns: Sequence[str], path: Path) -> None:
-    allowed = {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}
-    if set(REQUIRED_COLUMNS) <= set(columns) <= allowed and len(columns) == len(set(columns)):
-        return
-    raise FolderRefused(
-        f"{path / TABLE} must have the columns {', '.join(REQUIRED_COLUMNS)} "
-        f"and, if wanted, {' and '.join(OPTIONAL_COLUMNS)}, once each and no others."
-    )
-
-
-def _row(line: int, cells: dict[str, str | None], path: Path) -> _Row:
-    if None in cells or None in cells.values():
-        raise FolderRefused(
-            f"{path / TABLE}, line {line}: the number of cells differs from the header's."
-        )
-    text = {column: (cell or "").strip() for column, cell in cells.items()}
-    return _Row(
-        line=line,
-        image=text["image"],
-        label=text["label"],
-        patient=text["patient_id"],
-        mask=text.get("mask", ""),
-        hospital=text.get("hospital", ""),
-    )
-
-
-def _check_rows(rows: Sequence[_Row], path: Path) -> None:
-    seen: set[str] = set()
-    hospitals: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        where = f"{path / TABLE}, line {row.line}"
-        if not row.image:
-            raise FolderRefused(f"{where}: the image's file name is empty; fill it in.")
-        if not row.patient:
-            raise FolderRefused(
-                f"{where}: patient_id is empty; fill it in, because privacy is counted per patient."
-            )
-        if not row.label:
-            raise FolderRefused(f"{where}: the label is empty; fill it in.")
-        if row.image in seen:
-            raise FolderRefused(f"{where}: {row.image} is listed twice; keep one of the lines.")
-        seen.add(row.image)
-        hospitals[row.hospital].add(row.patient)
-    check_disjoint(
-        {name or "(no hospital)": frozenset(patients) for name, patients in hospitals.items()}
-    )
-
-
-def _load_row(row: _Row, path: Path, task: Task, classes: Sequence[str]) -> Example:
-    where = f"{path / TABLE}, line {row.line}"
+def _examples(
+    row: Row, picture: Picture, path: Path, task: Task, classes: Sequence[str]
+) -> list[tuple[str, Example]]:
+    """The examples of one line, each with its name."""
+    where = _where(row, path)
     label = 0
     if task == "classification":
         if row.label not in classes:
             raise FolderRefused(f"{where}: the label is none of {', '.join(classes)}; correct it.")
         label = classes.index(row.label)
-    image = read_grey(_inside(path, row.image, where), f"{path / row.image}")
-    mask = None
+    masks: Sequence[NDArray[np.uint8] | None] = [None] * len(picture.slices)
     if row.mask:
-        shape = (image.shape[0], image.shape[1])
-        mask = read_mask(_inside(path, row.mask, where), f"{path / row.mask}", shape)
+        shapes = tuple(one.shape for one in picture.slices)
+        masks = read_masks(_inside(path, row.mask, where), f"{path / row.mask}", shapes)
     elif task == "segmentation":
         raise FolderRefused(
             f"{where}: {row.image} has no mask, which segmentation needs; add it, "
             "with an all-black mask if there is no lesion."
         )
-    return Example(image, label, row.patient, mask)
+    several = len(picture.slices) > 1
+    return [
+        (
+            f"{row.image}, slice {index + 1}" if several else row.image,
+            Example(picture.slices[index], label, row.patient, masks[index]),
+        )
+        for index in _chosen(row, picture, where)
+    ]
+
+
+def _chosen(row: Row, picture: Picture, where: str) -> list[int]:
+    """Which slices count, from 0: the one asked for, or all that show anything."""
+    if row.frame is not None:
+        if row.frame > len(picture.slices):
+            raise FolderRefused(
+                f"{where}: {row.image} has {len(picture.slices)} slices, so frame {row.frame} is "
+                "not there; correct it."
+            )
+        return [row.frame - 1]
+    if len(picture.slices) == 1:
+        return [0]
+    # The ends of a volume are often blank, and blank slices of two patients are the same picture.
+    shown = [index for index, one in enumerate(picture.slices) if one.min() != one.max()]
+    if not shown:
+        raise FolderRefused(f"{where}: no slice of {row.image} shows anything; remove the line.")
+    return shown
+
+
+def _check_owners(owners: dict[str, set[str]], path: Path) -> None:
+    if any(len(patients) > 1 for patients in owners.values()):
+        raise PatientUnderTwoNames(
+            f"{path / TABLE} lists DICOM files of one patient under two patient identifiers, but "
+            "privacy is counted per patient; give them the same patient_id."
+        )
 
 
 def _inside(path: Path, name: str, where: str) -> Path:

@@ -19,7 +19,8 @@ from fedhelp_client.data.breastmnist import (
 )
 from fedhelp_client.data.busi import find_busi, load_busi
 from fedhelp_client.data.cohort import PHANTOM_PATIENTS, Cohort, ImageCohort, PhantomCohort
-from fedhelp_client.data.folder import TABLE, load_folder
+from fedhelp_client.data.folder import load_folder
+from fedhelp_client.data.table import TABLE
 from fedhelp_client.data.types import DataError, Dataset, Task
 
 DatasetName = Literal["busi", "breastmnist", "phantom", "folder"]

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
-from fedhelp_client.data.folder import load_folder, load_images, write_folder, write_images
+from fedhelp_client.data.folder import (
+    load_folder,
+    load_images,
+    read_content,
+    write_folder,
+    write_images,
+)
 from fedhelp_client.data.types import (
     DataError,
     Dataset,
     FolderRefused,
     ImageRefused,
     PatientAtTwoPlaces,
+    PatientUnderTwoNames,
 )
 
 
@@ -222,7 +233,81 @@ def test_images_without_a_table(tmp_path: Path, phantom: Dataset) -> None:
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(FolderRefused, match="no PNG or JPEG"):
+    with pytest.raises(FolderRefused, match="holds no image"):
         load_images(tmp_path)
     with pytest.raises(FolderRefused, match="not a readable folder"):
         load_images(tmp_path / "absent")
+
+
+def dicom_folder(folder: Path, lines: list[str]) -> Path:
+    folder.mkdir()
+    for name in ("CT_small.dcm", "MR_small.dcm", "examples_ybr_color.dcm"):
+        sample = get_testdata_file(name, download=False)
+        assert isinstance(sample, str)
+        shutil.copy(sample, folder / name)
+    (folder / "labels.csv").write_text("\n".join(["image,label,patient_id,frame", *lines]))
+    return folder
+
+
+def test_a_folder_of_dicom_files(tmp_path: Path) -> None:
+    lines = ["CT_small.dcm,benign,p1,", "MR_small.dcm,malignant,p2,1"]
+    folder = dicom_folder(tmp_path / "d", [*lines, "examples_ybr_color.dcm,benign,p3,"])
+    content = read_content(folder, "classification")
+    examples = content.dataset.examples
+    assert [example.image.shape for example in examples[:2]] == [(128, 128), (64, 64)]
+    assert [example.patient for example in examples[2:]] == ["p3"] * 30
+    assert content.names[0] == "CT_small.dcm"
+    assert content.names[2] == "examples_ybr_color.dcm, slice 1"
+    assert content.notes[0].startswith("examples_ybr_color.dcm: the file does not say whether")
+
+
+def test_frames_of_one_file_can_have_labels_of_their_own(tmp_path: Path) -> None:
+    lines = [f"examples_ybr_color.dcm,{label},p3,{frame}" for label, frame in (("a", 2), ("b", 30))]
+    dataset = load_folder(dicom_folder(tmp_path / "d", lines), "classification")
+    assert [example.label for example in dataset.examples] == [0, 1]
+    whole = dicom_folder(tmp_path / "w", ["examples_ybr_color.dcm,a,p3,"])
+    slices = load_folder(whole, "classification").examples
+    np.testing.assert_array_equal(dataset.examples[0].image, slices[1].image)
+    np.testing.assert_array_equal(dataset.examples[1].image, slices[29].image)
+
+
+@pytest.mark.parametrize("frame", ["0", "31", "-1", "1.5", "x", "999999"])
+def test_a_frame_that_is_not_there(tmp_path: Path, frame: str) -> None:
+    folder = dicom_folder(tmp_path / "d", [f"examples_ybr_color.dcm,a,p,{frame}"])
+    with pytest.raises(FolderRefused, match=r"line 2.*frame"):
+        load_folder(folder, "classification")
+
+
+@pytest.mark.parametrize("frames", [("2", "2"), ("", "2")])
+def test_a_frame_that_is_listed_twice(tmp_path: Path, frames: tuple[str, str]) -> None:
+    lines = [f"examples_ybr_color.dcm,a,p,{frame}" for frame in frames]
+    with pytest.raises(FolderRefused, match="listed twice"):
+        load_folder(dicom_folder(tmp_path / "d", lines), "classification")
+
+
+def test_one_dicom_patient_under_two_identifiers_is_refused(tmp_path: Path) -> None:
+    folder = dicom_folder(tmp_path / "d", ["CT_small.dcm,a,p1,", "MR_small.dcm,b,p2,"])
+    load_folder(folder, "classification")
+    dataset = dcmread(folder / "MR_small.dcm")
+    owner = dcmread(folder / "CT_small.dcm")
+    dataset.PatientID = owner.PatientID
+    dataset.save_as(folder / "MR_small.dcm")
+    with pytest.raises(PatientUnderTwoNames, match="same patient_id") as refused:
+        load_folder(folder, "classification")
+    assert str(owner.PatientID) not in str(refused.value)
+
+
+def test_blank_slices_of_a_volume_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    folder.mkdir()
+    values = np.zeros((20, 20, 4), dtype=np.uint8)
+    values[4:9, 4:9, 1:3] = 200
+    for name in ("image", "mask"):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii")
+    (folder / "labels.csv").write_text(
+        "image,label,patient_id,mask\nimage.nii,a,p1,mask.nii\n", encoding="utf-8"
+    )
+    content = read_content(folder, "segmentation")
+    assert content.names == ("image.nii, slice 2", "image.nii, slice 3")
+    masks = [example.mask for example in content.dataset.examples]
+    assert all(mask is not None and mask.sum() == 25 for mask in masks)
