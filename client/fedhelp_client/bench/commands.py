@@ -1,4 +1,4 @@
-"""``fedhelp bench utility``."""
+"""``fedhelp bench utility`` and ``fedhelp bench inference``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedhelp_client.bench.result import Spread, UtilityResult
     from fedhelp_client.data.sources import Source
 
+_Task = Literal["classification", "segmentation"]
 _Dataset = Literal["busi", "breastmnist", "phantom", "folder"]
 
 
@@ -108,3 +109,48 @@ def _table(result: UtilityResult, group: str) -> Table:
 
 def _spread(spread: Spread) -> str:
     return f"{spread.mean:.3f} ({spread.least:.3f} to {spread.largest:.3f})"
+
+
+def inference(
+    task: Annotated[_Task, typer.Option(help="Whose networks.")] = "classification",
+    turns: Annotated[int, typer.Option(min=3, max=10_000, help="Images, one at a time.")] = 60,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Latency and size of the student beside the large network and the foundation model, here."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedhelp_client.bench.inference import LARGE, measure
+    from fedhelp_client.data.embeddings import resize_images
+    from fedhelp_client.data.sources import Request, resolve
+    from fedhelp_secure.canonical import canonical_json
+    from fedhelp_secure.state import write_atomically
+
+    phantom = resolve(
+        Request(dataset="phantom", data=None, task=task, seed=0), environment={}, home=Path.home()
+    )
+    patients = [patient.identifier for patient in phantom.cohort.patients()][:16]
+    images = resize_images([example.image for example in phantom.cohort.at_nobody(patients)])
+    measured = measure(task, turns=turns, images=images)
+    large = next(one for one in measured if one.network == LARGE)
+    table = Table("network", "ms an image", "of the large", "file bytes", title=task)
+    for one in measured:
+        low, high = np.percentile(one.milliseconds, (5, 95))
+        table.add_row(
+            one.network,
+            f"{one.median:.2f} ({low:.2f} to {high:.2f})",
+            f"{one.median / large.median:.2f}",
+            f"{one.size_bytes:,}",
+        )
+    Console(highlight=False).print(table)
+    if json is not None:
+        document = {
+            one.network: {
+                "milliseconds": round(one.median, 4),
+                "of_the_large": round(one.median / large.median, 4),
+                "bytes": one.size_bytes,
+            }
+            for one in measured
+        }
+        write_atomically(json, canonical_json({"task": task, "turns": turns, "networks": document}))

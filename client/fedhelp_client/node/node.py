@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import threading
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
+from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
 from fedhelp_client.metrics import accuracy
 from fedhelp_client.models import build_model
@@ -167,6 +169,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
+    _record(charter, result, images=distilled.images).save(state)
     ledger.export(options.out / "ledger.jsonl")
     releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
@@ -215,6 +218,28 @@ def _heads(
         for classifier in (alone, kept)
     )
     return of_alone, of_kept
+
+
+def _record(charter: Charter, result: NodeResult, *, images: int) -> ModelRecord:
+    """What an export of the network has to know; ``images``: of the test set."""
+    return ModelRecord(
+        federation=charter.federation,
+        charter=charter.name,
+        charter_digest=charter.digest,
+        hospital=result.hospital,
+        group=result.group,
+        task=result.task,
+        classes=charter.classes,
+        metric=result.metric,
+        alone=result.alone,
+        distilled=result.distilled,
+        test_images=images,
+        mechanism=charter.privacy.mechanism,
+        epsilon_aggregate=f"{result.epsilon_aggregate:.6f}",
+        epsilon_collusion=f"{result.epsilon_collusion:.6f}",
+        delta=charter.privacy.delta,
+        learnt=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
 
 
 def _releaser(

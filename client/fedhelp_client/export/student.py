@@ -1,0 +1,92 @@
+"""From a hospital's state to files that run elsewhere in the hospital."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import torch
+
+from fedhelp_client.data.types import DataError
+from fedhelp_client.export.card import ModelCard, markdown, sign_card
+from fedhelp_client.export.check import agreement, check_same
+from fedhelp_client.export.graph import student_graph
+from fedhelp_client.export.record import ModelRecord
+from fedhelp_client.models import HospitalModel, build_model
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.public_set import PublicSet
+from fedhelp_secure.state import StateDirectory, write_atomically
+
+MODEL, CARD, CARD_TEXT = "model.onnx", "model-card.json", "model-card.md"
+
+_INPUT = "image: uint8 [N, 1, height, width], grey, 0 is black; any size from 16 to 4096 pixels"
+_OUTPUT = {
+    "classification": "probabilities: float32 [N, classes], in the order below",
+    "segmentation": "lesion: float32 [N, 1, height, width]; above 0.5 is the lesion",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    card: ModelCard
+    folder: Path
+
+
+def export_student(
+    state: StateDirectory, public_set: PublicSet, out: Path, *, int8: bool = False
+) -> Exported:
+    """Write the learnt network of ``state`` as ONNX into ``out``, with a signed card.
+
+    The graph is compared with the network on the public images, which also calibrate ``int8``; no
+    patient is read. Raises DataError if nothing was learnt or ``out`` holds a model, ExportDiffers.
+    """
+    record = ModelRecord.load(state)
+    if (out / MODEL).exists():
+        raise DataError(f"{out} holds a model already; choose another --out.")
+    model = load_student(state, record)
+    exact = student_graph(model, task=record.task)
+    check_same(exact, model, public_set.images, task=record.task)
+    graph, agreed = exact, 1.0
+    number_format: Literal["float32", "int8"] = "float32"
+    if int8:
+        # Not above: it takes a second to import.
+        from fedhelp_client.export.quantise import quantised
+
+        graph, number_format = quantised(exact, public_set.images), "int8"
+        agreed = agreement(exact, graph, public_set.images, task=record.task)
+    data = graph.SerializeToString()
+    card = ModelCard(
+        model_digest=digest(data),
+        model_bytes=len(data),
+        number_format=number_format,
+        agreement=agreed,
+        input=_INPUT,
+        output=_OUTPUT[record.task],
+        record=record,
+    )
+    write_atomically(out / CARD_TEXT, markdown(card).encode("utf-8"))
+    write_atomically(out / CARD, sign_card(card, state.signing_key()))
+    # Last: a folder with a model is a complete one.
+    write_atomically(out / MODEL, data)
+    return Exported(card, out)
+
+
+def load_student(state: StateDirectory, record: ModelRecord) -> HospitalModel:
+    """The learnt network of ``state``; raises DataError if its file is missing or another's."""
+    path = state.role_directory() / "models" / "distilled.pt"
+    model = build_model(record.group, task=record.task, classes=len(record.classes), seed=0)
+    try:
+        # weights_only: the file is data, whoever wrote it.
+        weights = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+        model.load_state_dict(weights)
+    except (OSError, RuntimeError, UnpicklingError, ValueError, EOFError, KeyError) as error:
+        raise DataError(
+            f"{path} is not the network that this hospital learnt; run 'fedhelp client run' again."
+        ) from error
+    model.eval()
+    return model
