@@ -16,7 +16,9 @@ $(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.to
 	# torch first and alone, so that nothing can ask for another build of it.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable '.[backbone,report]' --editable keys --editable 'server[foundation-model]' --editable client
+		--editable '.[backbone,pkcs11,report]' --editable keys --editable 'server[foundation-model]' --editable client
+	# For the tests of keys in PKCS#11 tokens; where it cannot be had, those tests are skipped and say so.
+	-sh tests/support/softhsm.sh $(VENV)/share/softhsm
 	touch $(STAMP)
 
 demo: dev
