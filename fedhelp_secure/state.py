@@ -78,12 +78,16 @@ class StateDirectory:
         """
         if (root / "identity.json").exists():
             raise StateError(f"{root} already holds an identity; choose another --state directory.")
+        state = cls(root, identity)
+        elsewhere = {use: uri for use, uri in (signers or {}).items() if uri != _OWN_FILE}
+        for use, uri in elsewhere.items():
+            # First: what cannot be had leaves nothing behind.
+            state._signer_at(uri, use).make()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o700)
-        state = cls(root, identity)
-        elsewhere = {use.value: uri for use, uri in (signers or {}).items() if uri != _OWN_FILE}
         if elsewhere:
-            write_atomically(state._signers_path, canonical_json(elsewhere))
+            document = {use.value: uri for use, uri in elsewhere.items()}
+            write_atomically(state._signers_path, canonical_json(document))
         if passphrase.current().given and not state.secrets.is_encrypted:
             state.secrets.encrypt(passphrase.current().choose())
         state.signer(SignerUse.SIGNING).make()
@@ -196,11 +200,7 @@ class StateDirectory:
 
         Raises SignerUriRefused, TokenSupportMissing or StateError.
         """
-        path, algorithm = {
-            SignerUse.SIGNING: (self.signing_key_path, Algorithm.ED25519),
-            SignerUse.AUTHORITY: (self.authority_key_path, Algorithm.P256),
-        }[use]
-        return signer_for(self._signer_uri(use), self.secrets, path, algorithm)
+        return self._signer_at(self._signer_uri(use), use)
 
     def signers_in_use(self) -> str:
         """One line for people: where this party's signing keys are. It holds no secret."""
@@ -234,6 +234,13 @@ class StateDirectory:
     @property
     def _signers_path(self) -> Path:
         return self.root / "signers.json"
+
+    def _signer_at(self, uri: str, use: SignerUse) -> Signer:
+        path, algorithm = {
+            SignerUse.SIGNING: (self.signing_key_path, Algorithm.ED25519),
+            SignerUse.AUTHORITY: (self.authority_key_path, Algorithm.P256),
+        }[use]
+        return signer_for(uri, self.secrets, path, algorithm)
 
     def _signer_uri(self, use: SignerUse) -> str:
         if not self._signers_path.exists():

@@ -117,7 +117,7 @@ class SecretStore:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Nobody else reads or writes secrets within the block. Do not nest it."""
-        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._finish()

@@ -61,7 +61,7 @@ class TokenConnection:
                 f"{self._module} shows {len(tokens)} tokens of the URI's name, but must show one; "
                 "check that it is plugged in, or name its serial."
             )
-        return tokens[0].open(rw=writing, user_pin=pin.encoded)
+        return tokens[0].open(rw=writing, user_pin=pin.encoded.decode("utf-8"))
 
     def _fits(self, token: Token) -> bool:
         serial = token.serial.decode("utf-8", "replace").rstrip("\0 ")

@@ -45,8 +45,10 @@ def initialised(directory: Path, label: str) -> SoftToken | None:
         f"directories.tokendir = {directory / 'tokens'}\nobjectstore.backend = file\n"
     )
     subprocess.run(
-        [tool, "--module", module, "--init-token", "--free", "--label", label]
-        + ["--so-pin", "the officer's PIN", "--pin", PIN],
+        [
+            *(tool, "--module", module, "--init-token", "--free", "--label", label),
+            *("--so-pin", "the officer's PIN", "--pin", PIN),
+        ],
         env={"SOFTHSM2_CONF": str(configuration(directory))},
         capture_output=True,
         check=True,
