@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from support.passphrases import FIRST, SECOND, chosen
+from support.passphrases import FIRST, SECOND, chosen, give
 
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.keystore import lock
 from fedhelp_secure.keystore.lock import LEAST_COST, PassphraseWrong, new_key, unwrap, wrap
-from fedhelp_secure.state import StateError
+from fedhelp_secure.state import StateDirectory, StateError
+from fedhelp_secure.transport.identity import Identity, Role
 
 PARTY = {"federation": "testfed", "role": "hospital", "name": "one"}
 KEY = bytes(range(32))
@@ -34,9 +36,11 @@ def test_the_passphrase_opens_it_and_another_does_not(locked: bytes) -> None:
         unwrap(locked, FIRST_CHOSEN, {**PARTY, "name": "two"})
 
 
-def test_it_is_what_the_record_says() -> None:
-    """Another implementation of scrypt (OpenSSL's, by hashlib) opens one of the real cost."""
-    stated = json.loads(wrap(KEY, FIRST_CHOSEN, PARTY))
+def test_a_backup_opens_without_this_program(tmp_path: Path) -> None:
+    """As the documents say: another implementation of scrypt (OpenSSL's, by hashlib) and AES."""
+    give(FIRST)
+    state = StateDirectory.create(tmp_path / "state", Identity("testfed", Role.HOSPITAL, "one"))
+    stated = json.loads((state.root / "passphrase.json").read_bytes())
     assert (stated["cost"], stated["block_size"], stated["parallelism"]) == (17, 8, 1)
     derived = hashlib.scrypt(
         FIRST.encode(),
@@ -48,9 +52,18 @@ def test_it_is_what_the_record_says() -> None:
         dklen=32,
     )
     wrapped = base64.b64decode(stated.pop("wrapped_key"))
-    associated = canonical_json({"lock": stated, "context": PARTY})
-    nonce = base64.b64decode(stated["nonce"])
-    assert AESGCM(derived).decrypt(nonce, wrapped, associated) == KEY
+    associated = _json({"lock": stated, "context": PARTY})
+    key = AESGCM(derived).decrypt(base64.b64decode(stated["nonce"]), wrapped, associated)
+    data = state.sealing_key_path.read_bytes()
+    heading, nonce, ciphertext = data[:24], data[24:36], data[36:]
+    assert heading == b"fedhelp-secure secret 1\n"
+    associated = heading + _json({**PARTY, "file": "keys/sealing.bin"})
+    opened = AESGCM(key).decrypt(nonce, ciphertext, associated)
+    assert opened == state.unsealing_key().to_bytes()
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def test_scrypt_is_paid_once_a_process(locked: bytes) -> None:

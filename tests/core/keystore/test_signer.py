@@ -25,7 +25,7 @@ from fedhelp_secure.keystore.lock import PassphraseWrong
 from fedhelp_secure.keystore.passphrase import PassphraseMissing
 from fedhelp_secure.keystore.signer import Algorithm, Signer, signer_for
 from fedhelp_secure.keystore.store import SecretStore
-from fedhelp_secure.keystore.token_session import TokenUnavailable
+from fedhelp_secure.keystore.token_session import TokenUnavailable, connection_to
 from fedhelp_secure.signing import SigningKey, open_document
 from fedhelp_secure.state import StateError
 
@@ -106,7 +106,7 @@ def test_it_signs_certificates_that_other_programs_verify(make: Make, tmp_path: 
     root.verify_directly_issued_by(root)
     path = tmp_path / "root.pem"
     path.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    command = ["openssl", "verify", "-check_ss_sig", "-CAfile", path, path]
+    command = ["openssl", "verify", "-check_ss_sig", "-CAfile", str(path), str(path)]
     assert subprocess.run(command, capture_output=True, check=True).stdout.endswith(b": OK\n")
 
 
@@ -186,19 +186,13 @@ def test_a_key_in_a_token_does_not_leave_it(
 def test_a_pin_comes_from_the_passphrase_or_from_a_private_file(
     soft_token: SoftToken, store: SecretStore, tmp_path: Path
 ) -> None:
-    from fedhelp_secure.keystore import token_session
-
     in_token(soft_token, "pin", ED25519, store).make()
 
     def opened(uri: str) -> None:
         # One login is one for the whole process: each of these is like a new one.
-        token_session.connection_to.cache_clear()
-        for connection in _connections:
-            connection._give_up()
-        _connections.append(token_session.connection_to(soft_token.module, "tests", *[None] * 3))
+        connection_to(soft_token.module, "tests", *[None] * 3)._give_up()
         signer_for(uri, store, Path("/nowhere"), ED25519).key()
 
-    _connections = [token_session.connection_to(soft_token.module, "tests", *[None] * 3)]
     bare = soft_token.uri("pin", pin_source=False)
     give(None)
     with pytest.raises(PassphraseMissing):
@@ -251,6 +245,29 @@ def test_two_keys_of_one_name_are_not_guessed_between(
         signer_for(uri, store, Path("/nowhere"), ED25519).key()
     with pytest.raises(TokenUnavailable, match="2 private keys"):
         in_token(soft_token, "twice", ED25519, store).key()
+
+
+def test_a_signature_that_its_public_key_does_not_open_never_leaves(
+    soft_token: SoftToken, store: SecretStore
+) -> None:
+    """Two pairs whose halves were exchanged by their names; a faulty token looks the same."""
+    import pkcs11
+
+    label = pkcs11.Attribute.LABEL
+    in_token(soft_token, "pair-1", P256, store).make()
+    in_token(soft_token, "pair-2", P256, store).make()
+    with connection_to(soft_token.module, "tests", *[None] * 3).session(
+        lambda: chosen(PIN), writing=True
+    ) as session:
+        for found in list(session.get_objects({label: "pair-1"})):
+            if found.object_class is pkcs11.ObjectClass.PRIVATE_KEY:
+                found[label] = "mixed"
+        for found in list(session.get_objects({label: "pair-2"})):
+            if found.object_class is pkcs11.ObjectClass.PUBLIC_KEY:
+                found[label] = "mixed"
+    key = p256_of(in_token(soft_token, "mixed", P256, store))
+    with pytest.raises(TokenUnavailable, match="does not fit the public key"):
+        key.sign(b"message", ec.ECDSA(hashes.SHA256()))
 
 
 def test_a_token_signs_with_one_hash_only(soft_token: SoftToken, store: SecretStore) -> None:

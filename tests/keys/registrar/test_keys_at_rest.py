@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.passphrases import FIRST, SECOND, descriptor_with, give
 from support.softhsm import PIN, SoftToken
+from typer.testing import CliRunner
 
-from fedhelp_secure.demo.processes import ProcessGroup
+from fedhelp_secure import cli
+from fedhelp_secure.demo.processes import ProcessFailed, ProcessGroup
 from fedhelp_secure.enrolment.renewal import renew
+from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.keystore.container import is_sealed
 from fedhelp_secure.keystore.store import secret_files
+from fedhelp_secure.keystore.token_session import connection_to
 from fedhelp_secure.signing import open_document
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import own_tls_files
@@ -25,34 +27,28 @@ from fedhelp_secure.transport.identity import Role
 
 def fedhelp(
     *arguments: str | Path, passphrase: str | None = None, new: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run ``fedhelp``; passphrases are in descriptors, as a shell's ``3<FILE`` gives them."""
-    descriptors, root_options = [], []
+) -> tuple[str, FedHelpError | None]:
+    """Run the whole command line in this process; what it printed, and the error that ended it.
+
+    Passphrases are in descriptors, as a shell's ``3<FILE`` gives them.
+    """
+    called = [str(argument) for argument in arguments]
     if passphrase is not None:
-        descriptors.append(descriptor_with(passphrase.encode()))
-        root_options = ["--passphrase-fd", str(descriptors[0])]
+        called = ["--passphrase-fd", str(descriptor_with(passphrase.encode())), *called]
     if new is not None:
-        descriptors.append(descriptor_with(new.encode()))
-        arguments = (*arguments, "--new-passphrase-fd", str(descriptors[-1]))
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "fedhelp_secure", *root_options, *map(str, arguments)],
-            pass_fds=descriptors,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        called += ["--new-passphrase-fd", str(descriptor_with(new.encode()))]
+    result = CliRunner().invoke(cli.build(called), called)
+    if result.exception is not None and not isinstance(result.exception, FedHelpError):
+        raise result.exception
+    return result.output, result.exception
 
 
 def run(*arguments: str | Path, passphrase: str | None = None, new: str | None = None) -> str:
     """As `fedhelp`, to a good end; what it printed."""
-    done = fedhelp(*arguments, passphrase=passphrase, new=new)
-    assert done.returncode == 0, done.stderr
-    assert not {FIRST, SECOND, PIN} & {*done.stdout.splitlines(), *done.stderr.splitlines()}
-    return done.stdout
+    printed, error = fedhelp(*arguments, passphrase=passphrase, new=new)
+    assert error is None, error
+    assert not [secret for secret in (FIRST, SECOND, PIN) if secret in printed]
+    return printed
 
 
 def found(root: Path, *options: str, passphrase: str | None = None) -> str:
@@ -96,19 +92,16 @@ def test_without_the_passphrase_nothing_is_done(
     encrypted: Path, passphrase: str | None, sentence: str
 ) -> None:
     before = {path: path.read_bytes() for path in encrypted.rglob("*") if path.is_file()}
-    for command in (
+    commands: tuple[tuple[str | Path, ...], ...] = (
         ("enrol", "request", "--state", encrypted / "auditor", "--out", encrypted / "new.json"),
         ("enrol", "passphrase", "--state", encrypted / "auditor", "--remove"),
         ("keys", "serve", "--state", encrypted / "registrar", "--listen", "127.0.0.1:0"),
-    ):
-        done = fedhelp(*command, passphrase=passphrase)
-        assert done.returncode == 1
-        assert sentence in done.stderr
-        assert "Traceback" not in done.stderr
-    changed = fedhelp(
-        *("enrol", "passphrase", "--state", encrypted / "auditor"), passphrase=passphrase, new=FIRST
     )
-    assert sentence in changed.stderr
+    for command in commands:
+        _, error = fedhelp(*command, passphrase=passphrase)
+        assert sentence in str(error)
+    change = ("enrol", "passphrase", "--state", encrypted / "auditor")
+    assert sentence in str(fedhelp(*change, passphrase=passphrase, new=FIRST)[1])
     after = {path: path.read_bytes() for path in encrypted.rglob("*") if path.is_file()}
     assert after == before
 
@@ -146,7 +139,9 @@ def test_a_passphrase_changes_under_a_running_registrar(copied: Path, group: Pro
     group.stop()
     give(SECOND)
     group.serve("registrar-again", *serve)
-    assert fedhelp(*serve, passphrase=FIRST).returncode == 1
+    give(FIRST)
+    with pytest.raises(ProcessFailed, match="does not open the keys"):
+        group.serve("registrar-with-the-former", *serve)
 
 
 def test_a_passphrase_is_set_and_removed_by_command(tmp_path: Path) -> None:
@@ -154,8 +149,8 @@ def test_a_passphrase_is_set_and_removed_by_command(tmp_path: Path) -> None:
     assert "Keys at rest: not encrypted; signing key file:; authority key file:." in printed
     registrar = ("--state", tmp_path / "registrar")
     assert "are encrypted" in run("enrol", "passphrase", *registrar, passphrase=FIRST)
-    refused = fedhelp("enrol", "passphrase", *registrar, passphrase=FIRST, new="too short")
-    assert "at least 15 characters" in refused.stderr
+    _, error = fedhelp("enrol", "passphrase", *registrar, passphrase=FIRST, new="too short")
+    assert "at least 15 characters" in str(error)
     assert "NOT encrypted" in run("enrol", "passphrase", *registrar, "--remove", passphrase=FIRST)
     assert "NOT encrypted" in join(tmp_path, "auditor")
 
@@ -173,7 +168,7 @@ def token_root(tmp_path_factory: pytest.TempPathFactory, soft_token: SoftToken) 
     printed = found(root, *keys, passphrase=PIN)
     identity = ["--federation", "testfed", "--role", "auditor", "--name", "auditor"]
     signing = ["--signing-key", soft_token.uri("auditor")]
-    init = ("enrol", "init", "--state", root / "auditor", *identity, *signing)
+    init = ("enrol", "init", "--state", str(root / "auditor"), *identity, *signing)
     printed += run(*init, passphrase=PIN)
     return root, printed + join(root, "auditor", passphrase=PIN)
 
@@ -199,14 +194,8 @@ def test_openssl_verifies_the_certificates(token_root: tuple[Path, str]) -> None
     for party in ("registrar", "auditor"):
         tls = root / party / "tls"
         purpose = ["-purpose", "sslserver", "-x509_strict", "-check_ss_sig"]
-        command = [
-            "openssl",
-            "verify",
-            *purpose,
-            "-CAfile",
-            tls / "ca.pem",
-            tls / "certificate.pem",
-        ]
+        files = ["-CAfile", str(tls / "ca.pem"), str(tls / "certificate.pem")]
+        command = ["openssl", "verify", *purpose, *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -246,7 +235,8 @@ def test_a_signer_that_cannot_be_had_leaves_nothing(tmp_path: Path, soft_token: 
         (f"file:{tmp_path}/absent.pem", None, "put it back"),
         ("https://example/key", None, "must begin with file: or pkcs11:"),
     ):
-        done = fedhelp(*init, "--ca-key", uri, passphrase=passphrase)
-        assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
-        assert PIN not in done.stderr
+        connection_to(soft_token.module, soft_token.label, *[None] * 3)._give_up()
+        _, error = fedhelp(*init, "--ca-key", uri, passphrase=passphrase)
+        assert sentence in str(error)
+        assert PIN not in str(error)
     assert not (tmp_path / "state").exists()
