@@ -17,8 +17,8 @@ $(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.to
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
 		--editable '.[backbone,pkcs11,report]' --editable keys --editable 'server[foundation-model]' --editable client
-	# For the tests of keys in PKCS#11 tokens; where it cannot be had, those tests are skipped and say so.
-	-sh tests/support/softhsm.sh $(VENV)/share/softhsm
+	@sh tests/support/softhsm.sh $(VENV)/share/softhsm || \
+		echo "SoftHSM cannot be had from Debian here: tests of keys in PKCS#11 tokens will be skipped."
 	touch $(STAMP)
 
 demo: dev

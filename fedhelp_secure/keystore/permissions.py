@@ -56,8 +56,8 @@ def _check(root: Path, path: Path, found: os.stat_result) -> None:
         )
     if found.st_uid != os.geteuid():
         raise StateError(
-            f"{path} belongs to another user than the one who runs this; run: "
-            f"chown -R {os.geteuid()} {quoted}"
+            f"{path} belongs to another user ({found.st_uid}) than the one who runs this; do it as "
+            f"that user, or run: chown -R {os.geteuid()} {quoted}"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise StateError(f"{path} can be read by other users; run: chmod -R go-rwx {quoted}")

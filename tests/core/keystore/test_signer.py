@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedhelp_secure.errors import FedHelpError, MalformedMessage
 from fedhelp_secure.keystore import pkcs8
 from fedhelp_secure.keystore.lock import PassphraseWrong
 from fedhelp_secure.keystore.passphrase import PassphraseMissing
-from fedhelp_secure.keystore.signer import Algorithm, Signer, signer_for
+from fedhelp_secure.keystore.signer import Algorithm, Signer, TokenSupportMissing, signer_for
 from fedhelp_secure.keystore.store import SecretStore
 from fedhelp_secure.keystore.token_session import TokenUnavailable, connection_to
 from fedhelp_secure.signing import SigningKey, open_document
@@ -233,6 +234,18 @@ def test_what_the_token_does_not_hold_is_said(
         signer = signer_for(uri, store, Path("/nowhere"), ED25519)
         with pytest.raises(TokenUnavailable, match=sentence):
             signer.key()
+
+
+def test_without_the_extra_a_token_is_refused_and_files_work(
+    monkeypatch: pytest.MonkeyPatch, store: SecretStore, tmp_path: Path
+) -> None:
+    for name in ("token", "token_session"):
+        monkeypatch.delitem(sys.modules, f"fedhelp_secure.keystore.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    uri = "pkcs11:token=any;object=key?module-path=/usr/lib/any.so"
+    with pytest.raises(TokenSupportMissing, match=r"pip install 'fedhelp-secure\[pkcs11\]'"):
+        signer_for(uri, store, Path("/nowhere"), ED25519)
+    signer_for("file:", store, tmp_path / "state" / "keys" / "key.pem", ED25519).make()
 
 
 def test_two_keys_of_one_name_are_not_guessed_between(
