@@ -134,17 +134,20 @@ def test_threads_may_share_it(make: Make) -> None:
     def sign() -> None:
         try:
             key = SigningKey(ed25519_of(signer))
-            for number in range(10):
+            for number in range(50):
                 message = b"%d" % number
                 key.public.check(key.sign(message), message)
         except FedHelpError as error:
             problems.append(error)
 
-    threads = [threading.Thread(target=sign) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=sign) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert problems == []
 
 

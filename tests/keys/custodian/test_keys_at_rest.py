@@ -13,10 +13,21 @@ from support.passphrases import FIRST, chosen, give
 from support.sums import public_context
 
 from fedhelp_keys.custodian.decryption import DecryptionFailed, DecryptionWorker
-from fedhelp_keys.custodian.decryptor import secret_context_path
+from fedhelp_keys.custodian.decryptor import prepare, secret_context_path
 from fedhelp_secure.keystore.container import is_sealed
 from fedhelp_secure.keystore.lock import LEAST_COST
+from fedhelp_secure.keystore.store import secret_files
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.identity import Identity, Role
+
+
+def test_a_new_key_is_encrypted_from_the_first_byte_on(tmp_path: Path) -> None:
+    give(FIRST)
+    identity = Identity("testfed", Role.DECRYPTOR, "decryptor")
+    state = StateDirectory.create(tmp_path / "state", identity)
+    prepare(state)
+    assert secret_context_path(state) in secret_files(state.root)
+    assert all(is_sealed(path.read_bytes()) for path in secret_files(state.root))
 
 
 def test_an_encrypted_decryptor_decrypts(shared_federation: Federation, tmp_path: Path) -> None:
