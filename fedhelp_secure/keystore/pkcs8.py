@@ -15,7 +15,7 @@ from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.keystore import passphrase
 from fedhelp_secure.keystore.lock import PassphraseWrong
 
-_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_ENCRYPTED = b"-----BEGIN ENCRYPTED "
 
 
 def encoded(key: PrivateKeyTypes) -> bytes:
