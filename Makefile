@@ -16,7 +16,9 @@ $(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.to
 	# torch first and alone, so that nothing can ask for another build of it.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable '.[backbone,report]' --editable keys --editable 'server[foundation-model]' --editable client
+		--editable '.[backbone,pkcs11,report]' --editable keys --editable 'server[foundation-model]' --editable client
+	@sh tests/support/softhsm.sh $(VENV)/share/softhsm || \
+		echo "SoftHSM cannot be had from Debian here: tests of keys in PKCS#11 tokens will be skipped."
 	touch $(STAMP)
 
 demo: dev

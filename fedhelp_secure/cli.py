@@ -17,8 +17,12 @@ import typer
 from rich.console import Console
 
 from fedhelp_secure.errors import FedHelpError, InternalError
+from fedhelp_secure.keystore import passphrase
+from fedhelp_secure.keystore.passphrase import PassphraseSource
 
 ENTRY_POINT_GROUP = "fedhelp.commands"
+_DESCRIPTOR = "--passphrase-fd"
+_ASK = "--ask-passphrase"
 
 
 class CommandTaken(InternalError):
@@ -36,11 +40,12 @@ def build(arguments: list[str]) -> typer.Typer:
         name="fedhelp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback()(_root)
-    for entry in _wanted(entries(ENTRY_POINT_GROUP), arguments[:1]):
+    called = _without_root_options(arguments)
+    for entry in _wanted(entries(ENTRY_POINT_GROUP), called[:1]):
         loaded = entry.load()
         if isinstance(loaded, typer.Typer):
             added = entries(f"{ENTRY_POINT_GROUP}.{entry.name}")
-            app.add_typer(extended(loaded, added, arguments[1:2]), name=entry.name)
+            app.add_typer(extended(loaded, added, called[1:2]), name=entry.name)
         else:
             app.command(name=entry.name)(loaded)
     return app
@@ -90,6 +95,15 @@ def _wanted(offered: Sequence[EntryPoint], called: Sequence[str]) -> Sequence[En
     return [entry for entry in offered if entry.name in called] or offered
 
 
+def _without_root_options(arguments: list[str]) -> list[str]:
+    """``arguments`` from the name of the command on."""
+    if arguments and arguments[0] == _DESCRIPTOR:
+        return _without_root_options(arguments[2:])
+    if arguments and (arguments[0] == _ASK or arguments[0].startswith(f"{_DESCRIPTOR}=")):
+        return _without_root_options(arguments[1:])
+    return arguments
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         Console(highlight=False).print(f"fedhelp {version('fedhelp-secure')}")
@@ -100,5 +114,18 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
     ] = False,
+    passphrase_fd: Annotated[
+        int | None,
+        typer.Option(_DESCRIPTOR, min=0, help="Read the keys' passphrase from this descriptor."),
+    ] = None,
+    ask_passphrase: Annotated[
+        bool, typer.Option(_ASK, help="Ask at the terminal for the keys' passphrase.")
+    ] = False,
 ) -> None:
-    """Hospitals learn from one another without showing patients to anyone."""
+    """Hospitals learn from one another without showing patients to anyone.
+
+    Keys that are encrypted open with a passphrase: from --passphrase-fd, from the systemd
+    credential fedhelp-passphrase, or asked for at a terminal. A state that is made while one is
+    given is encrypted.
+    """
+    passphrase.use(PassphraseSource(passphrase_fd, ask=ask_passphrase))

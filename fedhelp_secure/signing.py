@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
@@ -20,6 +19,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from fedhelp_secure.canonical import canonical_json, parse_json
 from fedhelp_secure.errors import MalformedMessage, SignatureRefused
+from fedhelp_secure.keystore import pkcs8
 
 PAYLOAD_TYPE_PREFIX = "application/vnd.fedhelp-secure."
 
@@ -60,7 +60,7 @@ class VerifyingKey:
 
 
 class SigningKey:
-    """An Ed25519 private key. Its repr shows the public half only."""
+    """An Ed25519 private key, here or in a token. Its repr shows the public half only."""
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
@@ -75,30 +75,21 @@ class SigningKey:
 
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
-        """The key in unencrypted PKCS#8 PEM; raises MalformedMessage if it is anything else."""
-        try:
-            key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
-            raise MalformedMessage("a signing key file is not PKCS#8 PEM.") from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise MalformedMessage("a signing key file must hold an Ed25519 key.")
-        return cls(key)
+        """The key in PKCS#8 PEM; raises MalformedMessage if it is anything else.
+
+        Encrypted PKCS#8 opens with this process's passphrase, or raises PassphraseMissing or
+        PassphraseWrong.
+        """
+        return cls(pkcs8.ed25519(pem))
 
     def to_pem(self) -> bytes:
-        """Unencrypted PKCS#8 PEM; write it only with owner-only permissions."""
-        return self._private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        """Unencrypted PKCS#8 PEM; raises TokenUnavailable for a key that is in a token."""
+        return pkcs8.encoded(self._private_key)
 
     @property
     def public(self) -> VerifyingKey:
         """The public half."""
-        raw = self._private_key.public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
-        return VerifyingKey(raw)
+        return VerifyingKey(self._private_key.public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte Ed25519 signature over ``message``."""

@@ -2,6 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
+
+import pytest
+from support import softhsm
+from support.softhsm import SoftToken
+
+from fedhelp_secure.keystore import passphrase
+from fedhelp_secure.keystore.passphrase import PassphraseSource
 
 # One computing thread a process: tests start many, and idle matrix threads spin.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -11,3 +19,23 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 # tests of Ctrl-C would wait for an interrupt that never arrives.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def soft_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftToken]:
+    """A real PKCS#11 token; one for the whole run, since the library reads its settings once."""
+    directory = tmp_path_factory.mktemp("softhsm")
+    with pytest.MonkeyPatch.context() as environment:
+        # Only once it is there: the library is loaded with this variable, here and in children.
+        environment.setenv("SOFTHSM2_CONF", str(softhsm.configuration(directory)))
+        token = softhsm.initialised(directory, "tests")
+        if token is None:
+            pytest.skip("SoftHSM is neither installed nor could 'make dev' fetch it from Debian")
+        yield token
+
+
+@pytest.fixture(autouse=True)
+def no_passphrase_is_left() -> Iterator[None]:
+    """A test that gives this process a passphrase does not give it to the next one."""
+    yield
+    passphrase.use(PassphraseSource())

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from fedhelp_secure.errors import InternalError
+from fedhelp_secure.keystore import passphrase
 
 _READY_POLL_SECONDS = 0.05
 _GRACE_SECONDS = 10.0
@@ -72,9 +73,10 @@ class ProcessGroup:
         """Start ``fedhelp ARGUMENTS``; its output goes to ``<directory>/logs/<name>.log``."""
         log = self._directory / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with log.open("ab") as output:
+        with log.open("ab") as output, passphrase.handed_on() as (options, descriptors):
             process = subprocess.Popen(
-                [sys.executable, "-m", "fedhelp_secure", *arguments],
+                [sys.executable, "-m", "fedhelp_secure", *options, *arguments],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -12,8 +12,10 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.enrolment.bundle import install_bundle
 from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.keystore import passphrase as passphrases
+from fedhelp_secure.keystore.passphrase import PassphraseSource
 from fedhelp_secure.signing import VerifyingKey
-from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -38,10 +40,15 @@ def init(
     federation: Annotated[str, typer.Option(help="The federation's name.")],
     role: Annotated[Role, typer.Option(help="What this party does.")],
     name: Annotated[str, typer.Option(help="This party's name in the federation.")],
+    signing_key: Annotated[
+        str, typer.Option(metavar="URI", help="Where the signing key is: file: or pkcs11:...")
+    ] = "file:",
 ) -> None:
     """Make a state directory with this party's identity and keys."""
-    StateDirectory.create(state, Identity(federation, role, name))
+    identity = Identity(federation, role, name)
+    made = StateDirectory.create(state, identity, signers={SignerUse.SIGNING: signing_key})
     _print(f"{state} is ready for {role.value} {name}.")
+    _print_keys(made)
     if role is Role.DECRYPTOR:
         _print("Next: fedhelp custodian prepare, then fedhelp enrol request.")
 
@@ -58,6 +65,7 @@ def request(
     directory = _open_or_create(state, federation, role, name)
     envelope = make_request(directory)
     write_atomically(out, envelope, mode=0o644)
+    _print_keys(directory)
     _print(f"{out} asks to enrol {directory.identity}; digest {digest(envelope)}.")
     _print("Take it to the registrar, and compare the digest over another way, such as a call.")
 
@@ -92,6 +100,39 @@ def renew(
     directory = StateDirectory.open(state)
     renew_certificate(directory, registrar)
     _print(f"The certificate of {directory.identity} is renewed.")
+
+
+@app.command()
+def passphrase(
+    state: _State,
+    new_passphrase_fd: Annotated[
+        int | None, typer.Option(min=0, help="Read the new passphrase from this descriptor.")
+    ] = None,
+    remove: Annotated[bool, typer.Option(help="Decrypt the keys: no passphrase any more.")] = False,
+) -> None:
+    """Encrypt this party's keys under a passphrase, change it, or take it away."""
+    directory = StateDirectory.open(state)
+    encrypted = directory.secrets.is_encrypted
+    if remove:
+        directory.secrets.decrypt()
+    else:
+        if encrypted:
+            # Whoever does not know the present one is not asked for another.
+            directory.unsealing_key()
+        directory.secrets.encrypt(_new_passphrase(new_passphrase_fd, encrypted).choose())
+    _print_keys(directory)
+
+
+def _new_passphrase(descriptor: int | None, encrypted: bool) -> PassphraseSource:
+    if descriptor is None and not encrypted and passphrases.current().given:
+        return passphrases.current()
+    ask = descriptor is None
+    return PassphraseSource(descriptor, credential=None, ask=ask, prompt="New passphrase: ")
+
+
+def _print_keys(state: StateDirectory) -> None:
+    how = "encrypted" if state.secrets.is_encrypted else "NOT encrypted (fedhelp enrol passphrase)"
+    _print(f"Keys in {state.root} are {how}; {state.signers_in_use()}.")
 
 
 def _open_or_create(

@@ -30,6 +30,7 @@ from fedhelp_secure.errors import ConfigurationError, FedHelpError, InternalErro
 from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from fedhelp_secure.evidence.entries import MAXIMUM_ENTRY_BYTES, serialise_entry
 from fedhelp_secure.evidence.merkle import MerkleTree, OutsideTree, leaf_hash
+from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import write_atomically
 from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, Receipt
@@ -96,7 +97,7 @@ class EvidenceLog:
         Raises LogInUse if another process has it, LogDamaged if acknowledged entries are not what
         the last checkpoint signs.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         return cls(directory, origin=origin, signing_key=signing_key)
 
     def close(self) -> None:

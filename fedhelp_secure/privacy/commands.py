@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from fedhelp_secure.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="Plan a privacy budget, and see what is spent.")
+
+_CONSENT_KEY = "consent key"
 
 StateOption = Annotated[Path, typer.Option("--state", help="This hospital's state directory.")]
 
@@ -69,7 +70,10 @@ def consent(
         typer.Option(help="year:YYYY, data-set:NAME, charter:sha256:DIGEST or lifetime."),
     ],
     reason: Annotated[str, typer.Option(help="One line for the record; never about a patient.")],
-    key: Annotated[Path, typer.Option(help="The privacy officer's key (PEM).")],
+    key: Annotated[Path, typer.Option(help="The privacy officer's key.")],
+    key_passphrase_fd: Annotated[
+        int | None, typer.Option(min=0, help="Read that key's passphrase from this descriptor.")
+    ] = None,
     epsilon: Annotated[
         str | None, typer.Option(help="New limit on epsilon (aggregate) for the period.")
     ] = None,
@@ -97,7 +101,7 @@ def consent(
         epsilon=epsilon,
         epsilon_collusion=epsilon_collusion,
         reason=reason,
-        key=_read_key(key),
+        key=_read_key(key, key_passphrase_fd),
     )
     _console().print(f"recorded as entry {entry.record.sequence} of the ledger: {entry.digest}")
 
@@ -106,26 +110,39 @@ def consent(
 def consent_key(
     out: Annotated[Path, typer.Option(help="New file for the private key; keep it to yourself.")],
 ) -> None:
-    """Make the privacy officer's key, and print the public half for the site's policy."""
+    """Make the privacy officer's key, and print the public half for the site's policy.
+
+    It is encrypted under the passphrase that 'fedhelp --ask-passphrase' or --passphrase-fd gives.
+    """
+    from fedhelp_secure.keystore import passphrase, standalone
     from fedhelp_secure.signing import SigningKey
 
     made = SigningKey.generate()
+    secret = made.to_pem()
+    if passphrase.current().given:
+        secret = standalone.seal(secret, passphrase.current().choose(), _CONSENT_KEY)
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise ConfigurationError(f"{out} cannot be made anew; give another file.") from error
     with os.fdopen(descriptor, "wb") as file:
-        file.write(made.to_pem())
+        file.write(secret)
     _console().print(f"consent_key: {made.public.to_base64()}")
 
 
-def _read_key(path: Path) -> SigningKey:
+def _read_key(path: Path, passphrase_fd: int | None) -> SigningKey:
+    from fedhelp_secure.keystore import standalone
+    from fedhelp_secure.keystore.passphrase import PassphraseSource
+    from fedhelp_secure.keystore.permissions import check_private_file
     from fedhelp_secure.signing import SigningKey
 
+    # Not this process's own passphrase: the officer's is not the node's.
+    source = PassphraseSource(
+        passphrase_fd, credential=None, prompt="Passphrase of the privacy officer's key: "
+    )
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigurationError(f"{path} can be read by other users; run: chmod 600 '{path}'")
-        return SigningKey.from_pem(path.read_bytes())
+        check_private_file(path)
+        return SigningKey.from_pem(standalone.unseal(path.read_bytes(), source.read, _CONSENT_KEY))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read; give the privacy officer's key.") from (
             error

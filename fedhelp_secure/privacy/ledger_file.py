@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.privacy.account import Account, check_chain
 from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
@@ -63,7 +64,7 @@ class LedgerFile:
     def prepare(self) -> None:
         """Make the file, owner-only, if there is none; raises LedgerDamaged if that cannot be."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self.path.parent)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise LedgerDamaged(damaged(self.path)) from error

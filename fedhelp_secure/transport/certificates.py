@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
+from fedhelp_secure.keystore import pkcs8
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity
 
@@ -66,32 +67,25 @@ def server_name(identity: Identity) -> str:
 
 
 def generate_tls_key() -> bytes:
-    """A new ECDSA P-256 key, unencrypted PKCS#8 PEM; write it only with owner-only permissions."""
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    """A new ECDSA P-256 key, unencrypted PKCS#8 PEM; for `StateDirectory.write_secret`."""
+    return pkcs8.encoded(ec.generate_private_key(ec.SECP256R1()))
 
 
 def tls_key_of(state: StateDirectory) -> bytes:
-    """The PEM of ``state``'s TLS key, which is made on first use."""
+    """The unencrypted PEM of ``state``'s TLS key, which is made on first use."""
     if not state.tls_key_path.exists():
-        write_atomically(state.tls_key_path, generate_tls_key())
-    return state.read(state.tls_key_path)
+        state.write_secret(state.tls_key_path, generate_tls_key())
+    return pkcs8.decrypted(state.read_secret(state.tls_key_path))
 
 
 def load_tls_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """The private key in ``pem``; raises OwnCertificateUnusable unless it is ECDSA P-256."""
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+        return pkcs8.p256(pem)
+    except MalformedMessage as error:
         raise OwnCertificateUnusable(
-            "tls/key.pem is not a PKCS#8 key; enrol this party again."
+            "tls/key.pem is not a PKCS#8 key of the kind ECDSA P-256; enrol this party again."
         ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise OwnCertificateUnusable("tls/key.pem is not an ECDSA P-256 key; enrol again.")
-    return key
 
 
 def make_request(identity: Identity, key_pem: bytes) -> bytes:
@@ -217,7 +211,7 @@ def own_tls_files(state: StateDirectory) -> TlsFiles:
     """
     _finish_replacement(state)
     return TlsFiles(
-        key=state.read(state.tls_key_path),
+        key=pkcs8.decrypted(state.read_secret(state.tls_key_path)),
         certificate=state.read(state.tls_certificate_path),
         authorities=state.read(state.ca_path),
     )
@@ -226,7 +220,7 @@ def own_tls_files(state: StateDirectory) -> TlsFiles:
 def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> None:
     """Put a new key and its certificate in the place of the present ones: both or neither."""
     next_key, next_certificate = _next_paths(state)
-    write_atomically(next_key, key)
+    state.write_secret(next_key, key)
     # From here on the replacement happens, by us or by whoever reads the files next.
     write_atomically(next_certificate, certificate)
     _finish_replacement(state)
@@ -242,10 +236,11 @@ def _finish_replacement(state: StateDirectory) -> None:
     if not next_certificate.exists():
         return
     # A missing file was moved by another process (a server beside the renewal), or before a crash.
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(next_key, state.tls_key_path)
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(next_certificate, state.tls_certificate_path)
+    with state.secrets_turn():
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(next_key, state.tls_key_path)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(next_certificate, state.tls_certificate_path)
 
 
 def utc_now() -> datetime.datetime:

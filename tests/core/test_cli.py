@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fedhelp_secure import cli
 from fedhelp_secure.cli import CommandTaken, extended
+from fedhelp_secure.keystore import passphrase
 
 MODULE = "commands_of_a_role"
 
@@ -75,6 +76,29 @@ def test_only_what_is_called_is_loaded() -> None:
         extended(own_group(), [absent, entry("added-one")], [called])
     with pytest.raises(ModuleNotFoundError):
         extended(own_group(), [absent], ["absent"])
+
+
+@pytest.mark.usefixtures("role")
+def test_options_before_the_command_change_nothing_of_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A passphrase given does not make the program load roles that are not called."""
+    installed = {
+        cli.ENTRY_POINT_GROUP: [
+            EntryPoint("absent", "a_package_that_is_not_there:app", ""),
+            EntryPoint("bench", "fedhelp_secure.bench.commands:app", ""),
+        ],
+        f"{cli.ENTRY_POINT_GROUP}.bench": [
+            entry("absent", "a_package_that_is_not_there"),
+            entry("added-one"),
+        ],
+    }
+    monkeypatch.setattr(cli, "entries", lambda group: installed.get(group, []))
+    for options in (["--passphrase-fd", "3"], ["--passphrase-fd=3"], ["--ask-passphrase"]):
+        called = [*options, "bench", "added-one"]
+        result = CliRunner().invoke(cli.build(called), called)
+        assert (result.exit_code, result.output.strip()) == (0, "added 1")
+        assert passphrase.current().given
 
 
 @pytest.mark.parametrize("names", [["own-command"], ["named"], ["twice", "twice"]])

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from e2e.conftest import DEMO_SECONDS, FinishedDemo, fedhelp, processes_naming
 
+from fedhelp_secure.keystore.permissions import check_private
+
 
 def test_the_result_has_the_documented_fields(finished_demo: FinishedDemo) -> None:
     result = finished_demo.result
@@ -59,6 +61,10 @@ def test_secrets_and_state_are_for_their_owner_only(finished_demo: FinishedDemo)
         and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
     assert not exposed
+    states = [path.parent for path in (finished_demo.out / "parties").glob("*/identity.json")]
+    assert len(states) > 7
+    for state in states:
+        check_private(state)
 
 
 def test_logs_hold_no_label_no_secret_and_no_traceback(finished_demo: FinishedDemo) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from support.federation import Federation, make_federation
 
 from fedhelp_secure.foundation_model import EMBEDDING_WIDTH, fetch_answer, idempotency_key
+from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.public_set import PublicSet, fit_projection, proxy_digest
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_server.broker.call import OneCall
@@ -192,7 +193,7 @@ class BrokerWorld:
         """Where that broker keeps the charter's call."""
         name = idempotency_key(self.federation.charter)
         path = self.broker_state(directory) / "broker" / "calls" / name
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
         return path
 
     def journal(self, directory: Path) -> Journal:

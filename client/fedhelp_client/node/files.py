@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES, Contribution
 from fedhelp_secure.state import StateDirectory, synchronise, write_atomically
 
@@ -53,7 +54,7 @@ class ReleaseFiles:
         The ciphertext gets its name last, when all else is durable: that completes it.
         """
         folder = self._folder(round_number)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(folder)
         _remove_unfinished(folder)
         made = make(folder / f".{_CIPHERTEXT}.tmp")
         write_atomically(folder / _MANIFEST, made.manifest)

@@ -1,8 +1,8 @@
 """Decryption in a child process: SEAL meets foreign bytes there alone, and it may die alone.
 
-The child reads the secret context from the state itself, and answers over a pipe with bytes of a
-fixed form (nothing is unpickled from it). It lives as long as it behaves: a request that kills or
-stalls it is refused, and the next request starts a new one.
+The child gets the secret context over a pipe, and answers over it with bytes of a fixed form
+(nothing is unpickled from it). It lives as long as it behaves: a request that kills or stalls it is
+refused, and the next request starts a new one.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import multiprocessing
 import resource
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import canonical_json, parse_json
 from fedhelp_secure.charter import SecureSum
-from fedhelp_secure.errors import FedHelpError, InternalError
+from fedhelp_secure.errors import ConfigurationError, FedHelpError, InternalError
 from fedhelp_secure.secure_sum.ckks import NotAnInteger, SecretContext
 from fedhelp_secure.secure_sum.residues import CiphertextRefused
 from fedhelp_secure.secure_sum.ring import pack, unpack, word_bytes
@@ -37,7 +36,8 @@ MEMORY_BYTES = 4 << 30
 """Address space of the child; decryption takes a tenth of it. SEAL may hang where it gets no more
 memory (a lock that its pool does not give back), which the time limit then ends."""
 
-# What the parent sends begins with one of these.
+# What the parent sends begins with one of these. Parameters are one line of canonical JSON; the
+# secret context follows them.
 _PARAMETERS = b"P"
 _CHUNK = b"C"
 # What the child answers begins with one of these.
@@ -56,9 +56,13 @@ class DecryptionFailed(InternalError):
 class DecryptionWorker:
     """Decrypts sums in a child process. Thread-safe; one sum at a time."""
 
-    def __init__(self, secret_context: Path, *, limit_seconds: float = LIMIT_SECONDS) -> None:
-        """``secret_context`` is the file that `fedhelp custodian prepare` wrote."""
-        self._secret_context = secret_context
+    def __init__(
+        self, read_secret: Callable[[], bytes], *, limit_seconds: float = LIMIT_SECONDS
+    ) -> None:
+        """``read_secret`` gives the secret context that `fedhelp custodian prepare` wrote; it is
+        called for each sum, and what it gives is kept by the child alone.
+        """
+        self._read_secret = read_secret
         self.limit_seconds = limit_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
@@ -79,7 +83,7 @@ class DecryptionWorker:
         """
         parameters = canonical_json(secure_sum.model_dump(mode="json"))
         with self._lock:
-            self._ask(_PARAMETERS + parameters)
+            self._ask(_PARAMETERS + parameters + b"\n" + self._secret())
             for chunk in chunks:
                 yield from self._decrypted(chunk, secure_sum)
 
@@ -93,6 +97,14 @@ class DecryptionWorker:
         """The child's, for supervision; None while there is none."""
         process = self._process
         return process.pid if process is not None else None
+
+    def _secret(self) -> bytes:
+        try:
+            return self._read_secret()
+        except ConfigurationError as error:
+            raise DecryptionFailed(
+                "the secret context cannot be read; see the cause in the log of this process."
+            ) from error
 
     def _decrypted(self, chunk: bytes, secure_sum: SecureSum) -> Iterator[NDArray[np.uint64]]:
         answer = self._ask(_CHUNK + chunk)
@@ -152,9 +164,7 @@ class DecryptionWorker:
         self._stop()
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(
-            target=_serve, args=(theirs, str(self._secret_context)), name="decryption", daemon=True
-        )
+        process = spawn.Process(target=_serve, args=(theirs,), name="decryption", daemon=True)
         process.start()
         theirs.close()
         self._process, self._connection = process, ours
@@ -170,7 +180,7 @@ class DecryptionWorker:
         self._process = self._connection = None
 
 
-def _serve(connection: Connection, secret_context: str) -> None:
+def _serve(connection: Connection) -> None:
     # A terminal's interrupt goes to the whole group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # No core file may hold the secret key, and no ciphertext may take the machine's memory.
@@ -185,7 +195,7 @@ def _serve(connection: Connection, secret_context: str) -> None:
         kind, body = message[:1], message[1:]
         try:
             if kind == _PARAMETERS:
-                decryption = _Decryption(body, Path(secret_context))
+                decryption = _Decryption(body)
                 answer = _DONE
             else:
                 answer = _FAILED if decryption is None else _DONE + decryption.of(body)
@@ -202,10 +212,11 @@ def _serve(connection: Connection, secret_context: str) -> None:
 class _Decryption:
     """One sum's, in the child."""
 
-    def __init__(self, parameters: bytes, secret_context: Path) -> None:
+    def __init__(self, body: bytes) -> None:
+        parameters, _, secret = body.partition(b"\n")
         parse_json(parameters, "the parameters")
         self._secure_sum = SecureSum.model_validate_json(parameters)
-        self._context = SecretContext(secret_context.read_bytes(), self._secure_sum)
+        self._context = SecretContext(secret, self._secure_sum)
 
     def of(self, chunk: bytes) -> bytes:
         """The packed elements of every frame in ``chunk``."""

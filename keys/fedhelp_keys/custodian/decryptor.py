@@ -62,7 +62,7 @@ def prepare(state: StateDirectory) -> str:
         )
     secret, public = generate_keys()
     # The public file last: where it is, the pair is complete.
-    write_atomically(secret_context_path(state), secret)
+    state.write_secret(secret_context_path(state), secret)
     write_atomically(public_path, public)
     return digest(public)
 
@@ -75,7 +75,7 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         self._gate = CharterGate(state)
         self._public = state.read(public_context_path(state))
         self._public_digest = digest(self._public)
-        self._worker = DecryptionWorker(secret_context_path(state))
+        self._worker = DecryptionWorker(lambda: state.read_secret(secret_context_path(state)))
         self._directory = state.role_directory()
         self._store = AnswerStore(self._directory / "answers.sqlite3")
 

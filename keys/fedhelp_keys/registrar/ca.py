@@ -1,12 +1,13 @@
 """The federation's certificate authority (RFC 5280): one root, which signs parties' certificates.
 
-The root's key lies in the registrar's state and never leaves it. Leaves live 30 days, so that a
-party that is not renewed is soon out.
+The root's key lies in the registrar's state, or in a token, and never leaves it. Leaves live 30
+days, so that a party that is not renewed is soon out.
 """
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -15,13 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_secure.enrolment.bundle import Issued
-from fedhelp_secure.state import StateDirectory, write_atomically
-from fedhelp_secure.transport.certificates import (
-    generate_tls_key,
-    load_tls_key,
-    server_name,
-    tls_key_of,
-)
+from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
+from fedhelp_secure.transport.certificates import load_tls_key, server_name, tls_key_of
 from fedhelp_secure.transport.identity import Identity, Role
 
 LEAF_LIFETIME = datetime.timedelta(days=30)
@@ -47,16 +43,14 @@ class CertificateAuthority:
     @classmethod
     def create(cls, state: StateDirectory, *, now: datetime.datetime) -> CertificateAuthority:
         """A new root for ``state``'s federation."""
-        key_pem = generate_tls_key()
-        write_atomically(_key_path(state), key_pem)
-        write_atomically(state.ca_path, _make_root(state.identity, load_tls_key(key_pem), now))
+        state.signer(SignerUse.AUTHORITY).make()
+        write_atomically(state.ca_path, _make_root(state.identity, state.authority_key(), now))
         return cls.open(state)
 
     @classmethod
     def open(cls, state: StateDirectory) -> CertificateAuthority:
         """The authority in ``state``; raises StateError if its files are missing."""
-        key = load_tls_key(state.read(_key_path(state)))
-        return cls(state.identity.federation, key, state.read(state.ca_path))
+        return cls(state.identity.federation, state.authority_key(), state.read(state.ca_path))
 
     def issue(
         self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime.datetime
@@ -80,13 +74,21 @@ class CertificateAuthority:
         return Issued(certificate.public_bytes(serialization.Encoding.PEM), self.root_pem)
 
 
-def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> StateDirectory:
+def found_federation(
+    root: Path,
+    federation: str,
+    *,
+    now: datetime.datetime,
+    signers: Mapping[SignerUse, str] | None = None,
+) -> StateDirectory:
     """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
 
-    The governance key is the registrar's signing key. Raises StateError if ``root`` is in use, and
-    MalformedMessage if ``federation`` is no label.
+    The governance key is the registrar's signing key. ``signers`` are URIs of either key that is
+    not to lie in the state. Raises StateError if ``root`` is in use, MalformedMessage if
+    ``federation`` is no label, and what a signer raises that cannot be had.
     """
-    state = StateDirectory.create(root, Identity(federation, Role.REGISTRAR, REGISTRAR_NAME))
+    identity = Identity(federation, Role.REGISTRAR, REGISTRAR_NAME)
+    state = StateDirectory.create(root, identity, signers=signers)
     CertificateAuthority.create(state, now=now)
     governance_key = state.signing_key().public.to_base64()
     write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
@@ -103,10 +105,6 @@ def renew_own_certificate(state: StateDirectory, *, now: datetime.datetime) -> N
     key = load_tls_key(tls_key_of(state)).public_key()
     issued = CertificateAuthority.open(state).issue(state.identity, key, now=now)
     write_atomically(state.tls_certificate_path, issued.certificate)
-
-
-def _key_path(state: StateDirectory) -> Path:
-    return state.role_directory() / "ca-key.pem"
 
 
 def _make_root(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
 
 if TYPE_CHECKING:
@@ -33,16 +33,25 @@ class FileUnreadable(ConfigurationError):
 
 @app.command()
 def init(
-    state: _State, federation: Annotated[str, typer.Option(help="The federation's name.")]
+    state: _State,
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    ca_key: Annotated[
+        str, typer.Option(metavar="URI", help="Where the root's key is: file: or pkcs11:...")
+    ] = "file:",
+    governance_key: Annotated[
+        str, typer.Option(metavar="URI", help="Where the governance key is: file: or pkcs11:...")
+    ] = "file:",
 ) -> None:
     """Found a federation: its certificate authority and its governance key."""
     from fedhelp_keys.registrar.ca import found_federation
     from fedhelp_secure.canonical import digest
     from fedhelp_secure.transport.certificates import utc_now
 
-    registrar = found_federation(state, federation, now=utc_now())
+    signers = {SignerUse.AUTHORITY: ca_key, SignerUse.SIGNING: governance_key}
+    registrar = found_federation(state, federation, now=utc_now(), signers=signers)
     fingerprint = digest(registrar.governance_key().raw)
     _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
+    _print_signers(registrar)
     _console().print(f"Keep {state} offline when you can, and back it up: it holds the root key.")
 
 
@@ -62,6 +71,7 @@ def enrol(
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     envelope = _read(request)
+    _print_signers(registrar)
     bundle = enrol_party(registrar, envelope, group=group, now=utc_now())
     write_atomically(out, bundle, mode=0o644)
     opened = open_request(envelope)
@@ -85,6 +95,7 @@ def charter(
     from fedhelp_secure.transport.certificates import utc_now
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
+    _print_signers(registrar)
     planned = plan_charter(registrar, load_plan(config), PublicSet.load(public_set), now=utc_now())
     write_atomically(out, sign_charter(planned, registrar.signing_key()), mode=0o644)
     if explain:
@@ -128,8 +139,14 @@ def serve(
     renew_own_certificate(registrar, now=utc_now())
     service = EnrolmentService(registrar)
     server = start_server(registrar, listen, register=service.register)
+    _print_signers(registrar)
     _console().print(f"{registrar.identity} listens on {server.address}.")
     serve_until_signal(server, ready_file)
+
+
+def _print_signers(registrar: StateDirectory) -> None:
+    encrypted = "encrypted" if registrar.secrets.is_encrypted else "not encrypted"
+    _console().print(f"Keys at rest: {encrypted}; {registrar.signers_in_use()}.")
 
 
 def _print_explanation(charter: Charter) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.foundation_model import MAXIMUM_EARLIER, REASON_LIMIT, idempotency_key
+from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
@@ -148,5 +149,5 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
 
 def _journal(state: StateDirectory, charter: Charter) -> Journal:
     directory = state.role_directory() / "calls" / idempotency_key(charter)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(directory)
     return Journal(directory, state.signing_key().public)

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from support.charters import make_charter_kit
+from support.passphrases import FIRST, SECOND, descriptor_with, give
 from typer.testing import CliRunner, Result
 
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.keystore.lock import PassphraseWrong
+from fedhelp_secure.keystore.passphrase import PassphraseMissing
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
 from fedhelp_secure.privacy.commands import app
@@ -23,7 +26,7 @@ from fedhelp_secure.privacy.ledger_file import LedgerDamaged, NoLedger, ledger_p
 from fedhelp_secure.privacy.plots import NoPlot, bar, short
 from fedhelp_secure.privacy.status import status_of
 from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.state import StateDirectory, StateError, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
 
 KIT = make_charter_kit()
@@ -191,6 +194,35 @@ def test_an_exposed_or_foreign_consent_key_is_refused(officer: Officer, tmp_path
     assert officer.ledger().account().entries == []
     officer.key.chmod(0o600)
     assert officer.consent().exit_code == 0
+
+
+def test_an_encrypted_consent_key_needs_its_own_passphrase(
+    officer: Officer, tmp_path: Path
+) -> None:
+    """Not the node's: what opens a hospital's keys may not raise its budget."""
+    give(SECOND)
+    key = tmp_path / "encrypted"
+    made = fedhelp_privacy("consent-key", "--out", key)
+    officer.policy.write_text(POLICY + made.output)
+    assert b"PRIVATE KEY" not in key.read_bytes()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+    def consent(text: str | None) -> Result:
+        option = {"key-passphrase-fd": descriptor_with(text.encode())} if text else {}
+        return officer.consent(key=key, **option)
+
+    give(None)
+    assert isinstance(consent(None).exception, PassphraseMissing)
+    assert isinstance(consent(FIRST).exception, PassphraseWrong)
+    whole = key.read_bytes()
+    key.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert isinstance(consent(SECOND).exception, StateError)
+    key.write_bytes(whole)
+    # The node's passphrase is never tried on it.
+    give(SECOND)
+    assert isinstance(consent(None).exception, PassphraseMissing)
+    assert officer.ledger().account().entries == []
+    assert consent(SECOND).exit_code == 0
 
 
 def test_a_consent_key_is_never_overwritten(officer: Officer) -> None:

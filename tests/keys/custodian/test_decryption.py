@@ -4,7 +4,8 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -44,13 +45,18 @@ def frame(shared_federation: Federation, expected: list[int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def worker(shared_federation: Federation) -> Iterator[DecryptionWorker]:
-    running = DecryptionWorker(secret_context_path(shared_federation.state("decryptor")))
+    running = DecryptionWorker(_secret_of(shared_federation))
     yield running
     running.close()
 
 
 def _opened(worker: DecryptionWorker, secure_sum: SecureSum, *chunks: bytes) -> list[list[int]]:
     return [elements.tolist() for elements in worker.decrypt(chunks, secure_sum)]
+
+
+def _secret_of(federation: Federation) -> Callable[[], bytes]:
+    state = federation.state("decryptor")
+    return partial(state.read_secret, secret_context_path(state))
 
 
 def _child(worker: DecryptionWorker) -> int:
@@ -187,7 +193,7 @@ def test_a_child_that_stalls_is_ended(
     frames_a_chunk: int,
 ) -> None:
     """A long chunk does not fit the pipe: then it is the sending that stalls."""
-    worker = DecryptionWorker(secret_context_path(shared_federation.state("decryptor")))
+    worker = DecryptionWorker(_secret_of(shared_federation))
     frames = worker.decrypt([frame, frame * frames_a_chunk], secure_sum)
     assert next(frames).tolist() == expected
     child = _child(worker)
@@ -234,7 +240,7 @@ def test_a_secret_context_that_cannot_be_used_is_our_own_fault(
     state = shared_federation.state("decryptor")
     public = state.role_directory() / "context.public"
     for path in (tmp_path / "missing", public):
-        worker = DecryptionWorker(path)
+        worker = DecryptionWorker(partial(state.read_secret, path))
         with pytest.raises(DecryptionFailed):
             _opened(worker, secure_sum, frame)
         worker.close()

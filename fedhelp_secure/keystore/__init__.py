@@ -1,0 +1,1 @@
+"""Keys at rest: files and tokens that hold them, and the passphrase that opens them."""

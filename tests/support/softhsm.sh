@@ -1,0 +1,15 @@
+#!/bin/sh
+# Put Debian's SoftHSM, a PKCS#11 token in software, under DIRECTORY: without root, nothing is installed.
+set -eu
+directory=$1
+for module in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so "$directory"/usr/lib/*/softhsm/libsofthsm2.so; do
+    if [ -e "$module" ]; then exit 0; fi
+done
+mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
+cd "$directory"
+own="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
+# The machine's package lists may be empty, or only root's to fetch.
+apt-get -qq download softhsm2 libsofthsm2 2>/dev/null ||
+    { apt-get -qq $own update && apt-get -qq $own download softhsm2 libsofthsm2; }
+for package in *.deb; do dpkg-deb -x "$package" .; done
+rm -rf lists cache ./*.deb
