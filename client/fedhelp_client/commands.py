@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fedhelp_client.data.commands import build_public_set, check, simulate
+from fedhelp_secure.enrolment.join_command import add_enrol_command
 
 app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
 app.command("simulate")(simulate)
@@ -16,6 +17,7 @@ app.command("public-set")(build_public_set)
 data_app = typer.Typer(help="Look through this hospital's own data.", no_args_is_help=True)
 data_app.command("check")(check)
 app.add_typer(data_app, name="data")
+add_enrol_command(app, "hospital")
 
 
 @app.command()
@@ -32,10 +34,15 @@ def run(
     seed: Annotated[
         int, typer.Option(help="Seeds model initialisation and training; never noise or keys.")
     ] = 0,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
     from fedhelp_client.progress import ProgressFile
+    from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -52,7 +59,8 @@ def run(
         seed=seed,
         out=out,
     )
-    result = run_node(directory, options, progress)
+    with upkeep_of(directory, registrar):
+        result = run_node(directory, options, progress)
     progress("done", 1, 1)
     Console().print(
         f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "
