@@ -17,12 +17,10 @@ import re
 import socket
 import time
 
-import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 
-from fedhelp_secure.enrolment.address import parse_address
 from fedhelp_secure.enrolment.bundle import install_bundle
 from fedhelp_secure.enrolment.request import make_request, open_request, request_path
 from fedhelp_secure.enrolment.token import JoinToken
@@ -30,9 +28,10 @@ from fedhelp_secure.errors import ConfigurationError, PeerError, UnavailablePeer
 from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
+from fedhelp_secure.transport.address import parse_address
 from fedhelp_secure.transport.client import translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.transport.limits import COMMON_OPTIONS
+from fedhelp_secure.transport.joining import open_join_channel
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -77,15 +76,8 @@ def join(
     """
     expected = Identity(state.identity.federation, Role.REGISTRAR, registrar)
     request = enrolment_pb2.JoinRequest(token=token.text, request=_request(state))
-    options: list[tuple[str, int | str]] = [
-        *COMMON_OPTIONS,
-        ("grpc.ssl_target_name_override", certificates.server_name(expected)),
-        ("grpc.enable_http_proxy", 0),
-    ]
-    pem = root.public_bytes(serialization.Encoding.PEM)
-    credentials = grpc.ssl_channel_credentials(pem)
     with (
-        grpc.secure_channel(address, credentials, options=options) as channel,
+        open_join_channel(root, address, expected=expected) as channel,
         translated_errors("the registrar"),
     ):
         response = enrolment_pb2_grpc.JoiningStub(channel).Join(request, timeout=_CALL_SECONDS)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from e2e.conftest import FinishedDemo, fedhelp
 
 ROOT = Path(__file__).parents[2]
+PASTE = "paste"
 PAGES = [
     "auditor.md",
     "compliance-officer.md",
@@ -21,10 +27,16 @@ PAGES = [
 
 
 def _commands(page: str) -> list[list[str]]:
+    """What a reader types, in order; ``paste`` alone stands for what was printed just before.
+
+    A line without ``$`` is what the command above it prints. A command that ends in ``&`` goes on
+    in the background.
+    """
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert all(line.startswith("$ fedhelp ") for line in lines), page
-    return [shlex.split(line.removeprefix("$ fedhelp ")) for line in lines]
+    assert all(line.startswith(("$ fedhelp ", "fedhelp ")) for line in lines), page
+    typed = [line.removeprefix("$ fedhelp ") if line[0] == "$" else PASTE for line in lines]
+    return [shlex.split(line) for line in typed]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -35,9 +47,36 @@ def test_every_command_of_a_page_runs(
     assert commands
     if any("out/demo" in argument for command in commands for argument in command):
         shutil.copytree(finished_demo.out, tmp_path / "out" / "demo")
-    for command in commands:
-        done = fedhelp(*command, cwd=tmp_path)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    printed = ""
+    with ExitStack() as background:
+        for command in commands:
+            if command[-1] == "&":
+                background.enter_context(_in_background(command[:-1], tmp_path))
+            elif command == [PASTE]:
+                assert printed.startswith("fedhelp ")
+                printed = _run(shlex.split(printed)[1:], tmp_path)
+            else:
+                printed = _run(command, tmp_path)
+
+
+def _run(arguments: list[str], folder: Path) -> str:
+    done = fedhelp(*arguments, cwd=folder)
+    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def _in_background(arguments: list[str], folder: Path) -> Iterator[None]:
+    ready = folder / f"ready-{len(list(folder.iterdir()))}"
+    command = [sys.executable, "-m", "fedhelp_secure", *arguments, "--ready-file", str(ready)]
+    with subprocess.Popen(command, cwd=folder) as process:
+        try:
+            while not ready.exists():
+                assert process.poll() is None, arguments
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
 
 
 def test_readme_names_only_targets_and_files_that_exist() -> None:

@@ -1,7 +1,6 @@
-"""The registrar's join port: TLS without a client certificate, and one call, by token.
+"""The one call of the registrar's join port: a first certificate for the holder of a token.
 
-Every refusal is the same sentence; the cause is in the log. It is a port of its own, so that on the
-other one no call is ever made without a certificate.
+Every refusal is the same sentence; the cause is in the log.
 """
 
 from __future__ import annotations
@@ -12,28 +11,18 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from concurrent import futures
-from typing import NoReturn, cast
+from typing import NoReturn
 from urllib.parse import unquote
 
 import grpc
 
-from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_keys.registrar.invitations import Invitation, Invitations
 from fedhelp_keys.registrar.registry import check_admissible, enrol
-from fedhelp_secure.enrolment.address import parse_address
 from fedhelp_secure.enrolment.request import open_request
-from fedhelp_secure.errors import FedHelpError, PeerError, PolicyError, UnavailablePeer
+from fedhelp_secure.errors import PeerError, PolicyError, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable, refusal_of
-from fedhelp_secure.transport.certificates import (
-    TlsFiles,
-    check_own_certificate,
-    own_tls_files,
-    utc_now,
-)
-from fedhelp_secure.transport.server import ListenFailed, RunningServer
+from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,19 +31,6 @@ MAXIMUM_FAILURES = 10
 """Of one address in `FAILURE_SECONDS`; then it is not heard until the oldest is past."""
 FAILURE_SECONDS = 600.0
 _MAXIMUM_ADDRESSES = 4096
-_WORKERS = 16
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
-    # A token and a request.
-    ("grpc.max_receive_message_length", 128 * 1024),
-    ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.max_concurrent_streams", 4),
-    # Whoever comes here makes one call and goes.
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 10_000),
-    ("grpc.max_connection_age_ms", 20_000),
-    ("grpc.max_connection_age_grace_ms", 5_000),
-)
 
 
 class JoinRefused(PolicyError):
@@ -124,6 +100,10 @@ class JoiningService(enrolment_pb2_grpc.JoiningServicer):
         self._state = state
         self._limit = FailureLimit()
 
+    def register(self, server: grpc.Server) -> None:
+        """Add this service to ``server``."""
+        enrolment_pb2_grpc.add_JoiningServicer_to_server(self, server)
+
     def Join(  # noqa: N802 - the name in the wire contract
         self, request: enrolment_pb2.JoinRequest, context: grpc.ServicerContext
     ) -> enrolment_pb2.JoinResponse:
@@ -143,62 +123,6 @@ class JoiningService(enrolment_pb2_grpc.JoiningServicer):
             _abort(context, error)
         _LOGGER.info("a join from %s is answered", address)
         return enrolment_pb2.JoinResponse(bundle=bundle)
-
-
-def start_join_server(state: StateDirectory, listen: str) -> RunningServer:
-    """Serve `JoiningService`, and nothing else, on ``listen`` (``host:port``; 0: any port).
-
-    The certificates that it presents are the registrar's and the root, whose fingerprint the caller
-    knows. Raises AddressMalformed, ListenFailed, StateError or OwnCertificateUnusable.
-    """
-    parse_address(listen, "--join-listen")
-    server = grpc.server(
-        futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="join"),
-        options=_OPTIONS,
-        maximum_concurrent_rpcs=_WORKERS,
-    )
-    enrolment_pb2_grpc.add_JoiningServicer_to_server(JoiningService(state), server)
-    chain = _Chain(state)
-    credentials = grpc.dynamic_ssl_server_credentials(
-        chain.first(),
-        # None is gRPC's documented way to keep what is in use; its stubs leave it out.
-        cast("Callable[[], grpc.ServerCertificateConfiguration]", chain.newer),
-        require_client_authentication=False,
-    )
-    try:
-        port = server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise ListenFailed(
-            f"cannot listen on {listen}; choose a free port and an address of this machine."
-        ) from error
-    server.start()
-    return RunningServer(server, listen.rpartition(":")[0], port)
-
-
-class _Chain:
-    """The registrar's certificate and its root, read again before each handshake."""
-
-    def __init__(self, state: StateDirectory) -> None:
-        self._state = state
-        self._given = b""
-
-    def first(self) -> grpc.ServerCertificateConfiguration:
-        return self._configuration(own_tls_files(self._state))
-
-    def newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """None keeps what is in use."""
-        try:
-            files = own_tls_files(self._state)
-            return None if files.certificate == self._given else self._configuration(files)
-        except (OSError, FedHelpError) as error:
-            _LOGGER.warning("the renewed certificate is not usable yet: %s", type(error).__name__)
-            return None
-
-    def _configuration(self, files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-        check_own_certificate(self._state.identity, files, now=utc_now())
-        root = CertificateAuthority.open(self._state).root_pem
-        self._given = files.certificate
-        return grpc.ssl_server_certificate_configuration([(files.key, files.certificate + root)])
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:

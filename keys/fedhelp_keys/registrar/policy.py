@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhelp_secure.canonical import canonical_json
-from fedhelp_secure.enrolment.address import parse_address
 from fedhelp_secure.enrolment.lifetimes import DEFAULT_LIFETIME, LONGEST_HOURS, SHORTEST_HOURS
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.address import parse_address
 
 
 class PolicyRefused(ConfigurationError):

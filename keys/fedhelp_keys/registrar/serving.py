@@ -7,13 +7,14 @@ from pathlib import Path
 
 import typer
 
-from fedhelp_keys.registrar.ca import renew_own_certificate
-from fedhelp_keys.registrar.joining import start_join_server
+from fedhelp_keys.registrar.ca import CertificateAuthority, renew_own_certificate
+from fedhelp_keys.registrar.joining import JoiningService
 from fedhelp_keys.registrar.service import EnrolmentService
 from fedhelp_secure.enrolment.renewal import Renewal
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.transport.joining import start_join_server
 from fedhelp_secure.transport.server import serve_until_signal, start_server
 
 
@@ -36,7 +37,9 @@ def serve_registrar(
         server = start_server(state, listen, register=service.register)
         running.callback(server.stop)
         if join_listen is not None:
-            joining = start_join_server(state, join_listen)
+            root = CertificateAuthority.open(state).root_pem
+            register = JoiningService(state).register
+            joining = start_join_server(state, join_listen, root, register=register)
             running.callback(joining.stop)
             typer.echo(f"{state.identity} lets parties join at {joining.address}.")
             if join_ready_file is not None:

@@ -19,10 +19,10 @@ from fedhelp_keys.registrar.invitations import Invitations
 from fedhelp_keys.registrar.joining import (
     MAXIMUM_FAILURES,
     FailureLimit,
+    JoiningService,
     JoinRefused,
     TooManyFailures,
     peer_address,
-    start_join_server,
 )
 from fedhelp_secure.enrolment.joining import (
     JoinOptions,
@@ -44,6 +44,7 @@ from fedhelp_secure.transport.certificates import (
 )
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.transport.joining import start_join_server
 from fedhelp_secure.transport.server import ListenFailed, RunningServer
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
@@ -57,9 +58,15 @@ def registrar(tmp_path: Path) -> StateDirectory:
 
 @pytest.fixture
 def served(registrar: StateDirectory) -> Iterator[RunningServer]:
-    server = start_join_server(registrar, "127.0.0.1:0")
+    server = start(registrar, "127.0.0.1:0")
     yield server
     server.stop()
+
+
+def start(registrar: StateDirectory, listen: str) -> RunningServer:
+    """The registrar's join port, as ``fedhelp keys serve`` opens it."""
+    root = registrar.ca_path.read_bytes()
+    return start_join_server(registrar, listen, root, register=JoiningService(registrar).register)
 
 
 @pytest.fixture
@@ -241,14 +248,14 @@ def test_a_malformed_address_is_refused(registrar: StateDirectory, address: str)
     with pytest.raises(FedHelpError, match="--registrar must have the form"):
         fetch_root(address, "sha256:" + "0" * 64)
     with pytest.raises(FedHelpError, match="--join-listen must have the form"):
-        start_join_server(registrar, address)
+        start(registrar, address)
 
 
 def test_nobody_at_the_address_is_said(registrar: StateDirectory, served: RunningServer) -> None:
     with pytest.raises(UnavailablePeer, match="cannot be reached"):
         fetch_root("127.0.0.1:1", "sha256:" + "0" * 64)
     with pytest.raises(ListenFailed, match="choose a free port"):
-        start_join_server(registrar, served.address)
+        start(registrar, served.address)
 
 
 def test_a_bundle_of_another_root_is_not_installed(

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from fedhelp_keys.registrar.ca import CertificateAuthority, found_federation
 from fedhelp_keys.registrar.commands import app
 from fedhelp_keys.registrar.policy import PolicyRefused, RegistrarPolicy, load_policy
-from fedhelp_secure.enrolment.address import AddressMalformed
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.address import AddressMalformed
 from fedhelp_secure.transport.certificates import load_certificate, utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 
