@@ -35,7 +35,7 @@ def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") 
     request = enrolment_pb2.RenewRequest(
         certificate_request=certificates.make_request(state.identity, key)
     )
-    with _alone(state):
+    with alone(state):
         with open_channel(state, address, expected=expected) as channel:
             stub = enrolment_pb2_grpc.EnrolmentStub(channel)
             with translated_errors("the registrar"):
@@ -91,7 +91,7 @@ def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
 
 
 @contextlib.contextmanager
-def _alone(state: StateDirectory) -> Iterator[None]:
+def alone(state: StateDirectory) -> Iterator[None]:
     """One renewal of a state at a time, also between processes: a pair is of one key."""
     path = state.root / "enrolment" / "renewal.lock"
     path.parent.mkdir(mode=0o700, exist_ok=True)

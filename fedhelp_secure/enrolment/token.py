@@ -72,8 +72,13 @@ class JoinToken:
 
     @property
     def digest(self) -> str:
-        """What the registrar keeps of it. A secret of 256 bits needs no slow hash."""
-        return digest(self.text.encode("ascii"))
+        """What the registrar keeps of it."""
+        return token_digest(self.text)
+
+
+def token_digest(text: str) -> str:
+    """The digest of a token's whole text. A secret of 256 bits needs no slow hash."""
+    return digest(text.encode("utf-8"))
 
 
 def _malformed() -> TokenMalformed:

@@ -17,10 +17,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.request import EnrolmentRequest
-from fedhelp_secure.enrolment.token import LIMIT_CHARACTERS, JoinToken
+from fedhelp_secure.enrolment.token import LIMIT_CHARACTERS, JoinToken, token_digest
 from fedhelp_secure.errors import ConfigurationError, PolicyError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
@@ -171,7 +171,7 @@ class Invitations:
             return self._replace(known, position, status="used", request_digest=request.digest)
 
     def _position(self, known: tuple[Invitation, ...], token: str) -> int:
-        presented = digest(token[:LIMIT_CHARACTERS].encode("utf-8"))
+        presented = token_digest(token[:LIMIT_CHARACTERS])
         found = None
         # All of them, and in constant time each: how long it takes tells nothing.
         for position, invitation in enumerate(known):

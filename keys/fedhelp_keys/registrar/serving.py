@@ -10,7 +10,7 @@ import typer
 from fedhelp_keys.registrar.ca import CertificateAuthority, renew_own_certificate
 from fedhelp_keys.registrar.joining import JoiningService
 from fedhelp_keys.registrar.service import EnrolmentService
-from fedhelp_secure.enrolment.renewal import Renewal
+from fedhelp_secure.enrolment.renewal import Renewal, alone
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import utc_now
@@ -29,10 +29,10 @@ def serve_registrar(
 
     Raises ListenFailed, AddressMalformed or StateError.
     """
-    renew_own_certificate(state, now=utc_now())
+    _renew(state)
     service = EnrolmentService(state)
     kept = Upkeep()
-    kept.add(Renewal(state, lambda: renew_own_certificate(state, now=utc_now())))
+    kept.add(Renewal(state, lambda: _renew(state)))
     with contextlib.ExitStack() as running:
         server = start_server(state, listen, register=service.register)
         running.callback(server.stop)
@@ -48,3 +48,8 @@ def serve_registrar(
         typer.echo(f"{state.identity} listens on {server.address}.")
         running.enter_context(kept)
         serve_until_signal(server, ready_file)
+
+
+def _renew(state: StateDirectory) -> None:
+    with alone(state):
+        renew_own_certificate(state, now=utc_now())
