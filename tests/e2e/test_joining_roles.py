@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fedhelp_client.commands import app as client
 from fedhelp_keys.custodian.commands import app as custodian
-from fedhelp_keys.registrar.ca import found_federation
+from fedhelp_keys.registrar.ca import CertificateAuthority, found_federation
 from fedhelp_keys.registrar.commands import app as keys
 from fedhelp_keys.registrar.joining import JoiningService
 from fedhelp_keys.registrar.registry import Registry
@@ -21,7 +21,14 @@ from fedhelp_secure.enrolment.request import ContextMissing
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.commands import app as audit
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.certificates import check_own_certificate, own_tls_files, utc_now
+from fedhelp_secure.transport.certificates import (
+    check_own_certificate,
+    generate_tls_key,
+    load_tls_key,
+    own_tls_files,
+    replace_tls_pair,
+    utc_now,
+)
 from fedhelp_secure.transport.joining import start_join_server
 from fedhelp_server.aggregator.commands import app as server
 from fedhelp_server.broker.commands import app as broker
@@ -105,6 +112,22 @@ def test_the_shortest_command_is_enough(registrar: StateDirectory) -> None:
     token, root = words[words.index("--token") + 1], words[-1]
     run(f"fedhelp client enrol --token {token} --ca-fingerprint {root}")
     assert StateDirectory.open(Path("short")).identity.name == "short"
+
+
+def test_a_party_that_is_invited_again_keeps_its_keys(registrar: StateDirectory) -> None:
+    run(invited(registrar, "again", "hospital", "small"))
+    state = StateDirectory.open(Path("again"))
+    before, signing = own_tls_files(state), state.signing_key().public
+    # As after a renewal: the request that the state keeps is for another TLS key.
+    key = generate_tls_key()
+    public = load_tls_key(key).public_key()
+    issued = CertificateAuthority.open(registrar).issue(state.identity, public, now=utc_now())
+    replace_tls_pair(state, key, issued.certificate)
+    run(invited(registrar, "again", "hospital", "small"))
+    after = own_tls_files(state)
+    check_own_certificate(state.identity, after, now=utc_now())
+    assert (after.key, state.signing_key().public) == (key, signing)
+    assert after.certificate not in (before.certificate, issued.certificate)
 
 
 def test_a_token_may_come_from_a_file_or_from_standard_input(registrar: StateDirectory) -> None:

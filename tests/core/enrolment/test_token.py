@@ -3,7 +3,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhelp_secure.enrolment.token import LIMIT_CHARACTERS, JoinToken, TokenMalformed
@@ -13,6 +13,7 @@ labels = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
 HOSPITAL = Identity("example", Role.HOSPITAL, "small-1")
 
 
+@settings(deadline=None)
 @given(labels, st.sampled_from(Role), labels, st.sampled_from(("large", "small", None)))
 def test_a_token_says_whom_it_is_for(
     federation: str, role: Role, name: str, group: str | None
