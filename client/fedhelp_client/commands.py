@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedhelp_client.data.commands import build_public_set, check, simulate
 from fedhelp_client.export.commands import card, export
+from fedhelp_secure.enrolment.join_command import add_enrol_command
 
 app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
 app.command("simulate")(simulate)
@@ -19,6 +20,7 @@ app.command("card")(card)
 data_app = typer.Typer(help="Look through this hospital's own data.", no_args_is_help=True)
 data_app.command("check")(check)
 app.add_typer(data_app, name="data")
+add_enrol_command(app, "hospital")
 
 
 @app.command()
@@ -42,10 +44,15 @@ def run(
             "machine may share it. Default: in the state directory."
         ),
     ] = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
     from fedhelp_client.progress import ProgressFile
+    from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -63,7 +70,8 @@ def run(
         out=out,
         public_embeddings=public_embeddings,
     )
-    result = run_node(directory, options, progress)
+    with upkeep_of(directory, registrar):
+        result = run_node(directory, options, progress)
     progress("done", 1, 1)
     Console().print(
         f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "

@@ -8,6 +8,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Literal
 
+from cryptography import x509
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhelp_secure.canonical import canonical_json, digest
@@ -70,13 +71,14 @@ def install_bundle(
     *,
     now: datetime.datetime,
     governance_key: VerifyingKey | None = None,
+    root: x509.Certificate | None = None,
 ) -> VerifyingKey:
     """Take certificate, authority and governance key into ``state``; returns the governance key.
 
     A first bundle is trusted for its governance key unless ``governance_key`` pins it; the person
     who installs it compares the key's digest with the registrar. Later bundles must be signed by
-    the same key. Raises BundleRefused, MalformedMessage, SignatureRefused or
-    OwnCertificateUnusable, and then changes nothing.
+    the same key. ``root``, if given, must be among the bundle's authorities. Raises BundleRefused,
+    MalformedMessage, SignatureRefused or OwnCertificateUnusable, and then changes nothing.
     """
     if len(envelope) > LIMIT_BYTES:
         raise MalformedMessage("an enrolment bundle is too long; ask the registrar for another.")
@@ -87,6 +89,7 @@ def install_bundle(
     except ValidationError as error:
         raise MalformedMessage("an enrolment bundle does not have this version's form.") from error
     _check_trusted(state, claimed, governance_key)
+    _check_root(document.ca_certificates, root)
     if document.request_digest != digest(state.read(request_path(state))):
         raise BundleRefused(
             "this bundle answers another request; give the registrar the newest request file."
@@ -104,6 +107,17 @@ def install_bundle(
     # Last: a state with a certificate is an enrolled one.
     write_atomically(state.tls_certificate_path, files.certificate)
     return claimed
+
+
+def _check_root(pem: str, root: x509.Certificate | None) -> None:
+    if root is None:
+        return
+    try:
+        authorities = x509.load_pem_x509_certificates(pem.encode("utf-8"))
+    except ValueError as error:
+        raise MalformedMessage("an enrolment bundle holds no authority.") from error
+    if root not in authorities:
+        raise BundleRefused("this bundle is not for the federation whose root was pinned.")
 
 
 def _check_trusted(

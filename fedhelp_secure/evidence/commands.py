@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fedhelp_secure.enrolment.join_command import add_enrol_command
 from fedhelp_secure.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedhelp_secure.signing import VerifyingKey
 
 app = typer.Typer(help="Evidence: export, sign, verify, recompute, attack.", no_args_is_help=True)
+add_enrol_command(app, "auditor")
 
 StateOption = Annotated[Path, typer.Option("--state", help="The auditor's state directory.")]
 

@@ -207,14 +207,17 @@ def check_own_certificate(
 def own_tls_files(state: StateDirectory) -> TlsFiles:
     """The three TLS files of ``state``; raises StateError if one is missing.
 
-    Finishes a replacement that a crash cut short.
+    Finishes a replacement that a crash cut short, and never pairs the key of one with the
+    certificate of another, also while another process replaces them.
     """
-    _finish_replacement(state)
-    return TlsFiles(
-        key=pkcs8.decrypted(state.read_secret(state.tls_key_path)),
-        certificate=state.read(state.tls_certificate_path),
-        authorities=state.read(state.ca_path),
-    )
+    while True:
+        _finish_replacement(state)
+        certificate = state.read(state.tls_certificate_path)
+        key = pkcs8.decrypted(state.read_secret(state.tls_key_path))
+        # Keys are replaced only while there is a next certificate, which then changes the file.
+        replacing = _next_paths(state)[1].exists()
+        if not replacing and state.read(state.tls_certificate_path) == certificate:
+            return TlsFiles(key, certificate, authorities=state.read(state.ca_path))
 
 
 def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> None:

@@ -7,12 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from e2e.conftest import DEMO_SECONDS, FinishedDemo, fedhelp
 
 ROOT = Path(__file__).parents[2]
+PASTE = "paste"
 PAGES = [
     "auditor.md",
     "compliance-officer.md",
@@ -23,25 +27,16 @@ PAGES = [
 
 
 def _commands(page: str) -> list[str]:
+    """What a reader types, in order; `PASTE` alone stands for what was printed just before.
+
+    A line without ``$`` is what the command above it prints. A command that ends in ``&`` goes on
+    in the background. openssl stands where a hospital's own PKI would.
+    """
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert all(line.startswith(("$ fedhelp ", "$ (umask 077 && ")) for line in lines), page
-    return [line.removeprefix("$ ") for line in lines]
-
-
-def _in_a_shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """As a reader would run it, with the installed program."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-c", command],
-        cwd=cwd,
-        env={**os.environ, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEMO_SECONDS,
-    )
+    known = ("$ fedhelp ", "$ openssl ", "$ (umask 077 && ", "fedhelp ")
+    assert all(line.startswith(known) for line in lines), page
+    return [line.removeprefix("$ ") if line[0] == "$" else PASTE for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -52,9 +47,52 @@ def test_every_command_of_a_page_runs(
     assert commands
     if any("out/demo" in command for command in commands):
         shutil.copytree(finished_demo.out, tmp_path / "out" / "demo")
-    for command in commands:
-        done = _in_a_shell(command, tmp_path)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    printed = ""
+    with ExitStack() as background:
+        for command in commands:
+            if command.endswith(" &"):
+                background.enter_context(_in_background(command[:-2], tmp_path))
+            elif command == PASTE:
+                assert printed.startswith("fedhelp ")
+                printed = _run(printed, tmp_path)
+            else:
+                printed = _run(command, tmp_path)
+
+
+def _run(command: str, folder: Path) -> str:
+    """As a reader would run it, with the installed program."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEMO_SECONDS,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def _in_background(command: str, folder: Path) -> Iterator[None]:
+    ready = folder / f"ready-{len(list(folder.iterdir()))}"
+    arguments = ["bash", "-c", f"exec {command} --ready-file {ready}"]
+    with subprocess.Popen(arguments, cwd=folder, env=_environment()) as process:
+        try:
+            while not ready.exists():
+                assert process.poll() is None, command
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+
+
+def _environment() -> dict[str, str]:
+    """With this installation's program found first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path}
 
 
 def test_readme_names_only_targets_and_files_that_exist() -> None:

@@ -34,8 +34,6 @@ from fedhelp_secure.secure_sum.contribution import (
 from fedhelp_secure.secure_sum.masks import MaskStream
 from fedhelp_secure.secure_sum.packing import pack_lanes
 from fedhelp_secure.secure_sum.ring import add, centre, pack, scale, to_ring
-from fedhelp_secure.transport.client import open_channel
-from fedhelp_secure.transport.identity import Identity, Role
 
 VALUES = 256
 WINDOW = 8
@@ -166,11 +164,8 @@ class Round:
         assert (coordinator.fetch_sum(1).values == plain_sum).all()
 
     def _coordinator(self, name: str) -> Coordinator:
-        state = self.federation.state(name)
-        expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
         address = self.servers.addresses["aggregator"]
-        channel = open_channel(state, address, expected=expected)
-        return Coordinator(state, self.charter, address, channel)
+        return Coordinator(self.federation.state(name), self.charter, address)
 
     def _learn_masks(self, name: str, contribution: Contribution) -> None:
         manifest = open_manifest(self.charter, contribution.manifest)

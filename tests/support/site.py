@@ -23,8 +23,6 @@ from fedhelp_secure.public_set import PublicSet, fit_projection
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.client import open_channel
-from fedhelp_secure.transport.identity import Identity, Role
 
 _RUN_SECONDS = 120.0
 """When a test gives up."""
@@ -67,7 +65,6 @@ class Site:
         listener: StepListener = log_step,
     ) -> None:
         self.state = state
-        expected = Identity(state.identity.federation, Role.AGGREGATOR, "aggregator")
         self.ledger = Ledger.open(
             state.role_directory() / "ledger.sqlite",
             hospital=state.identity.name,
@@ -76,9 +73,7 @@ class Site:
         )
         self.said: list[str] = []
         self.releaser = Releaser(
-            coordinator=Coordinator(
-                state, charter, address, open_channel(state, address, expected=expected)
-            ),
+            coordinator=Coordinator(state, charter, address),
             keys=ContributionKeys(
                 state.signing_key(),
                 state.unsealing_key(),
@@ -123,7 +118,7 @@ def run_together(sites: Sequence[Site]) -> list[NDArray[np.float64]]:
         if waiting:
             # The others would wait for the one that failed.
             for site in sites:
-                site.releaser.coordinator.channel.close()
+                site.releaser.coordinator.close()
         for ended in done:
             ended.result()
         return [future.result() for future in running]

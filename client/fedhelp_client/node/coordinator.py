@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -16,7 +16,13 @@ import grpc
 from fedhelp_client.node.files import answers_folder
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, CharterRefused, open_charter
-from fedhelp_secure.errors import MalformedMessage, PeerError, PolicyError, UnavailablePeer
+from fedhelp_secure.errors import (
+    InternalError,
+    MalformedMessage,
+    PeerError,
+    PolicyError,
+    UnavailablePeer,
+)
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
 from fedhelp_secure.secure_sum.answer_wire import answer_of
@@ -64,6 +70,42 @@ class ReceiptRefused(PeerError):
     code = "receipt"
 
 
+class ConnectionsClosed(InternalError):
+    """A call was begun after the connections were closed."""
+
+    code = "connections-closed"
+
+
+class Connections:
+    """The channels of the calls that are under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._channels: set[grpc.Channel] = set()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def kept(self, channel: grpc.Channel) -> Iterator[None]:
+        """Within it, `close` closes ``channel`` too; raises ConnectionsClosed after that."""
+        with self._lock:
+            if self._closed:
+                raise ConnectionsClosed("this node's connections are closed; start it again.")
+            self._channels.add(channel)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._channels.discard(channel)
+
+    def close(self) -> None:
+        """Close every channel, for good."""
+        with self._lock:
+            self._closed = True
+            channels = tuple(self._channels)
+        for channel in channels:
+            channel.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """One node's connection to one aggregator, for one charter."""
@@ -72,8 +114,7 @@ class Coordinator:
     charter: Charter
     address: str
     """host:port."""
-    channel: grpc.Channel
-    """For everything but transfers, which have a connection each: see `_transfer`."""
+    connections: Connections = field(default_factory=Connections, repr=False)
 
     def contribute(self, round_number: int, contribution: Contribution) -> Receipt:
         """Upload ``contribution``; the same bytes may be sent any number of times.
@@ -98,7 +139,7 @@ class Coordinator:
 
         def call() -> Receipt:
             turn = threading.Event()
-            with self._transfer() as stub:
+            with self._connection() as stub:
                 reply = stub.Contribute.future(messages(turn), timeout=seconds)
                 try:
                     # The aggregator's, when it is our turn to send; at once if the call has ended.
@@ -127,7 +168,8 @@ class Coordinator:
         request = wire.GetReceiptRequest(charter_digest=self.charter.digest, round=round_number)
 
         def call() -> wire.GetReceiptResponse:
-            return CoordinatorStub(self.channel).GetReceipt(request, timeout=_CALL_SECONDS)
+            with self._connection() as stub:
+                return stub.GetReceipt(request, timeout=_CALL_SECONDS)
 
         try:
             return retried(call).manifest
@@ -137,14 +179,21 @@ class Coordinator:
             return None
 
     @contextlib.contextmanager
-    def _transfer(self) -> Iterator[CoordinatorStub]:
-        """A connection for one transfer.
+    def _connection(self) -> Iterator[CoordinatorStub]:
+        """A connection for one call, so that a renewed certificate is used from the next call on.
 
-        gRPC fits a connection's buffers to what has gone through it, and keeps them as long as the
-        connection: the aggregator would hold a MiB or two for every hospital that only watches.
+        Also, gRPC fits a connection's buffers to what has gone through it, and keeps them as long
+        as the connection: the aggregator would hold a MiB or two for every hospital that watches.
         """
-        with _open(self.state, self.address, self.charter.aggregator.name) as channel:
+        with (
+            _open(self.state, self.address, self.charter.aggregator.name) as channel,
+            self.connections.kept(channel),
+        ):
             yield CoordinatorStub(channel)
+
+    def close(self) -> None:
+        """End every call that is under way, and let no other begin."""
+        self.connections.close()
 
     def _transfer_seconds(self, size: int) -> float:
         """For a transfer of ``size`` bytes and, before its turn, those of all other hospitals."""
@@ -167,9 +216,8 @@ class Coordinator:
 
         def call() -> None:
             # No deadline: a round may wait for weeks. Keep-alive ends a dead connection.
-            stream = CoordinatorStub(self.channel).WatchRounds(request)
-            try:
-                for event in stream:
+            with self._connection() as stub:
+                for event in stub.WatchRounds(request):
                     if event.round != round_number:
                         continue
                     if event.reason:
@@ -180,8 +228,6 @@ class Coordinator:
                         )
                     if event.state in wanted:
                         return
-            finally:
-                stream.cancel()
             raise UnavailablePeer("the aggregator ended the watch; it may be restarting.")
 
         retried(call)
@@ -203,7 +249,7 @@ class Coordinator:
         seconds = self._transfer_seconds(count * limit)
 
         def call() -> list[Answer]:
-            with self._transfer() as stub:
+            with self._connection() as stub:
                 parts = stub.FetchTeacher(request, timeout=seconds)
                 return _received(parts, folder, count=count, limit=limit)
 
@@ -228,10 +274,10 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
 
     Raises SignatureRefused or CharterRefused if it may not be used; waits while nobody answers.
     """
-    channel = _open(state, address, aggregator)
 
     def call() -> bytes:
-        reply = CoordinatorStub(channel).GetCharter(wire.GetCharterRequest(), timeout=30)
+        with _open(state, address, aggregator) as channel:
+            reply = CoordinatorStub(channel).GetCharter(wire.GetCharterRequest(), timeout=30)
         return reply.envelope
 
     charter = open_charter(retried(call), state.governance_key())
@@ -241,7 +287,7 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
             "the charter names another signing key for this hospital; enrol again and ask for a "
             "new charter."
         )
-    return Coordinator(state, charter, address, channel)
+    return Coordinator(state, charter, address)
 
 
 def _open(state: StateDirectory, address: str, aggregator: str) -> grpc.Channel:

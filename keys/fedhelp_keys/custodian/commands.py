@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedhelp_secure.enrolment.join_command import add_enrol_command
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     help="Run a custodian of the secure sum: the decryptor or an unmasker.",
     no_args_is_help=True,
 )
+add_enrol_command(app, "decryptor", "unmasker")
 
 _State = Annotated[Path, typer.Option("--state", help="This custodian's state directory.")]
 
@@ -40,9 +42,13 @@ def serve(
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the service listens.")
     ] = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Serve the role of this state until SIGTERM or SIGINT."""
     directory = StateDirectory.open(state, Role.DECRYPTOR, Role.UNMASKER)
     from fedhelp_keys.custodian.service import serve_custodian
 
-    serve_custodian(directory, listen, ready_file=ready_file)
+    serve_custodian(directory, listen, ready_file=ready_file, registrar=registrar)

@@ -1,7 +1,8 @@
 """The federation's certificate authority (RFC 5280): one root, which signs parties' certificates.
 
-The root's key lies in the registrar's state, or in a token, and never leaves it. Leaves live 30
-days, so that a party that is not renewed is soon out.
+The root's key lies in the registrar's state, or in a token, and never leaves it. Leaves live as
+long as the registrar's policy says, 30 days at most, so that a party that is not renewed is soon
+out.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedhelp_keys.registrar.policy import RegistrarPolicy, load_policy, save_policy
 from fedhelp_secure.enrolment.bundle import Issued
+from fedhelp_secure.enrolment.lifetimes import BACKDATING
 from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
-from fedhelp_secure.transport.certificates import load_tls_key, server_name, tls_key_of
+from fedhelp_secure.transport.certificates import (
+    generate_tls_key,
+    load_tls_key,
+    replace_tls_pair,
+    server_name,
+)
 from fedhelp_secure.transport.identity import Identity, Role
 
-LEAF_LIFETIME = datetime.timedelta(days=30)
 ROOT_LIFETIME = datetime.timedelta(days=1826)
-BACKDATING = datetime.timedelta(minutes=5)
-"""Peers' clocks may be behind the registrar's by so much."""
 
 REGISTRAR_NAME = "registrar"
 
@@ -31,8 +36,9 @@ REGISTRAR_NAME = "registrar"
 class CertificateAuthority:
     """The root key and certificate of one federation, kept in a registrar's state."""
 
-    def __init__(self, federation: str, key: ec.EllipticCurvePrivateKey, root: bytes) -> None:
-        self._federation = federation
+    def __init__(self, state: StateDirectory, key: ec.EllipticCurvePrivateKey, root: bytes) -> None:
+        self._state = state
+        self._federation = state.identity.federation
         self._key = key
         self._root = x509.load_pem_x509_certificate(root)
         self.root_pem = root
@@ -50,12 +56,14 @@ class CertificateAuthority:
     @classmethod
     def open(cls, state: StateDirectory) -> CertificateAuthority:
         """The authority in ``state``; raises StateError if its files are missing."""
-        return cls(state.identity.federation, state.authority_key(), state.read(state.ca_path))
+        return cls(state, state.authority_key(), state.read(state.ca_path))
 
     def issue(
         self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime.datetime
     ) -> Issued:
         """A certificate for ``identity`` and ``key``, for both ends of TLS, from ``now`` on."""
+        # Read each time: a change of the policy needs no restart.
+        lifetime = load_policy(self._state).certificate_lifetime
         names = x509.SubjectAlternativeName(
             [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(server_name(identity))]
         )
@@ -63,7 +71,7 @@ class CertificateAuthority:
         builder = (
             _begin(_subject(self._federation, identity.name), self._root.subject, key)
             .not_valid_before(now - BACKDATING)
-            .not_valid_after(min(now + LEAF_LIFETIME, self._root.not_valid_after_utc))
+            .not_valid_after(min(now + lifetime, self._root.not_valid_after_utc))
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -79,6 +87,7 @@ def found_federation(
     federation: str,
     *,
     now: datetime.datetime,
+    policy: RegistrarPolicy | None = None,
     signers: Mapping[SignerUse, str] | None = None,
 ) -> StateDirectory:
     """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
@@ -89,6 +98,7 @@ def found_federation(
     """
     identity = Identity(federation, Role.REGISTRAR, REGISTRAR_NAME)
     state = StateDirectory.create(root, identity, signers=signers)
+    save_policy(state, policy or RegistrarPolicy())
     CertificateAuthority.create(state, now=now)
     governance_key = state.signing_key().public.to_base64()
     write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
@@ -101,10 +111,11 @@ def found_federation(
 
 
 def renew_own_certificate(state: StateDirectory, *, now: datetime.datetime) -> None:
-    """Issue the registrar's own certificate, for its present TLS key."""
-    key = load_tls_key(tls_key_of(state)).public_key()
-    issued = CertificateAuthority.open(state).issue(state.identity, key, now=now)
-    write_atomically(state.tls_certificate_path, issued.certificate)
+    """Issue the registrar's own certificate, for a new TLS key."""
+    key = generate_tls_key()
+    public = load_tls_key(key).public_key()
+    issued = CertificateAuthority.open(state).issue(state.identity, public, now=now)
+    replace_tls_pair(state, key, issued.certificate)
 
 
 def _make_root(

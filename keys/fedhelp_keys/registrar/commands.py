@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedhelp_keys.registrar.invitation_commands import add_invitation_commands
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
@@ -21,6 +22,8 @@ app = typer.Typer(
     help="Be the registrar: found a federation, enrol its parties, make its charters.",
     no_args_is_help=True,
 )
+
+add_invitation_commands(app)
 
 _State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
 
@@ -35,6 +38,9 @@ class FileUnreadable(ConfigurationError):
 def init(
     state: _State,
     federation: Annotated[str, typer.Option(help="The federation's name.")],
+    certificate_hours: Annotated[
+        int | None, typer.Option(help="How long certificates live: 24 to 720 hours; else 720.")
+    ] = None,
     ca_key: Annotated[
         str, typer.Option(metavar="URI", help="Where the root's key is: file: or pkcs11:...")
     ] = "file:",
@@ -44,11 +50,13 @@ def init(
 ) -> None:
     """Found a federation: its certificate authority and its governance key."""
     from fedhelp_keys.registrar.ca import found_federation
+    from fedhelp_keys.registrar.policy import RegistrarPolicy
     from fedhelp_secure.canonical import digest
     from fedhelp_secure.transport.certificates import utc_now
 
+    policy = RegistrarPolicy().changed(certificate_hours=certificate_hours)
     signers = {SignerUse.AUTHORITY: ca_key, SignerUse.SIGNING: governance_key}
-    registrar = found_federation(state, federation, now=utc_now(), signers=signers)
+    registrar = found_federation(state, federation, now=utc_now(), policy=policy, signers=signers)
     fingerprint = digest(registrar.governance_key().raw)
     _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
     _print_signers(registrar)
@@ -125,23 +133,22 @@ def show_charter(
 def serve(
     state: _State,
     listen: Annotated[str, typer.Option(help="Address to listen on, HOST:PORT.")],
+    join_listen: Annotated[
+        str | None, typer.Option(help="Address for parties that join with a token, HOST:PORT.")
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with HOST:PORT when callers may connect.")
     ] = None,
+    join_ready_file: Annotated[
+        Path | None, typer.Option(help="The same for parties that join; written first.")
+    ] = None,
 ) -> None:
-    """Serve the trust bundle and renewals until SIGTERM or Ctrl-C."""
-    from fedhelp_keys.registrar.ca import renew_own_certificate
-    from fedhelp_keys.registrar.service import EnrolmentService
-    from fedhelp_secure.transport.certificates import utc_now
-    from fedhelp_secure.transport.server import serve_until_signal, start_server
+    """Serve renewals, and tokens on a port of their own, until SIGTERM or Ctrl-C."""
+    from fedhelp_keys.registrar.serving import serve_registrar
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
-    renew_own_certificate(registrar, now=utc_now())
-    service = EnrolmentService(registrar)
-    server = start_server(registrar, listen, register=service.register)
     _print_signers(registrar)
-    _console().print(f"{registrar.identity} listens on {server.address}.")
-    serve_until_signal(server, ready_file)
+    serve_registrar(registrar, listen, join_listen, ready_file, join_ready_file)
 
 
 def _print_signers(registrar: StateDirectory) -> None:

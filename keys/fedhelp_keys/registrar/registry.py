@@ -21,6 +21,7 @@ from fedhelp_secure.errors import ConfigurationError, PolicyError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore, check_not_revoked
 
 
 class RegistryUnreadable(ConfigurationError):
@@ -93,29 +94,34 @@ class Registry:
     def add(self, member: Member) -> None:
         """Record ``member``; does nothing if it is there already with the same keys.
 
+        Raises EnrolmentRefused as `check` does.
+        """
+        with self._locked():
+            if self.check(member):
+                return
+            document = _File(version=1, members=(*self.members(), member)).model_dump(mode="json")
+            write_atomically(self._path, canonical_json(document))
+
+    def check(self, member: Member) -> Member | None:
+        """The record of ``member``, if it is there already with the same keys.
+
         Raises EnrolmentRefused if its name is taken with other keys or another group, or if another
         member holds one of its keys.
         """
-        with self._locked():
-            members = self.members()
-            for known in members:
-                if (known.role, known.name) == (member.role, member.name):
-                    if known.same_keys(member):
-                        return
-                    raise EnrolmentRefused(
-                        f"{member.role} {member.name} is enrolled already, with other keys or in "
-                        "another group; choose another name, or ask that party what happened."
-                    )
-                if {known.signing_key, known.sealing_key} & {
-                    member.signing_key,
-                    member.sealing_key,
-                }:
-                    raise EnrolmentRefused(
-                        "another party is enrolled with one of these keys; "
-                        "every party must make its own."
-                    )
-            document = _File(version=1, members=(*members, member)).model_dump(mode="json")
-            write_atomically(self._path, canonical_json(document))
+        for known in self.members():
+            if (known.role, known.name) == (member.role, member.name):
+                if known.same_keys(member):
+                    return known
+                raise EnrolmentRefused(
+                    f"{member.role} {member.name} is enrolled already, with other keys or in "
+                    "another group; choose another name, or ask that party what happened."
+                )
+            if {known.signing_key, known.sealing_key} & {member.signing_key, member.sealing_key}:
+                raise EnrolmentRefused(
+                    "another party is enrolled with one of these keys; every party must make its "
+                    "own."
+                )
+        return None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -137,27 +143,16 @@ def enrol(
     SignatureRefused or CertificateRequestRefused, and then changes nothing.
     """
     request = open_request(envelope)
-    _check_admissible(state, request, group)
+    check_admissible(state, request, group)
     key = certificates.open_request(request.certificate_request, request.identity)
-    Registry(state).add(
-        Member(
-            role=request.identity.role.value,
-            name=request.identity.name,
-            group=group,
-            signing_key=request.signing_key.to_base64(),
-            sealing_key=request.sealing_key.to_base64(),
-            context_digest=request.context_digest,
-            enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
-    )
+    Registry(state).add(_member(request, group, now))
     issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
     trusted = issue_trust_list(state, now=now)
     return sign_bundle(request, issued, trusted, state.signing_key())
 
 
-def _check_admissible(
-    state: StateDirectory, request: EnrolmentRequest, group: Group | None
-) -> None:
+def check_admissible(state: StateDirectory, request: EnrolmentRequest, group: Group | None) -> None:
+    """Raises EnrolmentRefused, or Revoked, if `enrol` would; changes nothing."""
     if request.identity.federation != state.identity.federation:
         raise EnrolmentRefused(
             "this request is for another federation; ask its sender for one that names "
@@ -169,3 +164,31 @@ def _check_admissible(
         raise EnrolmentRefused(
             "give --group large or --group small for a hospital, and no group for another role."
         )
+    check_not_revoked(TrustStore(state).current(), request.identity)
+    Registry(state).check(_member(request, group, certificates.utc_now()))
+
+
+def check_invitable(state: StateDirectory, identity: Identity, group: Group | None) -> None:
+    """Raises Revoked, or EnrolmentRefused if the party is enrolled in another group.
+
+    A party that is enrolled may be invited again: it gets a new certificate for the keys it has.
+    """
+    check_not_revoked(TrustStore(state).current(), identity)
+    known = Registry(state).find(identity)
+    if known is not None and known.group != group:
+        raise EnrolmentRefused(
+            f"{identity.role.value} {identity.name} is enrolled in group {known.group}; "
+            "invite it with that group, or choose another name."
+        )
+
+
+def _member(request: EnrolmentRequest, group: Group | None, now: datetime.datetime) -> Member:
+    return Member(
+        role=request.identity.role.value,
+        name=request.identity.name,
+        group=group,
+        signing_key=request.signing_key.to_base64(),
+        sealing_key=request.sealing_key.to_base64(),
+        context_digest=request.context_digest,
+        enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )

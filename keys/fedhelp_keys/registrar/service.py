@@ -11,6 +11,7 @@ from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.certificates import open_request, utc_now
 from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.trust.store import TrustStore, check_not_revoked
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 
@@ -40,7 +41,8 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.RenewResponse:
         """A certificate for the caller's own identity and a new key.
 
-        Raises CertificateRequestRefused, or EnrolmentRefused for a caller who is not enrolled.
+        Raises CertificateRequestRefused, EnrolmentRefused for a caller who is not enrolled, or
+        Revoked.
         """
         identity = caller(context)
         self._check_enrolled(identity)
@@ -57,6 +59,7 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
         )
 
     def _check_enrolled(self, identity: Identity) -> None:
+        check_not_revoked(TrustStore(self._state).current(), identity)
         if identity != self._state.identity and self._registry.find(identity) is None:
             raise EnrolmentRefused(
                 "this party is not in the registry; make a request file and ask to be enrolled."

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fedhelp_secure.enrolment.join_command import add_enrol_command
+
 app = typer.Typer(no_args_is_help=True)
+add_enrol_command(app, "aggregator")
 
 
 @app.callback()
@@ -38,6 +41,10 @@ def run(
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the server listens.")
     ] = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Serve one charter's rounds until SIGTERM or SIGINT; start it again to go on."""
     # Here, not above: every `fedhelp` start loads this module.
@@ -51,4 +58,5 @@ def run(
         listen=listen,
         ready_file=ready_file,
         blobs_url=blobs,
+        registrar=registrar,
     )

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import InternalError
 from fedhelp_secure.memory import share_one_heap
 from fedhelp_secure.state import StateDirectory
@@ -47,8 +48,11 @@ def serve(
     listen: str,
     ready_file: Path | None,
     blobs_url: str | None = None,
+    registrar: str | None = None,
 ) -> None:
     """Serve the aggregator whose state is in ``root`` until SIGTERM or SIGINT.
+
+    Its certificate is renewed from the ``registrar`` at that address, if one is given.
 
     Raises what `Aggregator` and `start_server` raise, and RoundsStopped if an error ended it.
     """
@@ -64,7 +68,8 @@ def serve(
         )
         aggregator.start(lambda: os.kill(os.getpid(), signal.SIGTERM))
         # Watches end first: otherwise each stop would last the whole grace period.
-        serve_until_signal(_WatchedServer(running, aggregator.stop), ready_file)
+        with upkeep_of(state, registrar):
+            serve_until_signal(_WatchedServer(running, aggregator.stop), ready_file)
     finally:
         aggregator.stop()
         aggregator.close()

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedhelp_secure.enrolment.join_command import add_enrol_command
+
 app = typer.Typer(
     name="broker",
     help="Be the broker: ask the foundation model at most once, about public images only.",
     no_args_is_help=True,
 )
+add_enrol_command(app, "broker")
 
 _State = Annotated[Path, typer.Option("--state", help="The broker's state directory.")]
 _Charter = Annotated[Path, typer.Option("--charter", help="The signed charter.")]
@@ -44,6 +47,10 @@ def run(
         str | None, typer.Option(help="Aggregator to submit the record to, as host:port.")
     ] = None,
     ready_file: _ReadyFile = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Serve the foundation model's answer; ask for it at most once. Ends at SIGTERM or SIGINT."""
     from fedhelp_server.broker.process import BrokerOptions
@@ -56,6 +63,7 @@ def run(
         ca=ca,
         aggregator=aggregator,
         ready_file=ready_file,
+        registrar=registrar,
     )
     run_broker(state, options)
 

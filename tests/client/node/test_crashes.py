@@ -105,7 +105,7 @@ def running(sites: Sequence[Site]) -> Iterator[Future[list[NDArray[np.float64]]]
             yield future
         except BaseException:
             for site in sites:
-                site.releaser.coordinator.channel.close()
+                site.releaser.coordinator.close()
             raise
 
 

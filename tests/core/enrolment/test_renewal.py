@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.federation import FEDERATION, Federation, join, make_federation
 
+from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_keys.registrar.service import EnrolmentService
 from fedhelp_secure.enrolment.renewal import renew
 from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.certificates import check_own_certificate, own_tls_files, utc_now
+from fedhelp_secure.transport.certificates import (
+    check_own_certificate,
+    generate_tls_key,
+    load_tls_key,
+    own_tls_files,
+    replace_tls_pair,
+    utc_now,
+)
 from fedhelp_secure.transport.client import PeerNotAuthenticated, PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import RunningServer, start_server
@@ -83,3 +93,38 @@ def test_a_registrar_that_is_down_changes_nothing(federation: Federation) -> Non
     with pytest.raises(UnavailablePeer, match="the registrar cannot be reached"):
         renew(state, "127.0.0.1:1")
     assert own_tls_files(state) == before
+
+
+def test_a_reader_never_pairs_a_new_key_with_an_old_certificate(federation: Federation) -> None:
+    state = federation.state("small-1")
+    authority = CertificateAuthority.open(federation.state("registrar"))
+    done = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not done.is_set():
+            check_own_certificate(state.identity, own_tls_files(state), now=utc_now())
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for _ in range(60):
+                key = generate_tls_key()
+                public = load_tls_key(key).public_key()
+                issued = authority.issue(state.identity, public, now=utc_now())
+                replace_tls_pair(state, key, issued.certificate)
+        finally:
+            done.set()
+        assert all(reader.result() > 10 for reader in readers)
+
+
+def test_two_renewals_at_once_leave_one_whole_pair(
+    federation: Federation, served: RunningServer
+) -> None:
+    state = federation.state("large-1")
+    with ThreadPoolExecutor(4) as pool:
+        for renewal in [pool.submit(renew, state, served.address) for _ in range(8)]:
+            renewal.result()
+    check_own_certificate(state.identity, own_tls_files(state), now=utc_now())

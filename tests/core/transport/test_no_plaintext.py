@@ -27,13 +27,16 @@ PLAINTEXT = {
 BASELINE = "fedhelp_secure/bench/baseline.py"
 """The benchmark's comparison serves no service of a federation, so `start_server` would refuse it;
 it asks for clients' certificates all the same (``tests/core/bench/test_baseline.py``)."""
+JOINING = "fedhelp_secure/transport/joining.py"
+"""Who joins has no certificate yet; nothing but the token's call is served there
+(``tests/keys/registrar/test_joining.py``)."""
 # Only here may a gRPC server or channel be made at all.
 TRANSPORT = {
-    "secure_channel": {"fedhelp_secure/transport/client.py"},
-    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE},
-    "ssl_channel_credentials": {"fedhelp_secure/transport/client.py"},
+    "secure_channel": {"fedhelp_secure/transport/client.py", JOINING},
+    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE, JOINING},
+    "ssl_channel_credentials": {"fedhelp_secure/transport/client.py", JOINING},
     "ssl_server_credentials": {BASELINE},
-    "dynamic_ssl_server_credentials": {"fedhelp_secure/transport/server.py"},
+    "dynamic_ssl_server_credentials": {"fedhelp_secure/transport/server.py", JOINING},
 }
 
 

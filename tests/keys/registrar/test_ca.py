@@ -11,12 +11,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fedhelp_keys.registrar.ca import (
-    BACKDATING,
-    LEAF_LIFETIME,
     CertificateAuthority,
     found_federation,
     renew_own_certificate,
 )
+from fedhelp_secure.enrolment.lifetimes import BACKDATING, DEFAULT_LIFETIME
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.certificates import (
@@ -48,10 +47,10 @@ def issued(registrar: StateDirectory) -> x509.Certificate:
 def test_a_certificate_lives_thirty_days_and_forgives_slow_clocks(
     issued: x509.Certificate,
 ) -> None:
-    assert datetime.timedelta(days=30) == LEAF_LIFETIME
+    assert datetime.timedelta(days=30) == DEFAULT_LIFETIME
     assert datetime.timedelta(minutes=5) == BACKDATING
     assert issued.not_valid_before_utc == NOW - BACKDATING
-    assert issued.not_valid_after_utc == NOW + LEAF_LIFETIME
+    assert issued.not_valid_after_utc == NOW + DEFAULT_LIFETIME
 
 
 def test_a_certificate_names_the_identity_twice_and_nothing_else(issued: x509.Certificate) -> None:

@@ -1,0 +1,119 @@
+"""The one connection in which a client has no certificate: joining a federation.
+
+The registrar proves itself all the same, to a client that knows its root by fingerprint. It is a
+port of its own, which serves one call: on every other port no call is made without a certificate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent import futures
+from typing import cast
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from fedhelp_secure.errors import FedHelpError
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.address import parse_address
+from fedhelp_secure.transport.certificates import (
+    TlsFiles,
+    check_own_certificate,
+    own_tls_files,
+    server_name,
+    utc_now,
+)
+from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.transport.limits import COMMON_OPTIONS
+from fedhelp_secure.transport.server import ListenFailed, RunningServer
+
+_LOGGER = logging.getLogger(__name__)
+_WORKERS = 16
+_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    # A token and a request.
+    ("grpc.max_receive_message_length", 128 * 1024),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_concurrent_streams", 4),
+    # Whoever comes here makes one call and goes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.max_connection_age_ms", 20_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+)
+
+
+def open_join_channel(root: x509.Certificate, address: str, *, expected: Identity) -> grpc.Channel:
+    """A channel to ``expected``, the registrar, at ``address``, for one who has no certificate.
+
+    The server must hold a certificate by ``root`` for exactly ``expected``.
+    """
+    options: list[tuple[str, int | str]] = [
+        *COMMON_OPTIONS,
+        ("grpc.ssl_target_name_override", server_name(expected)),
+        # A proxy from the environment would see whom we call.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    credentials = grpc.ssl_channel_credentials(root.public_bytes(serialization.Encoding.PEM))
+    return grpc.secure_channel(address, credentials, options=options)
+
+
+def start_join_server(
+    state: StateDirectory, listen: str, root: bytes, *, register: Callable[[grpc.Server], None]
+) -> RunningServer:
+    """Serve what ``register`` adds, to anybody, on ``listen`` (``host:port``; 0: any port).
+
+    The registrar's certificate is presented with ``root`` (PEM), whose fingerprint the callers
+    know. Raises AddressMalformed, ListenFailed, StateError or OwnCertificateUnusable.
+    """
+    parse_address(listen, "--join-listen")
+    server = grpc.server(
+        futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="join"),
+        options=_SERVER_OPTIONS,
+        maximum_concurrent_rpcs=_WORKERS,
+    )
+    register(server)
+    chain = _Chain(state, root)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        chain.first(),
+        # None is gRPC's documented way to keep what is in use; its stubs leave it out.
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", chain.newer),
+        require_client_authentication=False,
+    )
+    try:
+        port = server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise ListenFailed(
+            f"cannot listen on {listen}; choose a free port and an address of this machine."
+        ) from error
+    server.start()
+    return RunningServer(server, listen.rpartition(":")[0], port)
+
+
+class _Chain:
+    """The registrar's certificate and its root, read again before each handshake."""
+
+    def __init__(self, state: StateDirectory, root: bytes) -> None:
+        self._state = state
+        self._root = root
+        self._given = b""
+
+    def first(self) -> grpc.ServerCertificateConfiguration:
+        return self._configuration(own_tls_files(self._state))
+
+    def newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """None keeps what is in use."""
+        try:
+            files = own_tls_files(self._state)
+            return None if files.certificate == self._given else self._configuration(files)
+        except (OSError, FedHelpError) as error:
+            _LOGGER.warning("the renewed certificate is not usable yet: %s", type(error).__name__)
+            return None
+
+    def _configuration(self, files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        check_own_certificate(self._state.identity, files, now=utc_now())
+        self._given = files.certificate
+        chain = files.certificate + self._root
+        return grpc.ssl_server_certificate_configuration([(files.key, chain)])
