@@ -100,7 +100,7 @@ def install_bundle(
     open_trust_list(document.trust_list.encode("utf-8"), claimed)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
     write_atomically(state.ca_path, files.authorities)
-    TrustStore(state).install(document.trust_list.encode("utf-8"))
+    TrustStore(state).install(document.trust_list.encode("utf-8"), now=now)
     # Last: a state with a certificate is an enrolled one.
     write_atomically(state.tls_certificate_path, files.certificate)
     return claimed
