@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.refresh import TrustListRefresh
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 _TIMEOUT_SECONDS = 30.0
@@ -30,3 +32,14 @@ def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") 
     files = certificates.TlsFiles(key, response.certificate, state.read(state.ca_path))
     certificates.check_own_certificate(state.identity, files, now=certificates.utc_now())
     certificates.replace_tls_pair(state, key, response.certificate)
+
+
+def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
+    """What a long-running party does in the background, with the registrar's address or without.
+
+    Without, nothing: then its trust list is renewed by ``fedhelp enrol trust``.
+    """
+    kept = Upkeep()
+    if registrar is not None:
+        kept.add(TrustListRefresh(state, registrar))
+    return kept
