@@ -12,7 +12,6 @@ from typing import cast
 from weakref import WeakKeyDictionary
 
 import grpc
-from cryptography import x509
 
 from fedhelp_secure.errors import PeerError, PolicyError
 from fedhelp_secure.transport.identity import Identity, Role
@@ -70,8 +69,8 @@ class AccessRefused(PolicyError):
     code = "access"
 
 
-def presented_chain(context: grpc.ServicerContext) -> tuple[x509.Certificate, ...]:
-    """The certificates of the connection that this call came by, the caller's own first.
+def presented_chain(context: grpc.ServicerContext) -> bytes:
+    """The certificates (PEM) of the connection that this call came by, the caller's own first.
 
     Raises CallerNotAuthenticated unless there are any. gRPC has checked that they lead to one of
     the authorities that the server was started with, and nothing else.
@@ -84,14 +83,7 @@ def presented_chain(context: grpc.ServicerContext) -> tuple[x509.Certificate, ..
             "this call came without a client certificate; connect with mutual TLS."
         )
     whole = b"".join(facts.get("x509_pem_cert_chain", ()))
-    try:
-        return tuple(
-            x509.load_pem_x509_certificates(whole if whole.startswith(own[0]) else own[0] + whole)
-        )
-    except ValueError as error:
-        raise CallerNotAuthenticated(
-            "this call's certificates cannot be read; enrol again."
-        ) from error
+    return whole if whole.startswith(own[0]) else own[0] + whole
 
 
 def remember_caller(context: grpc.ServicerContext, identity: Identity) -> None:

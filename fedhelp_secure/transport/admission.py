@@ -36,13 +36,18 @@ CLOSED_SENTENCE = "this party admits nobody at the moment; try again later."
 _LOGGER = logging.getLogger(__name__)
 
 
+_Verified = tuple[tuple[int, datetime.datetime], dict[bytes, Identity]]
+"""Whom chains speak for, by one list (its sequence number) at one second."""
+
+
 @dataclass(eq=False, slots=True)
 class _RunningCall:
     """One admitted call; each is only equal to itself."""
 
     context: grpc.ServicerContext
     method: str
-    chain: Sequence[x509.Certificate]
+    chain: bytes
+    """PEM, the caller's own certificate first."""
     admitted: datetime.datetime
     sequence: int
     """Of the list that it was last checked against."""
@@ -58,6 +63,7 @@ class Admission:
         self._running: set[_RunningCall] = set()
         self._lock = threading.Lock()
         self._outdated = False
+        self._verified: _Verified = ((0, datetime.datetime.min), {})
         keep_reviewing(self)
 
     def admit(self, method: str, context: grpc.ServicerContext) -> Identity:
@@ -104,17 +110,26 @@ class Admission:
     def _allowed(
         self,
         method: str,
-        chain: Sequence[x509.Certificate],
+        chain: bytes,
         trusted: TrustList,
         now: datetime.datetime,
     ) -> Identity:
-        try:
-            identity = verified_identity(chain, trusted, now=now)
-        except CertificateRefused as error:
-            raise CallerNotAuthenticated(f"this call's certificate is refused: {error}") from error
+        identity = self._identity(chain, trusted, now)
         check_not_revoked(trusted, identity)
         authorise(method, identity, self._serving)
         return identity
+
+    def _identity(self, chain: bytes, trusted: TrustList, now: datetime.datetime) -> Identity:
+        # A burst of calls costs one verification: by the same list and in the same second it would
+        # come out the same.
+        moment, verified = (trusted.sequence, now), self._verified
+        if verified[0] != moment:
+            verified = self._verified = (moment, {})
+        # Of this moment, whatever another thread has put in its place.
+        known = verified[1]
+        if chain not in known:
+            known[chain] = _verified(chain, trusted, now)
+        return known[chain]
 
     def _calls(self) -> list[_RunningCall]:
         with self._lock:
@@ -136,3 +151,11 @@ class Admission:
         elif error is None and self._outdated:
             _LOGGER.warning("the trust list is up to date again: calls are admitted")
         self._outdated = error is not None
+
+
+def _verified(chain: bytes, trusted: TrustList, now: datetime.datetime) -> Identity:
+    try:
+        return verified_identity(x509.load_pem_x509_certificates(chain), trusted, now=now)
+    except (CertificateRefused, ValueError) as error:
+        cause = str(error) if isinstance(error, CertificateRefused) else "it cannot be read."
+        raise CallerNotAuthenticated(f"this call's certificate is refused: {cause}") from error
