@@ -58,7 +58,7 @@ def revoke(
     _print(
         f"Every party that polls this registrar refuses it within {BOUND_SECONDS:.0f} seconds, and "
         "ends the calls that run. The others refuse it when they are given the list that "
-        f"'fedhelp keys trust' writes, and admit nobody after {_age(trusted)}."
+        f"'fedhelp keys trust' writes, and admit nobody once theirs is {_age(trusted)} old."
     )
     _print("Charters that name it stay as they are: make a new one without it.")
 

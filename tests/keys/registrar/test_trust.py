@@ -169,7 +169,7 @@ def test_revoking_says_what_was_done_and_when_it_holds(
         "spiffe://testfed/hospital/small-1 is revoked; the trust list is number 2.",
         "cannot renew its certificate, join or be enrolled",
         "within 10 seconds",
-        "admit nobody after 24 hours",
+        "admit nobody once theirs is 24 hours old",
         "make a new one without it",
     ):
         assert words in said
