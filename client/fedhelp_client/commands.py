@@ -28,13 +28,14 @@ def run(
     aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
     broker: Annotated[str, typer.Option(help="HOST:PORT of the broker.")],
     out: Annotated[Path, typer.Option(help="Where result, ledger and progress go.")],
-    registrar: Annotated[
-        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
-    ] = None,
     policy: Annotated[Path | None, typer.Option(help="This site's own policy (YAML).")] = None,
     seed: Annotated[
         int, typer.Option(help="Seeds model initialisation and training; never noise or keys.")
     ] = 0,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
@@ -72,7 +73,7 @@ def rehearse(
     context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],
     aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
     registrar: Annotated[
-        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+        str | None, typer.Option(help="HOST:PORT of the registrar, to keep up with it.")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write one line of figures a round.")] = None,
     reveal: Annotated[

@@ -111,13 +111,21 @@ class Upkeep:
     def _keep(self, task: Task) -> None:
         failures = 0
         while not self._stopping.is_set():
-            wait = _pause(failures) if failures else min(task.due_in(), LONGEST_WAIT_SECONDS)
+            wait = _pause(failures) if failures else min(_due_in(task), LONGEST_WAIT_SECONDS)
             if wait > 0:
                 if self._stopping.wait(wait * _RANDOM.uniform(1, 1 + JITTER)):
                     return
                 if not failures:
                     continue
             failures = 0 if _done(task) else failures + 1
+
+
+def _due_in(task: Task) -> float:
+    try:
+        return task.due_in()
+    except (FedHelpError, OSError):
+        # What is wrong is told, with its cause, when the task is done.
+        return 0.0
 
 
 def _pause(failures: int) -> float:

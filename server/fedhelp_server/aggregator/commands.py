@@ -35,11 +35,12 @@ def run(
             "are kept in the state directory."
         ),
     ] = None,
-    registrar: Annotated[
-        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
-    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the server listens.")
+    ] = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
     ] = None,
 ) -> None:
     """Serve one charter's rounds until SIGTERM or SIGINT; start it again to go on."""
@@ -53,6 +54,6 @@ def run(
         CustodianAddresses(decryptor, tuple(unmasker)),
         listen=listen,
         ready_file=ready_file,
-        registrar=registrar,
         blobs_url=blobs,
+        registrar=registrar,
     )

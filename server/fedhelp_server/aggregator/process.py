@@ -47,10 +47,12 @@ def serve(
     *,
     listen: str,
     ready_file: Path | None,
-    registrar: str | None = None,
     blobs_url: str | None = None,
+    registrar: str | None = None,
 ) -> None:
     """Serve the aggregator whose state is in ``root`` until SIGTERM or SIGINT.
+
+    Its certificate is renewed from the ``registrar`` at that address, if one is given.
 
     Raises what `Aggregator` and `start_server` raise, and RoundsStopped if an error ended it.
     """

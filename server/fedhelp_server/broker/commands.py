@@ -43,10 +43,11 @@ def run(
     aggregator: Annotated[
         str | None, typer.Option(help="Aggregator to submit the record to, as host:port.")
     ] = None,
-    registrar: Annotated[
-        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
-    ] = None,
     ready_file: _ReadyFile = None,
+    registrar: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
+    ] = None,
 ) -> None:
     """Serve the foundation model's answer; ask for it at most once. Ends at SIGTERM or SIGINT."""
     from fedhelp_server.broker.process import BrokerOptions
