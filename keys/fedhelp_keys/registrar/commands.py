@@ -136,12 +136,14 @@ def serve(
     from fedhelp_keys.registrar.ca import renew_own_certificate
     from fedhelp_keys.registrar.service import EnrolmentService
     from fedhelp_keys.registrar.trust import keep_issued
+    from fedhelp_secure.enrolment.upkeep import Upkeep
     from fedhelp_secure.transport.certificates import utc_now
     from fedhelp_secure.transport.server import serve_until_signal, start_server
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     renew_own_certificate(registrar, now=utc_now())
-    kept = keep_issued(registrar)
+    kept = Upkeep()
+    keep_issued(registrar, kept)
     service = EnrolmentService(registrar)
     server = start_server(registrar, listen, register=service.register)
     _console().print(f"{registrar.identity} listens on {server.address}.")

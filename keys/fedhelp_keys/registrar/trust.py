@@ -80,17 +80,15 @@ def issue_trust_list(state: StateDirectory, *, now: datetime.datetime) -> bytes:
     return state.read(store.path)
 
 
-def keep_issued(state: StateDirectory) -> Upkeep:
-    """Issues the list now; within it, again and again.
+def keep_issued(state: StateDirectory, kept: Upkeep) -> None:
+    """Issue the list now and, within ``kept``, again and again.
 
-    A registrar's list is its own, and is not to grow old while nobody asks for it.
+    A registrar admits by it too, so it is not to grow old while nobody asks for it.
     """
     issue_trust_list(state, now=utc_now())
-    kept = Upkeep()
     kept.every(
         POLL_SECONDS, lambda: issue_trust_list(state, now=utc_now()), "issuing the trust list"
     )
-    return kept
 
 
 def revoke(

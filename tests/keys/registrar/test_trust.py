@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.deployment import wait_until
 from support.federation import FEDERATION, Federation, join, make_federation
-from support.trust_lists import held
+from support.trust_lists import changed, held, issued
 from typer.testing import CliRunner
 
 from fedhelp_keys.registrar.ca import found_federation
@@ -18,18 +19,20 @@ from fedhelp_keys.registrar.registry import Registry, enrol
 from fedhelp_keys.registrar.trust import (
     RevocationRefused,
     issue_trust_list,
+    keep_issued,
     revoke,
     set_maximum_age,
     standing,
 )
 from fedhelp_secure.enrolment.commands import app as enrol_app
 from fedhelp_secure.enrolment.request import make_request
+from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.errors import FedHelpError, MalformedMessage
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.store import Revoked, TrustStore
-from fedhelp_secure.trust.trust_list import open_trust_list
+from fedhelp_secure.trust.trust_list import open_trust_list, sign_trust_list
 
 NOW = utc_now()
 SECOND = datetime.timedelta(seconds=1)
@@ -104,6 +107,21 @@ def test_a_list_from_just_now_is_given_out_as_it_is(registrar: StateDirectory) -
     set_maximum_age(registrar, 60, now=NOW + 60 * SECOND)
     third = issue_trust_list(registrar, now=NOW + 66 * SECOND)
     assert open_trust_list(third, key).issued_at == NOW + 66 * SECOND
+
+
+def test_a_serving_registrar_does_not_let_its_own_list_grow_old(
+    registrar: StateDirectory,
+) -> None:
+    trusted = TrustStore(registrar).current()
+    old = changed(trusted, **issued(NOW - datetime.timedelta(days=2)))
+    TrustStore(registrar).path.write_bytes(sign_trust_list(old, registrar.signing_key()))
+    kept = Upkeep()
+    keep_issued(registrar, kept)
+    # Before anybody is served, and then again.
+    assert TrustStore(registrar).current().expires_at > utc_now()
+    TrustStore(registrar).path.write_bytes(sign_trust_list(old, registrar.signing_key()))
+    with kept:
+        wait_until(lambda: TrustStore(registrar).current().expires_at > utc_now())
 
 
 @pytest.mark.parametrize("seconds", [0, 59, 30 * 24 * 3600 + 1])
