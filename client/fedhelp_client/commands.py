@@ -85,6 +85,9 @@ def rehearse(
     state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
     context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],
     aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
+    registrar: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the registrar, to keep up with it.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write one line of figures a round.")] = None,
     reveal: Annotated[
         Path | None,
@@ -93,6 +96,7 @@ def rehearse(
 ) -> None:
     """Try a federation with invented numbers: every round of a rehearsal charter, no patient."""
     from fedhelp_client.node.rehearsal import RehearsalOptions, rehearse
+    from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -101,12 +105,13 @@ def rehearse(
         context=context, aggregator=_name_and_address(aggregator), figures=json, reveal=reveal
     )
     directory = StateDirectory.open(state, Role.HOSPITAL)
-    for figures in rehearse(directory, options, console.print):
-        console.print(
-            f"round {figures.round}: {figures.values} invented values, "
-            f"{figures.upload_bytes:,} bytes sent, the sum of {len(figures.hospitals)} hospitals "
-            f"opened and authentic, {figures.ended - figures.started:.1f} s"
-        )
+    with upkeep_of(directory, registrar):
+        for figures in rehearse(directory, options, console.print):
+            console.print(
+                f"round {figures.round}: {figures.values} invented values, "
+                f"{figures.upload_bytes:,} bytes sent, the sum of {len(figures.hospitals)} "
+                f"hospitals opened and authentic, {figures.ended - figures.started:.1f} s"
+            )
 
 
 def _name_and_address(aggregator: str) -> tuple[str, str]:

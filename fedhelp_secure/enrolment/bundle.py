@@ -78,7 +78,8 @@ def install_bundle(
     A first bundle is trusted for its governance key unless ``governance_key`` pins it; the person
     who installs it compares the key's digest with the registrar. Later bundles must be signed by
     the same key. ``root``, if given, must be among the bundle's authorities. Raises BundleRefused,
-    MalformedMessage, SignatureRefused or OwnCertificateUnusable, and then changes nothing.
+    MalformedMessage, SignatureRefused, TrustListRolledBack, TrustListFromFuture or
+    OwnCertificateUnusable, and then changes nothing.
     """
     if len(envelope) > LIMIT_BYTES:
         raise MalformedMessage("an enrolment bundle is too long; ask the registrar for another.")
@@ -102,8 +103,9 @@ def install_bundle(
     check_own_certificate(state.identity, files, now=now)
     open_trust_list(document.trust_list.encode("utf-8"), claimed)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
+    # Before the rest: a bundle with an older list is an old bundle.
+    TrustStore(state).install(document.trust_list.encode("utf-8"), now=now)
     write_atomically(state.ca_path, files.authorities)
-    TrustStore(state).install(document.trust_list.encode("utf-8"))
     # Last: a state with a certificate is an enrolled one.
     write_atomically(state.tls_certificate_path, files.certificate)
     return claimed

@@ -17,6 +17,7 @@ from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.refresh import TrustListRefresh
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 _LOGGER = logging.getLogger(__name__)
@@ -82,11 +83,13 @@ class Renewal:
 def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
     """What a long-running party does in the background, with the registrar's address or without.
 
-    Without, nothing: then its certificate is renewed by ``fedhelp enrol renew``.
+    Without, nothing: then its certificate is renewed by ``fedhelp enrol renew``, and its trust
+    list by ``fedhelp enrol trust``.
     """
     kept = Upkeep()
     if registrar is not None:
         kept.add(Renewal(state, lambda: renew(state, registrar)))
+        kept.add(TrustListRefresh(state, registrar))
     return kept
 
 

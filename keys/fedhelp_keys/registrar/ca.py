@@ -27,6 +27,7 @@ from fedhelp_secure.transport.certificates import (
     server_name,
 )
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.trust_list import DEFAULT_MAXIMUM_AGE_SECONDS
 
 ROOT_LIFETIME = datetime.timedelta(days=1826)
 
@@ -89,12 +90,14 @@ def found_federation(
     now: datetime.datetime,
     policy: RegistrarPolicy | None = None,
     signers: Mapping[SignerUse, str] | None = None,
+    trust_list_seconds: int = DEFAULT_MAXIMUM_AGE_SECONDS,
 ) -> StateDirectory:
     """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
 
     The governance key is the registrar's signing key. ``signers`` are URIs of either key that is
-    not to lie in the state. Raises StateError if ``root`` is in use, MalformedMessage if
-    ``federation`` is no label, and what a signer raises that cannot be had.
+    not to lie in the state; ``trust_list_seconds`` is the age that a trust list may have. Raises
+    StateError if ``root`` is in use, MalformedMessage if ``federation`` is no label,
+    RevocationRefused for an age out of range, and what a signer raises that cannot be had.
     """
     identity = Identity(federation, Role.REGISTRAR, REGISTRAR_NAME)
     state = StateDirectory.create(root, identity, signers=signers)
@@ -105,7 +108,7 @@ def found_federation(
     # Not above: the trust list's module reads the authority.
     from fedhelp_keys.registrar.trust import found_trust_list
 
-    found_trust_list(state, now=now)
+    found_trust_list(state, now=now, maximum_age_seconds=trust_list_seconds)
     renew_own_certificate(state, now=now)
     return state
 

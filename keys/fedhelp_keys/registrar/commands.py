@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhelp_keys.registrar.invitation_commands import add_invitation_commands
+from fedhelp_keys.registrar.trust_commands import TrustListSeconds, revocations, revoke, trust
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 
 add_invitation_commands(app)
+for command in (revoke, revocations, trust):
+    app.command()(command)
 
 _State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
 
@@ -41,6 +44,7 @@ def init(
     certificate_hours: Annotated[
         int | None, typer.Option(help="How long certificates live: 24 to 720 hours; else 720.")
     ] = None,
+    trust_list_seconds: TrustListSeconds = 24 * 3600,
     ca_key: Annotated[
         str, typer.Option(metavar="URI", help="Where the root's key is: file: or pkcs11:...")
     ] = "file:",
@@ -56,7 +60,14 @@ def init(
 
     policy = RegistrarPolicy().changed(certificate_hours=certificate_hours)
     signers = {SignerUse.AUTHORITY: ca_key, SignerUse.SIGNING: governance_key}
-    registrar = found_federation(state, federation, now=utc_now(), policy=policy, signers=signers)
+    registrar = found_federation(
+        state,
+        federation,
+        now=utc_now(),
+        policy=policy,
+        signers=signers,
+        trust_list_seconds=trust_list_seconds,
+    )
     fingerprint = digest(registrar.governance_key().raw)
     _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
     _print_signers(registrar)

@@ -114,16 +114,27 @@ def policy(
     join_address: Annotated[
         str | None, typer.Option(help="HOST:PORT at which parties reach the join port.")
     ] = None,
+    trust_list_seconds: Annotated[
+        int | None,
+        typer.Option(help="Age at which a party that has no newer trust list admits nobody."),
+    ] = None,
 ) -> None:
     """Show the registrar's policy, changed by the options that are given."""
     from fedhelp_keys.registrar.policy import load_policy, save_policy
+    from fedhelp_keys.registrar.trust import set_maximum_age
+    from fedhelp_secure.transport.certificates import utc_now
+    from fedhelp_secure.trust.store import TrustStore
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     present = load_policy(registrar)
     changed = present.changed(certificate_hours=certificate_hours, join_address=join_address)
+    if trust_list_seconds is not None:
+        set_maximum_age(registrar, trust_list_seconds, now=utc_now())
     if changed != present:
         save_policy(registrar, changed)
     _print_policy(changed)
+    held = TrustStore(registrar).current()
+    typer.echo(f"A trust list may be {held.maximum_age_seconds} seconds old.")
 
 
 def _print_policy(shown: RegistrarPolicy) -> None:

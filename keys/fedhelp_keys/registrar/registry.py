@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
-from fedhelp_keys.registrar.trust import issue_trust_list
+from fedhelp_keys.registrar.trust import issue_trust_list, standing
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.bundle import sign_bundle
@@ -139,14 +139,15 @@ def enrol(
     """Enrol the party whose request file is ``envelope``; returns its bundle file.
 
     The same request again gives a new certificate for the same keys, which is also the way back for
-    a party whose certificate has expired. Raises EnrolmentRefused, MalformedMessage,
+    a party whose certificate has expired. Raises EnrolmentRefused, Revoked, MalformedMessage,
     SignatureRefused or CertificateRequestRefused, and then changes nothing.
     """
     request = open_request(envelope)
     check_admissible(state, request, group)
     key = certificates.open_request(request.certificate_request, request.identity)
-    Registry(state).add(_member(request, group, now))
-    issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
+    with standing(state, request.identity):
+        Registry(state).add(_member(request, group, now))
+        issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
     trusted = issue_trust_list(state, now=now)
     return sign_bundle(request, issued, trusted, state.signing_key())
 

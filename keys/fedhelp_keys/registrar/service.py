@@ -6,7 +6,7 @@ import grpc
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry
-from fedhelp_keys.registrar.trust import issue_trust_list
+from fedhelp_keys.registrar.trust import issue_trust_list, standing
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.certificates import open_request, utc_now
@@ -42,12 +42,13 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
         """A certificate for the caller's own identity and a new key.
 
         Raises CertificateRequestRefused, EnrolmentRefused for a caller who is not enrolled, or
-        Revoked.
+        Revoked for one who was revoked, also since the call began.
         """
         identity = caller(context)
         self._check_enrolled(identity)
         key = open_request(request.certificate_request, identity)
-        issued = self._authority.issue(identity, key, now=utc_now())
+        with standing(self._state, identity):
+            issued = self._authority.issue(identity, key, now=utc_now())
         return enrolment_pb2.RenewResponse(certificate=issued.certificate)
 
     def GetTrustList(  # noqa: N802 - the name in the wire contract

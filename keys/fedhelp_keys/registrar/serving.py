@@ -10,6 +10,7 @@ import typer
 from fedhelp_keys.registrar.ca import CertificateAuthority, renew_own_certificate
 from fedhelp_keys.registrar.joining import JoiningService
 from fedhelp_keys.registrar.service import EnrolmentService
+from fedhelp_keys.registrar.trust import keep_issued
 from fedhelp_secure.enrolment.renewal import Renewal, alone
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -33,6 +34,7 @@ def serve_registrar(
     service = EnrolmentService(state)
     kept = Upkeep()
     kept.add(Renewal(state, lambda: _renew(state)))
+    keep_issued(state, kept)
     with contextlib.ExitStack() as running:
         server = start_server(state, listen, register=service.register)
         running.callback(server.stop)

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from support.certificates import Issuer, forge
+from support.certificates import Issuer, forge, install
 from support.federation import FEDERATION, Federation
 from support.services import call_get_charter, register
 
@@ -246,14 +246,8 @@ def test_a_server_of_a_foreign_authority_is_not_believed(
     issued = CertificateAuthority.open(foreign).issue(
         AGGREGATOR, load_tls_key(files.key).public_key(), now=utc_now()
     )
-    impostor.tls_key_path.parent.mkdir(mode=0o700)
-    for path, data in (
-        (impostor.tls_key_path, files.key),
-        (impostor.tls_certificate_path, issued.certificate),
-        (impostor.ca_path, issued.ca_certificates),
-    ):
-        path.write_bytes(data)
-        path.chmod(0o600)
+    own = TlsFiles(files.key, issued.certificate, issued.ca_certificates)
+    install(impostor, own, registrar=foreign)
     server = start_server(impostor, "127.0.0.1:0", register=register(lambda _: b""))
     try:
         with (
@@ -273,14 +267,7 @@ def test_our_own_expired_certificate_is_named_before_anyone_is_called(
 ) -> None:
     files = expired(federation, foreign)
     state = StateDirectory.create(tmp_path / "hospital", HOSPITAL)
-    state.tls_key_path.parent.mkdir(mode=0o700)
-    for path, data in (
-        (state.tls_key_path, files.key),
-        (state.tls_certificate_path, files.certificate),
-        (state.ca_path, files.authorities),
-    ):
-        path.write_bytes(data)
-        path.chmod(0o600)
+    install(state, files, registrar=federation.state("registrar"))
     with pytest.raises(OwnCertificateUnusable, match="expired or is not valid yet"):
         open_channel(state, "127.0.0.1:1", expected=AGGREGATOR)
     with pytest.raises(OwnCertificateUnusable, match="expired or is not valid yet"):

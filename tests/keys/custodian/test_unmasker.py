@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from support.federation import Federation
 from support.secure_sum import ask_unmaskers, contribute_all, members_for
 from support.sums import contribute, mask_sum
+from support.trust_lists import issued, revocation, signed
 
 from fedhelp_keys.custodian.store import AlreadyAnswered
 from fedhelp_keys.custodian.unmasker import SealedContribution, UnmaskerService
@@ -25,6 +28,9 @@ from fedhelp_secure.secure_sum.bodies import body_bytes, read_body
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall
 from fedhelp_secure.secure_sum.contribution import Contribution, ManifestRefused, mask_purpose
 from fedhelp_secure.signing import SigningKey, peek_document
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.trust.store import TrustListOutdated, TrustStore
 
 Unmaskers = Mapping[str, UnmaskerService]
 
@@ -230,3 +236,44 @@ def test_refuses_another_hospitals_seed_under_an_own_manifest(
     forged = _resigned(federation, stolen, "large-1", _seeds(stolen, stolen.sealed_seed))
     with pytest.raises(SealRefused):
         unmasker.answer(federation.charter, 1, [forged, *parts[1:]])
+
+
+def test_who_is_revoked_does_not_count_to_the_cohort(
+    federation: Federation, sent: dict[str, Contribution], tmp_path: Path
+) -> None:
+    charter = federation.charter
+    assert (len(sent), charter.cohort.minimum) == (6, 5)
+    root = tmp_path / "unmasker"
+    shutil.copytree(federation.state("unmasker").root, root)
+    state = StateDirectory.open(root)
+    service = UnmaskerService(state)
+    registrar = federation.state("registrar")
+
+    def revoke(*names: str) -> None:
+        entries = tuple(revocation(federation.state(name).identity) for name in names)
+        envelope = signed(registrar, sequence=1 + len(names), revocations=entries)
+        TrustStore(state).install(envelope, now=utc_now())
+
+    revoke("small-1")
+    five = {name: part for name, part in sent.items() if name != "small-2"}
+    with pytest.raises(CohortTooSmall, match="without those who are revoked"):
+        service.answer(charter, 1, _set(charter, five))
+    # Accepted before: it may stay, as the five others are enough.
+    answer = service.answer(charter, 1, _set(charter, sent))
+    statement = open_unmasker_statement(charter, 1, answer, unmasker="unmasker")
+    assert [member.hospital for member in statement.contributions] == list(sent)
+    revoke("small-1", "small-2")
+    with pytest.raises(CohortTooSmall, match="without those who are revoked"):
+        service.answer(charter, 1, _set(charter, sent))
+
+
+def test_an_unmasker_with_an_old_trust_list_answers_nothing(
+    federation: Federation, sent: dict[str, Contribution], tmp_path: Path
+) -> None:
+    root = tmp_path / "unmasker"
+    shutil.copytree(federation.state("unmasker").root, root)
+    state = StateDirectory.open(root)
+    old = issued(utc_now() - datetime.timedelta(hours=25))
+    TrustStore(state).path.write_bytes(signed(federation.state("registrar"), **old))
+    with pytest.raises(TrustListOutdated):
+        UnmaskerService(state).answer(federation.charter, 1, _set(federation.charter, sent))

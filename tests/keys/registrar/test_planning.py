@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.federation import FEDERATION, Federation, join, make_federation
 from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_keys.registrar.plan import CharterPlan, PlanRefused, load_plan
 from fedhelp_keys.registrar.planning import explain, plan_charter
+from fedhelp_keys.registrar.trust import revoke
 from fedhelp_secure.charter import (
     Charter,
     CharterRefused,
@@ -25,6 +27,7 @@ from fedhelp_secure.privacy.accountant import AccountingError, epsilon_of_rho
 from fedhelp_secure.public_set import PublicSet, PublicSetRefused, fit_projection, proxy_digest
 from fedhelp_secure.sealing import SealRefused
 from fedhelp_secure.secure_sum.authenticator import check_elements, key_info
+from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -527,3 +530,25 @@ def test_a_missing_or_huge_plan_is_refused(tmp_path: Path) -> None:
         load_plan(tmp_path / "none.yaml")
     with pytest.raises(PlanRefused, match="too long"):
         load_plan(write(tmp_path, "#" * (1024 * 1024 + 1)))
+
+
+def test_nobody_who_is_revoked_is_in_a_new_charter(federation: Federation, tmp_path: Path) -> None:
+    shutil.copytree(federation.state("registrar").root, tmp_path / "registrar")
+    registrar = StateDirectory.open(tmp_path / "registrar")
+    for role, name in ((Role.AUDITOR, "second"), (Role.AGGREGATOR, "second")):
+        join(registrar, tmp_path, Identity(FEDERATION, role, name))
+    plan = load_plan(write(tmp_path, PLAN))
+
+    def planned() -> Charter:
+        return plan_charter(registrar, plan, make_public_set(), now=utc_now())
+
+    with pytest.raises(PlanRefused, match="2 parties are enrolled as aggregator"):
+        planned()
+    for role, name in ((Role.AUDITOR, "auditor"), (Role.AGGREGATOR, "aggregator")):
+        revoke(registrar, Identity(FEDERATION, role, name), reason="left", now=utc_now())
+    charter = planned()
+    assert charter.aggregator.name == "second"
+    assert [auditor.name for auditor in charter.auditors] == ["second"]
+    revoke(registrar, Identity(FEDERATION, Role.HOSPITAL, "small-2"), reason="x", now=utc_now())
+    with pytest.raises(PlanRefused, match="small-2 is not enrolled, or was revoked"):
+        planned()
