@@ -4,11 +4,11 @@ Layout (``--state DIR``), owner-only throughout::
 
     identity.json            federation, role, name
     tls/key.pem              ECDSA P-256 private key
-    tls/certificate.pem      leaf certificate with the identity as URI SAN
-    tls/ca.pem               the federation's root certificate(s)
+    tls/certificate.pem      leaf certificate with the identity as URI SAN, then intermediates
     keys/signing.pem         Ed25519: manifests, statements, ledger, log
     keys/sealing.bin         MLKEM768-X25519: what is sealed to this party
     trust/governance.pub     base64 Ed25519 key that signs charters
+    trust/trust-list.json    authorities and revocations, signed by the governance key
     <role>/                  whatever the role stores
 """
 
@@ -120,13 +120,8 @@ class StateDirectory:
 
     @property
     def tls_certificate_path(self) -> Path:
-        """PEM, leaf certificate."""
+        """PEM, leaf certificate, then intermediates."""
         return self.root / "tls" / "certificate.pem"
-
-    @property
-    def ca_path(self) -> Path:
-        """PEM, root certificate(s) of the federation."""
-        return self.root / "tls" / "ca.pem"
 
     @property
     def signing_key_path(self) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.trust.store import TrustStore
 
 DNS_SUFFIX = "fedhelp.internal"
 """The last labels of every server name; ``internal`` is reserved for private use (ICANN 2024)."""
@@ -54,7 +55,9 @@ class TlsFiles:
 
     key: bytes
     certificate: bytes
+    """The leaf, then any intermediates; all of them go into the handshake."""
     authorities: bytes
+    """Every authority of the trust list: whom a server lets begin a handshake."""
 
     def __repr__(self) -> str:
         return "TlsFiles(...)"
@@ -94,9 +97,15 @@ def load_tls_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def make_request(identity: Identity, key_pem: bytes) -> bytes:
-    """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession."""
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)])
+def make_request(identity: Identity, key_pem: bytes, *, for_any_authority: bool = False) -> bytes:
+    """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession.
+
+    The registrar adds the server's name; ``for_any_authority`` writes it in, for others to copy.
+    """
+    named: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+    if for_any_authority:
+        named.append(x509.DNSName(server_name(identity)))
+    names = x509.SubjectAlternativeName(named)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)])
     request = (
         x509.CertificateSigningRequestBuilder()
@@ -151,10 +160,7 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     Raises CertificateRefused if it has no URI name, several, or one of another form: a certificate
     that could be read as two parties speaks for neither.
     """
-    try:
-        uris, _ = _names(certificate.extensions)
-    except ValueError as error:
-        raise CertificateRefused("a certificate's extensions are malformed.") from error
+    uris = uri_names(certificate)
     if len(uris) != 1:
         raise CertificateRefused(
             "a certificate must hold exactly one URI name; ask the registrar for another."
@@ -167,59 +173,33 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         ) from error
 
 
+def uri_names(certificate: x509.Certificate) -> list[str]:
+    """The URI names of ``certificate``; raises CertificateRefused if it cannot be read."""
+    try:
+        return _names(certificate.extensions)[0]
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateRefused("a certificate's extensions are malformed.") from error
+
+
 def check_period(certificate: x509.Certificate, now: datetime.datetime) -> None:
     """Raises CertificateRefused unless ``now`` (aware, UTC) lies in the certificate's period."""
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise CertificateRefused(
-            "a certificate has expired or is not valid yet; renew it, and check the clock."
-        )
-
-
-def check_own_certificate(
-    identity: Identity, files: TlsFiles, *, now: datetime.datetime
-) -> x509.Certificate:
-    """The certificate in ``files``; raises OwnCertificateUnusable unless it may be used.
-
-    It must name ``identity``, hold the key in ``files``, be signed by an authority in ``files`` and
-    be in its period: what a peer would refuse without a word is said here in a sentence.
-    """
-    try:
-        certificate = load_certificate(files.certificate)
-        named = identity_of(certificate)
-        authorities = x509.load_pem_x509_certificates(files.authorities)
-    except (CertificateRefused, ValueError) as error:
-        raise OwnCertificateUnusable(
-            "this party's certificate cannot be read; enrol it again."
-        ) from error
-    if named != identity:
-        raise OwnCertificateUnusable(
-            "this party's certificate names another identity; install its own bundle."
-        )
-    if certificate.public_key() != load_tls_key(files.key).public_key():
-        raise OwnCertificateUnusable(
-            "this party's certificate is for another TLS key; make a new request and enrol again."
-        )
-    _check_issuer(certificate, authorities)
-    try:
-        check_period(certificate, now)
-    except CertificateRefused as error:
-        raise OwnCertificateUnusable(
-            "this party's certificate has expired or is not valid yet: check the clock, then run "
-            "'fedhelp enrol request' and have the registrar enrol it again."
-        ) from error
-    return certificate
+    if now < certificate.not_valid_before_utc:
+        raise CertificateRefused("a certificate is not valid yet; check the clock of both sides.")
+    if now > certificate.not_valid_after_utc:
+        raise CertificateRefused("a certificate has expired; renew it, and check the clock.")
 
 
 def own_tls_files(state: StateDirectory) -> TlsFiles:
-    """The three TLS files of ``state``; raises StateError if one is missing.
+    """The TLS key, certificate and authorities of ``state``; raises StateError if one is missing.
 
     Finishes a replacement that a crash cut short.
     """
     _finish_replacement(state)
+    trusted = TrustStore(state).current()
     return TlsFiles(
         key=state.read(state.tls_key_path),
         certificate=state.read(state.tls_certificate_path),
-        authorities=state.read(state.ca_path),
+        authorities="\n".join(entry.certificate for entry in trusted.authorities).encode("ascii"),
     )
 
 
@@ -251,18 +231,6 @@ def _finish_replacement(state: StateDirectory) -> None:
 def utc_now() -> datetime.datetime:
     """The present time, aware, without microseconds (X.509 has none)."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-
-
-def _check_issuer(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> None:
-    for authority in authorities:
-        try:
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return
-    raise OwnCertificateUnusable(
-        "this party's certificate is not from its federation's authority; enrol it again."
-    )
 
 
 def _names(extensions: x509.Extensions) -> tuple[list[str], int]:

@@ -11,14 +11,11 @@ import grpc
 from fedhelp_secure.errors import PeerError, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable
-from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
-    own_tls_files,
-    server_name,
-    utc_now,
-)
+from fedhelp_secure.transport.certificates import own_tls_files, server_name, utc_now
+from fedhelp_secure.transport.chain import check_own_certificate, roots_for
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
+from fedhelp_secure.trust.store import TrustStore
 
 _CODE = re.compile(r"[a-z0-9-]{1,64}\Z")
 # What gRPC (BoringSSL) says when the server's certificate is not the one expected.
@@ -45,13 +42,16 @@ class PeerNotAuthenticated(PeerError):
 def open_channel(state: StateDirectory, address: str, *, expected: Identity) -> grpc.Channel:
     """A channel from ``state``'s party to ``expected`` at ``address`` (``host:port``).
 
-    The server must hold a certificate of the federation's authority for exactly ``expected``,
-    whatever ``address`` is; gRPC connects on first use. Raises OwnCertificateUnusable or StateError
-    at once if our own certificate would be refused.
+    The server must hold a certificate for exactly ``expected`` from an authority that may certify
+    it, whatever ``address`` is; gRPC connects on first use. Raises OwnCertificateUnusable or
+    StateError at once if our own certificate would be refused, and CertificateRefused if no
+    authority may certify ``expected``.
     """
     files = own_tls_files(state)
-    check_own_certificate(state.identity, files, now=utc_now())
-    credentials = grpc.ssl_channel_credentials(files.authorities, files.key, files.certificate)
+    trusted = TrustStore(state).current()
+    check_own_certificate(state.identity, files, trusted, now=utc_now())
+    roots = roots_for(trusted, expected)
+    credentials = grpc.ssl_channel_credentials(roots, files.key, files.certificate)
     options: list[tuple[str, int | str]] = [
         *COMMON_OPTIONS,
         ("grpc.ssl_target_name_override", server_name(expected)),

@@ -1,4 +1,4 @@
-"""Certificates that the product's authority would never issue, signed by its key all the same."""
+"""Certificates that the product's authority would never issue, and other PKIs than its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import TlsFiles, generate_tls_key, load_tls_key
 
@@ -26,7 +27,7 @@ class Issuer:
     def of_registrar(cls, registrar: StateDirectory) -> Issuer:
         """The federation's own authority."""
         key = load_tls_key((registrar.role_directory() / "ca-key.pem").read_bytes())
-        return cls(x509.load_pem_x509_certificate(registrar.ca_path.read_bytes()), key)
+        return cls(CertificateAuthority.open(registrar).certificate, key)
 
 
 def forge(
@@ -37,9 +38,15 @@ def forge(
     not_after: datetime.datetime,
     authorities: bytes = b"",
 ) -> TlsFiles:
-    """A certificate with ``names`` for a new key, by ``issuer`` (None: signed by itself)."""
+    """A certificate with ``names`` for a new key, by ``issuer`` (None: signed by itself).
+
+    Its key usages are those of a party's certificate.
+    """
     pem = generate_tls_key()
     key = load_tls_key(pem)
+    signing = (key if issuer is None else issuer.key).public_key()
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing)
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged")])
     builder = (
         x509.CertificateBuilder()
@@ -49,8 +56,26 @@ def forge(
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
+        .add_extension(identifier, critical=False)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     certificate = builder.sign(key if issuer is None else issuer.key, hashes.SHA256())
     return TlsFiles(pem, certificate.public_bytes(serialization.Encoding.PEM), authorities)
+
+
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Of an authority, or of a party."""
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,7 +1,9 @@
-"""The federation's certificate authority (RFC 5280): one root, which signs parties' certificates.
+"""The federation's certificate authority (RFC 5280): it signs parties' certificates.
 
-The root's key lies in the registrar's state and never leaves it. Leaves live 30 days, so that a
-party that is not renewed is soon out.
+It is a root of its own, or an intermediate of a hospital's PKI; either way it is the trust anchor
+itself. There may be several generations: a new one signs as soon as every party must know it. Keys
+lie in the registrar's state and never leave it. Leaves live 30 days, so that a party that is not
+renewed is soon out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedhelp_secure.enrolment.bundle import Issued
+from fedhelp_keys.registrar.generations import (
+    AuthorityKey,
+    Founding,
+    add_generation,
+    check_founding,
+    generation_at,
+    key_path,
+    load_authority_key,
+)
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import (
     generate_tls_key,
@@ -33,61 +43,71 @@ REGISTRAR_NAME = "registrar"
 
 
 class CertificateAuthority:
-    """The root key and certificate of one federation, kept in a registrar's state."""
+    """The authority of one federation as it signs at one time."""
 
-    def __init__(self, federation: str, key: ec.EllipticCurvePrivateKey, root: bytes) -> None:
+    def __init__(self, federation: str, key: AuthorityKey, certificate: x509.Certificate) -> None:
         self._federation = federation
         self._key = key
-        self._root = x509.load_pem_x509_certificate(root)
-        self.root_pem = root
+        self.certificate = certificate
 
     def __repr__(self) -> str:
         return f"CertificateAuthority({self._federation!r})"
 
-    @classmethod
-    def create(cls, state: StateDirectory, *, now: datetime.datetime) -> CertificateAuthority:
-        """A new root for ``state``'s federation."""
-        key_pem = generate_tls_key()
-        write_atomically(_key_path(state), key_pem)
-        write_atomically(state.ca_path, _make_root(state.identity, load_tls_key(key_pem), now))
-        return cls.open(state)
+    @property
+    def root_pem(self) -> bytes:
+        """The trust anchor."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     @classmethod
-    def open(cls, state: StateDirectory) -> CertificateAuthority:
-        """The authority in ``state``; raises StateError if its files are missing."""
-        key = load_tls_key(state.read(_key_path(state)))
-        return cls(state.identity.federation, key, state.read(state.ca_path))
+    def open(
+        cls, state: StateDirectory, *, now: datetime.datetime | None = None
+    ) -> CertificateAuthority:
+        """The newest generation that signs at ``now`` (default: the present) and is published.
+
+        Raises StateError if its files are missing.
+        """
+        moment = datetime.datetime.now(datetime.UTC) if now is None else now
+        chosen = generation_at(state, moment)
+        key = load_authority_key(state.read_secret(key_path(state, chosen)))
+        certificate = x509.load_pem_x509_certificate(chosen.certificate.encode("ascii"))
+        return cls(state.identity.federation, key, certificate)
 
     def issue(
         self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime.datetime
-    ) -> Issued:
-        """A certificate for ``identity`` and ``key``, for both ends of TLS, from ``now`` on."""
+    ) -> bytes:
+        """A certificate (PEM) for ``identity`` and ``key``, for both ends of TLS, from now on."""
         names = x509.SubjectAlternativeName(
             [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(server_name(identity))]
         )
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = (
-            _begin(_subject(self._federation, identity.name), self._root.subject, key)
+            _begin(_subject(self._federation, identity.name), self.certificate.subject, key)
             .not_valid_before(now - BACKDATING)
-            .not_valid_after(min(now + LEAF_LIFETIME, self._root.not_valid_after_utc))
+            .not_valid_after(min(now + LEAF_LIFETIME, self.certificate.not_valid_after_utc))
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(_authority_key_identifier(self._key.public_key()), critical=False)
+            .add_extension(_authority_key_identifier(self.certificate), critical=False)
         )
         certificate = builder.sign(self._key, hashes.SHA256())
-        return Issued(certificate.public_bytes(serialization.Encoding.PEM), self.root_pem)
+        return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> StateDirectory:
+def found_federation(
+    root: Path, federation: str, *, now: datetime.datetime, founding: Founding | None = None
+) -> StateDirectory:
     """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
 
-    The governance key is the registrar's signing key. Raises StateError if ``root`` is in use, and
-    MalformedMessage if ``federation`` is no label.
+    The authority is a new root, or ``founding``. The governance key is the registrar's signing key.
+    Raises StateError if ``root`` is in use, MalformedMessage if ``federation`` is no label, and
+    AuthorityUnusable.
     """
-    state = StateDirectory.create(root, Identity(federation, Role.REGISTRAR, REGISTRAR_NAME))
-    CertificateAuthority.create(state, now=now)
+    identity = Identity(federation, Role.REGISTRAR, REGISTRAR_NAME)
+    if founding is not None:
+        check_founding(founding, now)
+    state = StateDirectory.create(root, identity)
+    add_generation(state, founding or new_root(identity, now), now=now, signs_from=now)
     governance_key = state.signing_key().public.to_base64()
     write_atomically(state.governance_key_path, governance_key.encode("ascii") + b"\n")
     # Not above: the trust list's module reads the authority.
@@ -101,17 +121,14 @@ def found_federation(root: Path, federation: str, *, now: datetime.datetime) -> 
 def renew_own_certificate(state: StateDirectory, *, now: datetime.datetime) -> None:
     """Issue the registrar's own certificate, for its present TLS key."""
     key = load_tls_key(tls_key_of(state)).public_key()
-    issued = CertificateAuthority.open(state).issue(state.identity, key, now=now)
-    write_atomically(state.tls_certificate_path, issued.certificate)
+    certificate = CertificateAuthority.open(state, now=now).issue(state.identity, key, now=now)
+    write_atomically(state.tls_certificate_path, certificate)
 
 
-def _key_path(state: StateDirectory) -> Path:
-    return state.role_directory() / "ca-key.pem"
-
-
-def _make_root(
-    identity: Identity, key: ec.EllipticCurvePrivateKey, now: datetime.datetime
-) -> bytes:
+def new_root(identity: Identity, now: datetime.datetime) -> Founding:
+    """A new root for ``identity``'s federation."""
+    key_pem = generate_tls_key()
+    key = load_tls_key(key_pem)
     subject = _subject(identity.federation, "fedhelp-secure root")
     builder = (
         _begin(subject, subject, key.public_key())
@@ -120,7 +137,8 @@ def _make_root(
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
     )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    certificate = builder.sign(key, hashes.SHA256())
+    return Founding(certificate.public_bytes(serialization.Encoding.PEM), key_pem)
 
 
 def _begin(
@@ -145,8 +163,12 @@ def _subject(federation: str, name: str) -> x509.Name:
     )
 
 
-def _authority_key_identifier(key: ec.EllipticCurvePublicKey) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        held = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(held)
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedhelp_secure.errors import ConfigurationError
+from fedhelp_keys.registrar import authority_commands
+from fedhelp_keys.registrar.authority_commands import read_file as _read
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
 
@@ -21,26 +22,27 @@ app = typer.Typer(
     help="Be the registrar: found a federation, enrol its parties, make its charters.",
     no_args_is_help=True,
 )
+app.add_typer(authority_commands.app)
 
 _State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
 
 
-class FileUnreadable(ConfigurationError):
-    """A file named on the command line cannot be read."""
-
-    code = "file-unreadable"
-
-
 @app.command()
 def init(
-    state: _State, federation: Annotated[str, typer.Option(help="The federation's name.")]
+    state: _State,
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    ca_certificate: Annotated[
+        Path | None, typer.Option(help="PEM of an authority to use instead of a new root.")
+    ] = None,
+    ca_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
 ) -> None:
     """Found a federation: its certificate authority and its governance key."""
     from fedhelp_keys.registrar.ca import found_federation
     from fedhelp_secure.canonical import digest
     from fedhelp_secure.transport.certificates import utc_now
 
-    registrar = found_federation(state, federation, now=utc_now())
+    founding = authority_commands.read_founding(ca_certificate, ca_key)
+    registrar = found_federation(state, federation, now=utc_now(), founding=founding)
     fingerprint = digest(registrar.governance_key().raw)
     _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
     _console().print(f"Keep {state} offline when you can, and back it up: it holds the root key.")
@@ -54,6 +56,9 @@ def enrol(
     group: Annotated[
         Literal["large", "small"] | None, typer.Option(help="Of a hospital; only for hospitals.")
     ] = None,
+    own_certificate: Annotated[
+        bool, typer.Option(help="Another authority of the trust list certifies it.")
+    ] = False,
 ) -> None:
     """Enrol the party that made REQUEST and write the bundle it installs."""
     from fedhelp_keys.registrar.registry import enrol as enrol_party
@@ -62,7 +67,9 @@ def enrol(
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     envelope = _read(request)
-    bundle = enrol_party(registrar, envelope, group=group, now=utc_now())
+    bundle = enrol_party(
+        registrar, envelope, group=group, now=utc_now(), own_certificate=own_certificate
+    )
     write_atomically(out, bundle, mode=0o644)
     opened = open_request(envelope)
     _console().print(f"{opened.identity} is enrolled; request digest {opened.digest}.")
@@ -139,13 +146,6 @@ def _print_explanation(charter: Charter) -> None:
     for line in explain(charter):
         table.add_row(line.quantity, line.value, line.condition)
     _console().print(table)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileUnreadable(f"{path} cannot be read; check the path.") from error
 
 
 def _console() -> Console:

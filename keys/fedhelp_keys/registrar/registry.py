@@ -52,6 +52,8 @@ class Member(_Document):
     """Of a decryptor's public CKKS context; None for every other role."""
     enrolled: str
     """When, UTC, RFC 3339."""
+    own_certificate: bool = False
+    """Whether another authority certifies it, so that the registrar never does."""
 
     def same_keys(self, other: Member) -> bool:
         """Whether both are one party with one set of keys, whenever it was enrolled."""
@@ -128,10 +130,16 @@ class Registry:
 
 
 def enrol(
-    state: StateDirectory, envelope: bytes, *, group: Group | None, now: datetime.datetime
+    state: StateDirectory,
+    envelope: bytes,
+    *,
+    group: Group | None,
+    now: datetime.datetime,
+    own_certificate: bool = False,
 ) -> bytes:
     """Enrol the party whose request file is ``envelope``; returns its bundle file.
 
+    With ``own_certificate`` the bundle has none: another authority of the trust list certifies it.
     The same request again gives a new certificate for the same keys, which is also the way back for
     a party whose certificate has expired. Raises EnrolmentRefused, MalformedMessage,
     SignatureRefused or CertificateRequestRefused, and then changes nothing.
@@ -148,11 +156,15 @@ def enrol(
             sealing_key=request.sealing_key.to_base64(),
             context_digest=request.context_digest,
             enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            own_certificate=own_certificate,
         )
     )
-    issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
+    certificate = None
+    if not own_certificate:
+        authority = CertificateAuthority.open(state, now=now)
+        certificate = authority.issue(request.identity, key, now=now)
     trusted = issue_trust_list(state, now=now)
-    return sign_bundle(request, issued, trusted, state.signing_key())
+    return sign_bundle(request, certificate, trusted, state.signing_key())
 
 
 def _check_admissible(
