@@ -96,7 +96,7 @@ def install_bundle(
         files = TlsFiles(tls_key_of(state), certificate, authorities=b"")
         check_own_certificate(state.identity, files, trusted, now=now)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
-    TrustStore(state).install(trust_list)
+    TrustStore(state).install(trust_list, now=now)
     # Last: a state with a certificate is an enrolled one.
     if certificate is not None:
         write_atomically(state.tls_certificate_path, certificate)

@@ -116,6 +116,20 @@ def renew(
     _print(f"The certificate of {directory.identity} is renewed.")
 
 
+@app.command()
+def trust(
+    state: _State,
+    file: Annotated[Path, typer.Argument(help="The trust list that 'fedhelp keys trust' wrote.")],
+) -> None:
+    """Take a newer trust list into the state, also while this party runs."""
+    from fedhelp_secure.trust.store import TrustStore
+
+    directory = StateDirectory.open(state)
+    trusted = TrustStore(directory).install(_read(file), now=utc_now())
+    _print(f"{directory.identity} holds trust list number {trusted.sequence} of {trusted.issued}.")
+    _print(f"It is good until {trusted.expires_at:%Y-%m-%dT%H:%M:%SZ}.")
+
+
 def _open_or_create(
     root: Path, federation: str | None, role: Role | None, name: str | None
 ) -> StateDirectory:

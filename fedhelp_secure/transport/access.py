@@ -6,20 +6,15 @@ descriptors, so that a new RPC is closed until somebody decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import grpc
+from cryptography import x509
 
 from fedhelp_secure.errors import PeerError, PolicyError
-from fedhelp_secure.transport.certificates import (
-    CertificateRefused,
-    check_period,
-    identity_of,
-    load_certificate,
-    utc_now,
-)
 from fedhelp_secure.transport.identity import Identity, Role
 
 EVERY_ROLE = frozenset(Role)
@@ -60,6 +55,9 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
 )
 
 
+_CALLERS: MutableMapping[grpc.ServicerContext, Identity] = WeakKeyDictionary()
+
+
 class CallerNotAuthenticated(PeerError):
     """The caller's certificate does not say, beyond doubt, who calls."""
 
@@ -72,25 +70,46 @@ class AccessRefused(PolicyError):
     code = "access"
 
 
-def caller(context: grpc.ServicerContext) -> Identity:
-    """The identity in the certificate of the connection that this call came by.
+def presented_chain(context: grpc.ServicerContext) -> tuple[x509.Certificate, ...]:
+    """The certificates of the connection that this call came by, the caller's own first.
 
-    Raises CallerNotAuthenticated unless there is one, it is in its period (a connection may outlive
-    the certificate it was made with) and it names exactly one identity.
+    Raises CallerNotAuthenticated unless there are any. gRPC has checked that they lead to one of
+    the authorities that the server was started with, and nothing else.
     """
     # gRPC gives a list for each key, its type stubs say bytes.
     facts = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
-    presented = facts.get("x509_pem_cert", ())
-    if list(facts.get("transport_security_type", ())) != [b"ssl"] or len(presented) != 1:
+    own = facts.get("x509_pem_cert", ())
+    if list(facts.get("transport_security_type", ())) != [b"ssl"] or len(own) != 1:
         raise CallerNotAuthenticated(
             "this call came without a client certificate; connect with mutual TLS."
         )
+    whole = b"".join(facts.get("x509_pem_cert_chain", ()))
     try:
-        certificate = load_certificate(presented[0])
-        check_period(certificate, utc_now())
-        return identity_of(certificate)
-    except CertificateRefused as error:
-        raise CallerNotAuthenticated(f"this call's certificate is refused: {error}") from error
+        return tuple(
+            x509.load_pem_x509_certificates(whole if whole.startswith(own[0]) else own[0] + whole)
+        )
+    except ValueError as error:
+        raise CallerNotAuthenticated(
+            "this call's certificates cannot be read; enrol again."
+        ) from error
+
+
+def remember_caller(context: grpc.ServicerContext, identity: Identity) -> None:
+    """For the interceptor: it has decided that ``identity`` makes this call."""
+    _CALLERS[context] = identity
+
+
+def caller(context: grpc.ServicerContext) -> Identity:
+    """Who makes this call, as the server decided when it came.
+
+    Raises CallerNotAuthenticated if nobody has decided: then the call must not be answered.
+    """
+    try:
+        return _CALLERS[context]
+    except KeyError:
+        raise CallerNotAuthenticated(
+            "this call was not admitted; call a server of the federation."
+        ) from None
 
 
 def authorise(method: str, calling: Identity, serving: Identity) -> None:

@@ -13,9 +13,10 @@ from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable
 from fedhelp_secure.transport.certificates import own_tls_files, server_name, utc_now
 from fedhelp_secure.transport.chain import check_own_certificate, roots_for
+from fedhelp_secure.transport.channel import CheckedChannel
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
-from fedhelp_secure.trust.store import TrustStore
+from fedhelp_secure.trust.store import HeldTrust, check_not_revoked
 
 _CODE = re.compile(r"[a-z0-9-]{1,64}\Z")
 # What gRPC (BoringSSL) says when the server's certificate is not the one expected.
@@ -39,26 +40,42 @@ class PeerNotAuthenticated(PeerError):
     code = "peer-not-authenticated"
 
 
-def open_channel(state: StateDirectory, address: str, *, expected: Identity) -> grpc.Channel:
+def open_channel(
+    state: StateDirectory, address: str, *, expected: Identity, even_if_outdated: bool = False
+) -> grpc.Channel:
     """A channel from ``state``'s party to ``expected`` at ``address`` (``host:port``).
 
     The server must hold a certificate for exactly ``expected`` from an authority that may certify
-    it, whatever ``address`` is; gRPC connects on first use. Raises OwnCertificateUnusable or
-    StateError at once if our own certificate would be refused, and CertificateRefused if no
-    authority may certify ``expected``.
+    it, whatever ``address`` is; gRPC connects on first use. Every call is refused here, with
+    Revoked or TrustListOutdated, and running ones are ended, once ``expected`` is revoked or the
+    trust list is out of date; ``even_if_outdated`` is for the one call that fetches a new list.
+    Raises those,
+    OwnCertificateUnusable, CertificateRefused (no authority may certify ``expected``) or StateError
+    at once if no call could be made now.
     """
-    files = own_tls_files(state)
-    trusted = TrustStore(state).current()
-    check_own_certificate(state.identity, files, trusted, now=utc_now())
-    roots = roots_for(trusted, expected)
-    credentials = grpc.ssl_channel_credentials(roots, files.key, files.certificate)
-    options: list[tuple[str, int | str]] = [
-        *COMMON_OPTIONS,
-        ("grpc.ssl_target_name_override", server_name(expected)),
-        # A proxy from the environment would see whom we call.
-        ("grpc.enable_http_proxy", 0),
-    ]
-    return grpc.secure_channel(address, credentials, options=options)
+    trust = HeldTrust(state)
+
+    def allowed() -> None:
+        trusted = trust.newest() if even_if_outdated else trust.fresh(utc_now())
+        check_not_revoked(trusted, expected)
+
+    def connect() -> grpc.Channel:
+        files = own_tls_files(state)
+        trusted = trust.newest()
+        check_own_certificate(state.identity, files, trusted, now=utc_now())
+        roots = roots_for(trusted, expected)
+        credentials = grpc.ssl_channel_credentials(roots, files.key, files.certificate)
+        options: list[tuple[str, int | str]] = [
+            *COMMON_OPTIONS,
+            ("grpc.ssl_target_name_override", server_name(expected)),
+            # A proxy from the environment would see whom we call.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        return grpc.secure_channel(address, credentials, options=options)
+
+    channel = CheckedChannel(connect, allowed)
+    channel.ready()
+    return channel
 
 
 @contextlib.contextmanager

@@ -13,9 +13,8 @@ from typing import Any, NoReturn, cast
 import grpc
 
 from fedhelp_secure.errors import FedHelpError
-from fedhelp_secure.transport.access import authorise, caller
+from fedhelp_secure.transport.admission import Admission
 from fedhelp_secure.transport.catalogue import CODE_KEY, refusal_of
-from fedhelp_secure.transport.identity import Identity
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -26,10 +25,10 @@ _Admit = Callable[[grpc.ServicerContext], None]
 
 
 class AccessInterceptor(grpc.ServerInterceptor):
-    """Lets through only what the table allows to the caller's identity."""
+    """Lets through only what `Admission` admits."""
 
-    def __init__(self, serving: Identity) -> None:
-        self._serving = serving
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
 
     def intercept_service(
         self,
@@ -43,7 +42,7 @@ class AccessInterceptor(grpc.ServerInterceptor):
         method = str(handler_call_details.method)
 
         def admit(context: grpc.ServicerContext) -> None:
-            authorise(method, caller(context), self._serving)
+            self._admission.admit(method, context)
 
         return _guarded(handler, admit, method)
 

@@ -22,6 +22,7 @@ import grpc
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.access import caller
+from fedhelp_secure.transport.admission import Admission
 from fedhelp_secure.transport.certificates import TlsFiles, own_tls_files, utc_now
 from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.interceptors import AccessInterceptor
@@ -77,8 +78,8 @@ def start_server(
     """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``; 0: any).
 
     Each running call, a watch too, occupies one of ``maximum_workers`` threads; calls beyond are
-    refused at once rather than kept waiting. Raises ListenFailed, StateError or
-    OwnCertificateUnusable.
+    refused at once rather than kept waiting. Raises ListenFailed, StateError, SignatureRefused (of
+    the trust list) or OwnCertificateUnusable.
     """
     parsed = _LISTEN.match(listen)
     if parsed is None or int(parsed["port"]) > 65535:
@@ -86,7 +87,7 @@ def start_server(
     source = _CertificateSource(state)
     server = grpc.server(
         futures.ThreadPoolExecutor(maximum_workers, thread_name_prefix="rpc"),
-        interceptors=[AccessInterceptor(state.identity)],
+        interceptors=[AccessInterceptor(Admission(state))],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=maximum_workers,
     )

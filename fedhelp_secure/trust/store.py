@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedhelp_secure.errors import ConfigurationError, PeerError, PolicyError
@@ -17,11 +19,19 @@ from fedhelp_secure.trust.trust_list import TrustList, open_trust_list
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 """A list may seem to be issued so far in the future: clocks differ."""
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class TrustListRolledBack(PeerError):
     """A trust list is older than the one that this party holds, or contradicts it."""
 
     code = "trust-list-rollback"
+
+
+class TrustListFromFuture(PeerError):
+    """A trust list is dated later than this party's clock, by more than clocks may differ."""
+
+    code = "trust-list-future"
 
 
 class TrustListOutdated(ConfigurationError):
@@ -52,20 +62,41 @@ class TrustStore:
         """The list held now; raises StateError if there is none, and SignatureRefused."""
         return open_trust_list(self._state.read(self._path), self._state.governance_key())
 
-    def install(self, envelope: bytes) -> TrustList:
+    def install(self, envelope: bytes, *, now: datetime.datetime) -> TrustList:
         """Take ``envelope``'s list if it is not older than the one held; returns the newest.
 
-        Raises TrustListRolledBack, SignatureRefused or MalformedMessage, and changes nothing then.
+        Raises TrustListRolledBack, TrustListFromFuture, SignatureRefused or MalformedMessage, and
+        changes nothing then.
         """
         offered = open_trust_list(envelope, self._state.governance_key())
-        with self._locked():
+        # It would be the newest for good: whatever is issued in the right time came before it.
+        if offered.issued_at > now + CLOCK_SKEW:
+            raise TrustListFromFuture(
+                "a trust list was issued later than this machine's clock shows; check the clock, "
+                "and the registrar's, then get the list again."
+            )
+        with self.locked():
             if self._path.exists():
-                _check_newer(offered, self.current())
+                if self._state.read(self._path) == envelope:
+                    return offered
+                check_newer(offered, self.current())
             write_atomically(self._path, envelope)
         return offered
 
+    def replace(self, make: Callable[[TrustList], bytes]) -> bytes:
+        """For the registrar, whose own list it is: keep and return what ``make`` gives.
+
+        ``make`` gets the list held and returns the envelope of the next one; nobody else changes
+        the list meanwhile.
+        """
+        with self.locked():
+            envelope = make(self.current())
+            write_atomically(self._path, envelope)
+        return envelope
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Within it the list does not change, here and in other processes. Not to be nested."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -73,6 +104,52 @@ class TrustStore:
             yield
         finally:
             os.close(descriptor)
+
+
+class HeldTrust:
+    """The trust list as a running process sees it: read again when its file changes.
+
+    A file that goes back to an older list, or is none, does not replace the newest list seen.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        """Raises what `TrustStore.current` raises."""
+        self._store = TrustStore(state)
+        self._lock = threading.Lock()
+        self._seen = self._stamp()
+        self._held = self._store.current()
+
+    def fresh(self, now: datetime.datetime) -> TrustList:
+        """The list, if it may be relied on at ``now``; raises TrustListOutdated otherwise."""
+        held = self.newest()
+        check_fresh(held, now)
+        return held
+
+    def newest(self) -> TrustList:
+        """The list, however old."""
+        seen = self._stamp()
+        with self._lock:
+            if seen != self._seen:
+                self._held = self._newer(self._held)
+                # As it was before the file was read: a change meanwhile shows the next time.
+                self._seen = seen
+            return self._held
+
+    def _newer(self, held: TrustList) -> TrustList:
+        try:
+            offered = self._store.current()
+            check_newer(offered, held)
+        except (PeerError, ConfigurationError) as error:
+            _LOGGER.error("%s is not taken (%s): %s", self._store.path, error.code, error)
+            return held
+        return offered
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(self._store.path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def path_of(state: StateDirectory) -> Path:
@@ -93,11 +170,13 @@ def check_not_revoked(trusted: TrustList, identity: Identity) -> None:
     """Raises Revoked if ``trusted`` puts ``identity`` out."""
     if trusted.revocation_of(identity) is not None:
         raise Revoked(
-            "this party was revoked and may not call or be called; ask the registrar why."
+            f"{identity.role.value} {identity.name} was revoked and may neither call nor be "
+            "called; ask the registrar why."
         )
 
 
-def _check_newer(offered: TrustList, held: TrustList) -> None:
+def check_newer(offered: TrustList, held: TrustList) -> None:
+    """Raises TrustListRolledBack unless ``offered`` may take the place of ``held``."""
     same = {"issued": held.issued}
     if offered.federation != held.federation:
         raise TrustListRolledBack("a trust list is for another federation; keep the present one.")

@@ -9,6 +9,7 @@ the one it has (rollback), and every call once its list is older than the list i
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Annotated, Any, Literal
 
 from cryptography import x509
@@ -96,8 +97,12 @@ class TrustList(_Document):
 
     def revocation_of(self, identity: Identity) -> Revocation | None:
         """The entry that puts ``identity`` out, or None."""
-        entries = (entry for entry in self.revocations if entry.identity == identity.uri)
-        return next(entries, None)
+        return self._revoked.get(identity.uri)
+
+    @functools.cached_property
+    def _revoked(self) -> dict[str, Revocation]:
+        # Looked up for every call that a server takes.
+        return {entry.identity: entry for entry in self.revocations}
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
-from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import TlsFiles, generate_tls_key, load_tls_key
+from fedhelp_secure.trust.store import TrustStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,17 @@ class Issuer:
         """The federation's own authority."""
         key = load_tls_key((registrar.role_directory() / "ca-key.pem").read_bytes())
         return cls(CertificateAuthority.open(registrar).certificate, key)
+
+
+def install(state: StateDirectory, files: TlsFiles, *, registrar: StateDirectory) -> None:
+    """Put ``files``, and what ``registrar`` gives to everybody, into ``state`` as they are."""
+    for path, data in (
+        (state.tls_key_path, files.key),
+        (state.tls_certificate_path, files.certificate),
+        (state.governance_key_path, registrar.governance_key_path.read_bytes()),
+        (TrustStore(state).path, TrustStore(registrar).path.read_bytes()),
+    ):
+        write_atomically(path, data)
 
 
 def forge(

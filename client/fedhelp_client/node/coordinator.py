@@ -29,6 +29,7 @@ from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.chunks import read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustListOutdated
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
 from fedhelp_secure.wire.v1.evidence_pb2 import Receipt
@@ -258,7 +259,10 @@ def read_context(charter: Charter, path: Path) -> PublicContext:
 
 
 def retried(call: Callable[[], _T], *, longest_pause: float = _RETRY_MOST_SECONDS) -> _T:
-    """``call``'s result, tried again with back-off for as long as the peer cannot be reached."""
+    """``call``'s result, tried again with back-off for as long as the peer cannot be reached.
+
+    Nobody can while this party's trust list is out of date.
+    """
     pause = _RETRY_FIRST_SECONDS
     while True:
         try:
@@ -266,8 +270,11 @@ def retried(call: Callable[[], _T], *, longest_pause: float = _RETRY_MOST_SECOND
                 return call()
         except UnavailablePeer:
             _log.info("the peer cannot be reached; trying again in %.1f s", pause)
-            time.sleep(pause)
-            pause = min(2 * pause, longest_pause)
+        except TrustListOutdated as error:
+            # The next poll of the registrar, or an operator's file, mends it: no reason to give up.
+            _log.warning("%s Trying again in %.1f s.", error, pause)
+        time.sleep(pause)
+        pause = min(2 * pause, longest_pause)
 
 
 def _received(

@@ -20,7 +20,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.answers import Answer, seal_unmasker_answer
 from fedhelp_secure.secure_sum.bodies import frame_sizes
-from fedhelp_secure.secure_sum.cohort import check_cohort
+from fedhelp_secure.secure_sum.cohort import CohortTooSmall, check_cohort
 from fedhelp_secure.secure_sum.contribution import (
     Manifest,
     ManifestRefused,
@@ -30,6 +30,9 @@ from fedhelp_secure.secure_sum.contribution import (
 )
 from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import HeldTrust
 from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
 
 
@@ -55,6 +58,7 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         """Raises StateError if the state is not enrolled."""
         self._gate = CharterGate(state)
         self._unsealing_key = state.unsealing_key()
+        self._trust = HeldTrust(state)
         self._store = AnswerStore(state.role_directory() / "answers.sqlite3")
 
     def UnmaskSum(  # noqa: N802 (the generated name)
@@ -76,15 +80,16 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         """The sealed, stored answer for a set of contributions.
 
         Every manifest's signature, charter, round, group and size are checked, then the order, then
-        the cohort; only then is a seed opened. Raises CharterRefused if this unmasker is not in the
-        charter, what `open_manifest` raises, ManifestRefused, CohortTooSmall, SealRefused for a
+        the cohort, to which nobody counts who is revoked; only then is a seed opened. Raises CharterRefused if this unmasker is not in the
+        charter, what `open_manifest` raises, ManifestRefused, CohortTooSmall, TrustListOutdated,
+        SealRefused for a
         seed that was sealed for another contribution, or AlreadyAnswered if another set was
         unmasked for this round.
         """
         members = _checked(
             charter, round_number, contributions, index=self._gate.own_index(charter)
         )
-        check_cohort(charter, [member.manifest.hospital for member in members])
+        self._check_cohort(charter, [member.manifest.hospital for member in members])
 
         def make(out: Path) -> Answer:
             return seal_unmasker_answer(
@@ -104,6 +109,26 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         return self._store.answer_once(
             charter.digest, round_number, request_digest=_set_digest(members), make=make
         )
+
+    def _check_cohort(self, charter: Charter, hospitals: list[str]) -> None:
+        """Raises CohortTooSmall unless those of ``hospitals`` who are not revoked are a cohort.
+
+        Whoever holds a revoked hospital's keys knows its share of the noise, so the others must be
+        as many as the charter's privacy rests on. A contribution that was accepted before the
+        revocation may stay in the set: it takes nothing from anybody, and unmaskers that hear of
+        the revocation at different times still answer for the same set.
+        """
+        check_cohort(charter, hospitals)
+        trusted = self._trust.fresh(utc_now())
+        standing = [
+            name
+            for name in hospitals
+            if trusted.revocation_of(Identity(charter.federation, Role.HOSPITAL, name)) is None
+        ]
+        try:
+            check_cohort(charter, standing)
+        except CohortTooSmall as error:
+            raise CohortTooSmall(f"without those who are revoked: {error}") from error
 
     def _streams(self, charter: Charter, members: list[_Member]) -> list[tuple[int, MaskStream]]:
         """Every member's weight and mask stream; raises SealRefused."""

@@ -23,6 +23,7 @@ from fedhelp_keys.registrar.generations import (
     generation_at,
     generations_of,
 )
+from fedhelp_keys.registrar.trust import change_authorities
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.state import StateDirectory
@@ -30,7 +31,7 @@ from fedhelp_secure.transport.certificates import CertificateRefused
 from fedhelp_secure.transport.chain import load_chain
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.store import TrustStore
-from fedhelp_secure.trust.trust_list import TIME_FORMAT, Authority, TrustList, sign_trust_list
+from fedhelp_secure.trust.trust_list import Authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,16 @@ def add_authority(
         identities=tuple(identity.uri for identity in identities),
         subjects={_normal(subject): identities[0].uri for subject in subjects},
     )
-    held = TrustStore(state).current().authorities
-    known = next((entry for entry in held if entry.certificate == added.certificate), None)
-    if known is None:
-        _publish(state, (*held, added), now=now)
-    else:
-        merged = _merged(known, added)
-        _publish(state, tuple(merged if entry is known else entry for entry in held), now=now)
+
+    def with_added(held: tuple[Authority, ...]) -> tuple[Authority, ...]:
+        if all(entry.certificate != added.certificate for entry in held):
+            return (*held, added)
+        same = added.certificate
+        return tuple(
+            _merged(entry, added) if entry.certificate == same else entry for entry in held
+        )
+
+    change_authorities(state, with_added, now=now)
     return fingerprint_of(added)
 
 
@@ -107,7 +111,9 @@ def remove_authority(state: StateDirectory, fingerprint: str, *, now: datetime.d
         )
     # The registrar's own certificate may be from it.
     renew_own_certificate(state, now=now)
-    _publish(state, tuple(entry for entry in held if entry is not meant[0]), now=now)
+    change_authorities(
+        state, lambda held: tuple(entry for entry in held if entry != meant[0]), now=now
+    )
     drop_generation(state, meant[0].certificate)
     return fingerprint_of(meant[0])
 
@@ -137,30 +143,17 @@ def rotate_authority(
     wait = datetime.timedelta(seconds=0 if at_once else held.maximum_age_seconds)
     chosen = founding or new_root(state.identity, now)
     certificate = add_generation(state, chosen, now=now, signs_from=now + wait).decode("ascii")
-    _publish(state, (*held.authorities, Authority(certificate=certificate)), now=now)
+    added = Authority(certificate=certificate)
+    change_authorities(state, lambda held: (*held, added), now=now)
     if at_once:
         renew_own_certificate(state, now=now)
-    return Rotation(fingerprint_of(Authority(certificate=certificate)), now + wait)
+    return Rotation(fingerprint_of(added), now + wait)
 
 
 def fingerprint_of(authority: Authority) -> str:
     """SHA-256 of the certificate (DER), as ``openssl x509 -fingerprint -sha256`` computes it."""
     certificate = x509.load_pem_x509_certificate(authority.certificate.encode("ascii"))
     return digest(certificate.public_bytes(serialization.Encoding.DER))
-
-
-def _publish(
-    state: StateDirectory, authorities: tuple[Authority, ...], *, now: datetime.datetime
-) -> None:
-    store = TrustStore(state)
-    held = store.current()
-    changed = {
-        **held.model_dump(),
-        "sequence": held.sequence + 1,
-        "issued": max(now, held.issued_at).strftime(TIME_FORMAT),
-        "authorities": tuple(entry.model_dump() for entry in authorities),
-    }
-    store.install(sign_trust_list(TrustList.model_validate(changed), state.signing_key()))
 
 
 def _merged(known: Authority, added: Authority) -> Authority:

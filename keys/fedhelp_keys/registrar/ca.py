@@ -33,6 +33,7 @@ from fedhelp_secure.transport.certificates import (
     tls_key_of,
 )
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.trust_list import DEFAULT_MAXIMUM_AGE_SECONDS
 
 LEAF_LIFETIME = datetime.timedelta(days=30)
 ROOT_LIFETIME = datetime.timedelta(days=1826)
@@ -95,13 +96,19 @@ class CertificateAuthority:
 
 
 def found_federation(
-    root: Path, federation: str, *, now: datetime.datetime, founding: Founding | None = None
+    root: Path,
+    federation: str,
+    *,
+    now: datetime.datetime,
+    founding: Founding | None = None,
+    trust_list_seconds: int = DEFAULT_MAXIMUM_AGE_SECONDS,
 ) -> StateDirectory:
     """Make a registrar's state at ``root``: authority, governance key, and its own certificate.
 
     The authority is a new root, or ``founding``. The governance key is the registrar's signing key.
-    Raises StateError if ``root`` is in use, MalformedMessage if ``federation`` is no label, and
-    AuthorityUnusable.
+    ``trust_list_seconds`` is the age that a trust list may have. Raises StateError if ``root`` is
+    in use, MalformedMessage if ``federation`` is no label, AuthorityUnusable, and RevocationRefused
+    for an age out of range.
     """
     identity = Identity(federation, Role.REGISTRAR, REGISTRAR_NAME)
     if founding is not None:
@@ -113,7 +120,7 @@ def found_federation(
     # Not above: the trust list's module reads the authority.
     from fedhelp_keys.registrar.trust import found_trust_list
 
-    found_trust_list(state, now=now)
+    found_trust_list(state, now=now, maximum_age_seconds=trust_list_seconds)
     renew_own_certificate(state, now=now)
     return state
 

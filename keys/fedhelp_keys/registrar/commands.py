@@ -11,6 +11,13 @@ from rich.table import Table
 
 from fedhelp_keys.registrar import authority_commands
 from fedhelp_keys.registrar.authority_commands import read_file as _read
+from fedhelp_keys.registrar.trust_commands import (
+    TrustListSeconds,
+    policy,
+    revocations,
+    revoke,
+    trust,
+)
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
 
@@ -24,6 +31,9 @@ app = typer.Typer(
 )
 app.add_typer(authority_commands.app)
 
+for command in (revoke, revocations, trust, policy):
+    app.command()(command)
+
 _State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
 
 
@@ -35,14 +45,20 @@ def init(
         Path | None, typer.Option(help="PEM of an authority to use instead of a new root.")
     ] = None,
     ca_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    trust_list_seconds: TrustListSeconds = 24 * 3600,
 ) -> None:
     """Found a federation: its certificate authority and its governance key."""
     from fedhelp_keys.registrar.ca import found_federation
     from fedhelp_secure.canonical import digest
     from fedhelp_secure.transport.certificates import utc_now
 
-    founding = authority_commands.read_founding(ca_certificate, ca_key)
-    registrar = found_federation(state, federation, now=utc_now(), founding=founding)
+    registrar = found_federation(
+        state,
+        federation,
+        now=utc_now(),
+        founding=authority_commands.read_founding(ca_certificate, ca_key),
+        trust_list_seconds=trust_list_seconds,
+    )
     fingerprint = digest(registrar.governance_key().raw)
     _console().print(f"Federation {federation} is founded; governance key {fingerprint}.")
     _console().print(f"Keep {state} offline when you can, and back it up: it holds the root key.")
@@ -125,18 +141,21 @@ def serve(
         Path | None, typer.Option(help="Written with HOST:PORT when callers may connect.")
     ] = None,
 ) -> None:
-    """Serve the trust bundle and renewals until SIGTERM or Ctrl-C."""
+    """Serve the trust bundle, the trust list and renewals until SIGTERM or Ctrl-C."""
     from fedhelp_keys.registrar.ca import renew_own_certificate
     from fedhelp_keys.registrar.service import EnrolmentService
+    from fedhelp_keys.registrar.trust import keep_issued
     from fedhelp_secure.transport.certificates import utc_now
     from fedhelp_secure.transport.server import serve_until_signal, start_server
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     renew_own_certificate(registrar, now=utc_now())
+    kept = keep_issued(registrar)
     service = EnrolmentService(registrar)
     server = start_server(registrar, listen, register=service.register)
     _console().print(f"{registrar.identity} listens on {server.address}.")
-    serve_until_signal(server, ready_file)
+    with kept:
+        serve_until_signal(server, ready_file)
 
 
 def _print_explanation(charter: Charter) -> None:

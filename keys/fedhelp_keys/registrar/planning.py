@@ -28,6 +28,7 @@ from fedhelp_secure.secure_sum.authenticator import FORGING_BITS, seal_new_key
 from fedhelp_secure.secure_sum.plan import plan_secure_sum
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore
 
 FIRST_EPOCH = 1
 """Custodians' keys are of this epoch until they are replaced."""
@@ -50,7 +51,7 @@ def plan_charter(
     The noise is the least that keeps the budget over all rounds. Raises PlanRefused,
     PublicSetRefused or CharterRefused (with the bound that does not hold).
     """
-    registry = Registry(state)
+    registry = _Standing(state)
     hospitals = [_hospital(registry, state.identity.federation, name) for name in plan.hospitals]
     groups = {member.group for member in hospitals if member.group is not None}
     privacy = _privacy(plan, groups, tokens=public_set.features.shape[1])
@@ -342,6 +343,25 @@ def _clip_units(privacy: PrivacyPlan, fraction_bits: int) -> int:
     return units
 
 
+class _Standing(Registry):
+    """The registry without those who are revoked: a charter is made for who may take part."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        super().__init__(state)
+        self._federation = state.identity.federation
+        self._trusted = TrustStore(state).current()
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(
+            member
+            for member in super().members()
+            if self._trusted.revocation_of(
+                Identity(self._federation, Role(member.role), member.name)
+            )
+            is None
+        )
+
+
 def _other_parties(registry: Registry) -> dict[str, Any]:
     decryptor = _only(registry, Role.DECRYPTOR)
     unmaskers = sorted(registry.with_role(Role.UNMASKER), key=lambda member: member.name)
@@ -366,7 +386,9 @@ def _other_parties(registry: Registry) -> dict[str, Any]:
 def _hospital(registry: Registry, federation: str, name: str) -> Member:
     member = registry.find(Identity(federation, Role.HOSPITAL, name))
     if member is None:
-        raise PlanRefused(f"hospital {name} is not enrolled; enrol it, or take it off the plan.")
+        raise PlanRefused(
+            f"hospital {name} is not enrolled, or was revoked; enrol it, or take it off the plan."
+        )
     return member
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
-from fedhelp_keys.registrar.trust import issue_trust_list
+from fedhelp_keys.registrar.trust import issue_trust_list, standing
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.bundle import sign_bundle
@@ -141,28 +141,28 @@ def enrol(
 
     With ``own_certificate`` the bundle has none: another authority of the trust list certifies it.
     The same request again gives a new certificate for the same keys, which is also the way back for
-    a party whose certificate has expired. Raises EnrolmentRefused, MalformedMessage,
+    a party whose certificate has expired. Raises EnrolmentRefused, Revoked, MalformedMessage,
     SignatureRefused or CertificateRequestRefused, and then changes nothing.
     """
     request = open_request(envelope)
     _check_admissible(state, request, group)
     key = certificates.open_request(request.certificate_request, request.identity)
-    Registry(state).add(
-        Member(
-            role=request.identity.role.value,
-            name=request.identity.name,
-            group=group,
-            signing_key=request.signing_key.to_base64(),
-            sealing_key=request.sealing_key.to_base64(),
-            context_digest=request.context_digest,
-            enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            own_certificate=own_certificate,
-        )
+    member = Member(
+        role=request.identity.role.value,
+        name=request.identity.name,
+        group=group,
+        signing_key=request.signing_key.to_base64(),
+        sealing_key=request.sealing_key.to_base64(),
+        context_digest=request.context_digest,
+        enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        own_certificate=own_certificate,
     )
     certificate = None
-    if not own_certificate:
-        authority = CertificateAuthority.open(state, now=now)
-        certificate = authority.issue(request.identity, key, now=now)
+    with standing(state, request.identity):
+        Registry(state).add(member)
+        if not own_certificate:
+            authority = CertificateAuthority.open(state, now=now)
+            certificate = authority.issue(request.identity, key, now=now)
     trusted = issue_trust_list(state, now=now)
     return sign_bundle(request, certificate, trusted, state.signing_key())
 

@@ -6,7 +6,7 @@ import grpc
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry
-from fedhelp_keys.registrar.trust import issue_trust_list
+from fedhelp_keys.registrar.trust import issue_trust_list, standing
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.certificates import open_request, own_tls_files, utc_now
@@ -39,15 +39,18 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.RenewResponse:
         """A certificate for the caller's own identity and a new key.
 
-        Raises CertificateRequestRefused, or EnrolmentRefused for a caller who is not enrolled, or
-        is certified by an authority of its own.
+        Raises CertificateRequestRefused, EnrolmentRefused for a caller who is not enrolled or is
+        certified by an authority of its own, or Revoked for one who was revoked since the call
+        began.
         """
         identity = caller(context)
         self._check_renewable(identity)
         key = open_request(request.certificate_request, identity)
         now = utc_now()
-        # Opened anew each time: another generation may sign by now.
-        certificate = CertificateAuthority.open(self._state, now=now).issue(identity, key, now=now)
+        with standing(self._state, identity):
+            # Opened anew each time: another generation may sign by now.
+            authority = CertificateAuthority.open(self._state, now=now)
+            certificate = authority.issue(identity, key, now=now)
         return enrolment_pb2.RenewResponse(certificate=certificate)
 
     def GetTrustList(  # noqa: N802 - the name in the wire contract

@@ -12,10 +12,12 @@ from fedhelp_keys.registrar.service import EnrolmentService
 from fedhelp_secure.enrolment.renewal import renew
 from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.certificates import check_own_certificate, own_tls_files, utc_now
+from fedhelp_secure.transport.certificates import own_tls_files, utc_now
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.client import PeerNotAuthenticated, PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import RunningServer, start_server
+from fedhelp_secure.trust.store import TrustStore
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,8 @@ def test_a_renewed_party_has_a_new_key_and_can_renew_again(
     assert after.key != before.key
     assert after.certificate != before.certificate
     assert after.authorities == before.authorities
-    check_own_certificate(state.identity, after, now=utc_now())
+    check_own_certificate(state.identity, after, TrustStore(state).current(), now=utc_now())
     assert sorted(path.name for path in state.tls_key_path.parent.iterdir()) == [
-        "ca.pem",
         "certificate.pem",
         "key.pem",
     ]

@@ -58,7 +58,7 @@ def test_a_list_opens_as_it_was_signed(registrar: StateDirectory) -> None:
 def test_another_key_s_list_is_refused(registrar: StateDirectory) -> None:
     held = TrustStore(registrar).current()
     with pytest.raises(SignatureRefused):
-        TrustStore(registrar).install(sign_trust_list(held, SigningKey.generate()))
+        TrustStore(registrar).install(sign_trust_list(held, SigningKey.generate()), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -103,18 +103,18 @@ def test_the_newest_seen_is_kept(
         offered = changed(first, sequence=sequence + 1, revocations=tuple(others))
         if offered.sequence < newest:
             with pytest.raises(TrustListRolledBack):
-                store.install(sign_trust_list(offered, key))
+                store.install(sign_trust_list(offered, key), now=NOW)
         else:
-            store.install(sign_trust_list(offered, key))
+            store.install(sign_trust_list(offered, key), now=NOW)
             newest = offered.sequence
         assert store.current().sequence == newest
 
 
 def test_one_sequence_has_one_content(registrar: StateDirectory) -> None:
     store = TrustStore(registrar)
-    other = changed(store.current(), issued="2026-01-02T00:00:00Z", maximum_age_seconds=60)
+    other = changed(store.current(), issued="2026-01-01T00:04:00Z", maximum_age_seconds=60)
     with pytest.raises(TrustListRolledBack):
-        store.install(sign_trust_list(other, registrar.signing_key()))
+        store.install(sign_trust_list(other, registrar.signing_key()), now=NOW)
 
 
 def test_issuing_again_renews_the_time_and_never_goes_back(registrar: StateDirectory) -> None:
