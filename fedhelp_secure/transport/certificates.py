@@ -150,7 +150,7 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     """The certificate in ``pem``; raises CertificateRefused if it is none."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused("a certificate is not X.509 in PEM; enrol again.") from error
 
 

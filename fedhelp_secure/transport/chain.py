@@ -109,7 +109,7 @@ def load_chain(pem: bytes) -> list[x509.Certificate]:
     """The certificates in ``pem``, at least one; raises CertificateRefused."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused("a certificate is not X.509 in PEM; enrol again.") from error
 
 
