@@ -194,7 +194,8 @@ def _normal(subject: str) -> str:
         name = x509.Name.from_rfc4514_string(subject)
     except ValueError as error:
         raise AuthorityUnusable(
-            "a subject must be a distinguished name (RFC 4514), for example CN=node1,O=Hospital."
+            "a subject must be a distinguished name (RFC 4514), for example CN=node1,O=Hospital, "
+            "as 'openssl x509 -noout -subject -nameopt RFC2253' prints it."
         ) from error
     if not list(name):
         raise AuthorityUnusable("an empty subject stands for nobody.")

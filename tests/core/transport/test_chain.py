@@ -331,6 +331,7 @@ def test_exactly_the_scope_is_admitted(scope: list[Identity], data: st.DataObjec
         who(leaf, trusted=trusted)
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_changed_certificate_speaks_for_nobody(data: st.DataObject) -> None:
