@@ -28,6 +28,9 @@ def run(
     aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
     broker: Annotated[str, typer.Option(help="HOST:PORT of the broker.")],
     out: Annotated[Path, typer.Option(help="Where result, ledger and progress go.")],
+    registrar: Annotated[
+        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="This site's own policy (YAML).")] = None,
     seed: Annotated[
         int, typer.Option(help="Seeds model initialisation and training; never noise or keys.")
@@ -36,6 +39,7 @@ def run(
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
     from fedhelp_client.progress import ProgressFile
+    from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -52,7 +56,8 @@ def run(
         seed=seed,
         out=out,
     )
-    result = run_node(directory, options, progress)
+    with upkeep_of(directory, registrar):
+        result = run_node(directory, options, progress)
     progress("done", 1, 1)
     Console().print(
         f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "
@@ -66,6 +71,9 @@ def rehearse(
     state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
     context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],
     aggregator: Annotated[str, typer.Option(help="NAME@HOST:PORT of the aggregator.")],
+    registrar: Annotated[
+        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write one line of figures a round.")] = None,
     reveal: Annotated[
         Path | None,
@@ -74,6 +82,7 @@ def rehearse(
 ) -> None:
     """Try a federation with invented numbers: every round of a rehearsal charter, no patient."""
     from fedhelp_client.node.rehearsal import RehearsalOptions, rehearse
+    from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -82,12 +91,13 @@ def rehearse(
         context=context, aggregator=_name_and_address(aggregator), figures=json, reveal=reveal
     )
     directory = StateDirectory.open(state, Role.HOSPITAL)
-    for figures in rehearse(directory, options, console.print):
-        console.print(
-            f"round {figures.round}: {figures.values} invented values, "
-            f"{figures.upload_bytes:,} bytes sent, the sum of {len(figures.hospitals)} hospitals "
-            f"opened and authentic, {figures.ended - figures.started:.1f} s"
-        )
+    with upkeep_of(directory, registrar):
+        for figures in rehearse(directory, options, console.print):
+            console.print(
+                f"round {figures.round}: {figures.values} invented values, "
+                f"{figures.upload_bytes:,} bytes sent, the sum of {len(figures.hospitals)} "
+                f"hospitals opened and authentic, {figures.ended - figures.started:.1f} s"
+            )
 
 
 def _name_and_address(aggregator: str) -> tuple[str, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fedhelp_secure.enrolment.own_certificate import check_renewable
+from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.refresh import TrustListRefresh
 from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
@@ -35,3 +37,14 @@ def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") 
     trusted = TrustStore(state).current()
     check_own_certificate(state.identity, files, trusted, now=certificates.utc_now())
     certificates.replace_tls_pair(state, key, response.certificate)
+
+
+def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
+    """What a long-running party does in the background, with the registrar's address or without.
+
+    Without, nothing: then its trust list is renewed by ``fedhelp enrol trust``.
+    """
+    kept = Upkeep()
+    if registrar is not None:
+        kept.add(TrustListRefresh(state, registrar))
+    return kept

@@ -37,6 +37,9 @@ def prepare(state: _State) -> None:
 def serve(
     state: _State,
     listen: Annotated[str, typer.Option(help="Address to listen on, for example 127.0.0.1:7010.")],
+    registrar: Annotated[
+        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the service listens.")
     ] = None,
@@ -44,5 +47,7 @@ def serve(
     """Serve the role of this state until SIGTERM or SIGINT."""
     directory = StateDirectory.open(state, Role.DECRYPTOR, Role.UNMASKER)
     from fedhelp_keys.custodian.service import serve_custodian
+    from fedhelp_secure.enrolment.renewal import upkeep_of
 
-    serve_custodian(directory, listen, ready_file=ready_file)
+    with upkeep_of(directory, registrar):
+        serve_custodian(directory, listen, ready_file=ready_file)

@@ -80,9 +80,9 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         """The sealed, stored answer for a set of contributions.
 
         Every manifest's signature, charter, round, group and size are checked, then the order, then
-        the cohort, to which nobody counts who is revoked; only then is a seed opened. Raises CharterRefused if this unmasker is not in the
-        charter, what `open_manifest` raises, ManifestRefused, CohortTooSmall, TrustListOutdated,
-        SealRefused for a
+        the cohort, to which nobody counts who is revoked; only then is a seed opened. Raises
+        CharterRefused if this unmasker is not in the charter, what `open_manifest` raises,
+        ManifestRefused, CohortTooSmall, TrustListOutdated, SealRefused for a
         seed that was sealed for another contribution, or AlreadyAnswered if another set was
         unmasked for this round.
         """

@@ -35,6 +35,9 @@ def run(
             "are kept in the state directory."
         ),
     ] = None,
+    registrar: Annotated[
+        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written with host:port once the server listens.")
     ] = None,
@@ -50,5 +53,6 @@ def run(
         CustodianAddresses(decryptor, tuple(unmasker)),
         listen=listen,
         ready_file=ready_file,
+        registrar=registrar,
         blobs_url=blobs,
     )

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import InternalError
 from fedhelp_secure.memory import share_one_heap
 from fedhelp_secure.state import StateDirectory
@@ -46,6 +47,7 @@ def serve(
     *,
     listen: str,
     ready_file: Path | None,
+    registrar: str | None = None,
     blobs_url: str | None = None,
 ) -> None:
     """Serve the aggregator whose state is in ``root`` until SIGTERM or SIGINT.
@@ -64,7 +66,8 @@ def serve(
         )
         aggregator.start(lambda: os.kill(os.getpid(), signal.SIGTERM))
         # Watches end first: otherwise each stop would last the whole grace period.
-        serve_until_signal(_WatchedServer(running, aggregator.stop), ready_file)
+        with upkeep_of(state, registrar):
+            serve_until_signal(_WatchedServer(running, aggregator.stop), ready_file)
     finally:
         aggregator.stop()
         aggregator.close()

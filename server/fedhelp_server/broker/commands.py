@@ -43,6 +43,9 @@ def run(
     aggregator: Annotated[
         str | None, typer.Option(help="Aggregator to submit the record to, as host:port.")
     ] = None,
+    registrar: Annotated[
+        str | None, typer.Option(help="The registrar's address, as host:port, to keep up with it.")
+    ] = None,
     ready_file: _ReadyFile = None,
 ) -> None:
     """Serve the foundation model's answer; ask for it at most once. Ends at SIGTERM or SIGINT."""
@@ -56,6 +59,7 @@ def run(
         ca=ca,
         aggregator=aggregator,
         ready_file=ready_file,
+        registrar=registrar,
     )
     run_broker(state, options)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.foundation_model import MAXIMUM_EARLIER, REASON_LIMIT, idempotency_key
 from fedhelp_secure.public_set import PublicSet
@@ -52,6 +53,7 @@ class BrokerOptions:
     ca: Path | None
     aggregator: str | None
     ready_file: Path | None
+    registrar: str | None = None
 
 
 def run(state_path: Path, options: BrokerOptions) -> None:
@@ -90,7 +92,8 @@ def run(state_path: Path, options: BrokerOptions) -> None:
         if submitter is not None:
             submitter.start()
         try:
-            serve_until_signal(server, options.ready_file)
+            with upkeep_of(state, options.registrar):
+                serve_until_signal(server, options.ready_file)
         finally:
             endpoint.close()
             if submitter is not None:
