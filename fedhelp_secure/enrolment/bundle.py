@@ -72,8 +72,8 @@ def install_bundle(
 
     A first bundle is trusted for its governance key unless ``governance_key`` pins it; the person
     who installs it compares the key's digest with the registrar. Later bundles must be signed by
-    the same key. Raises BundleRefused, MalformedMessage, SignatureRefused or
-    OwnCertificateUnusable, and then changes nothing.
+    the same key. Raises BundleRefused, MalformedMessage, SignatureRefused, TrustListRolledBack,
+    TrustListFromFuture or OwnCertificateUnusable, and then changes nothing.
     """
     if len(envelope) > LIMIT_BYTES:
         raise MalformedMessage("an enrolment bundle is too long; ask the registrar for another.")
@@ -96,6 +96,7 @@ def install_bundle(
         files = TlsFiles(tls_key_of(state), certificate, authorities=b"")
         check_own_certificate(state.identity, files, trusted, now=now)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
+    # Before the rest: a bundle with an older list is an old bundle.
     TrustStore(state).install(trust_list, now=now)
     # Last: a state with a certificate is an enrolled one.
     if certificate is not None:

@@ -115,6 +115,7 @@ class _CheckedCall(Generic[_Made]):
     def __init__(self, channel: CheckedChannel, make: Callable[[grpc.Channel], _Made]) -> None:
         self._channel = channel
         self._make = make
+        self._made: tuple[grpc.Channel, _Made] | None = None
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         return self._run(lambda made: made(*arguments, **named))
@@ -127,8 +128,11 @@ class _CheckedCall(Generic[_Made]):
 
     def _run(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         real = self._channel.ready()
+        made = self._made
         try:
-            return call(self._make(real))
+            if made is None or made[0] is not real:
+                made = self._made = (real, self._make(real))
+            return call(made[1])
         except ValueError as error:
             if self._channel.is_present(real):
                 raise

@@ -88,7 +88,7 @@ class TrustList(_Document):
     @property
     def issued_at(self) -> datetime.datetime:
         """``issued``, aware."""
-        return datetime.datetime.strptime(self.issued, TIME_FORMAT).replace(tzinfo=datetime.UTC)
+        return _moment(self.issued)
 
     @property
     def expires_at(self) -> datetime.datetime:
@@ -97,16 +97,18 @@ class TrustList(_Document):
 
     def revocation_of(self, identity: Identity) -> Revocation | None:
         """The entry that puts ``identity`` out, or None."""
-        return self._revoked.get(identity.uri)
-
-    @functools.cached_property
-    def _revoked(self) -> dict[str, Revocation]:
-        # Looked up for every call that a server takes.
-        return {entry.identity: entry for entry in self.revocations}
+        uri = identity.uri
+        return next((entry for entry in self.revocations if entry.identity == uri), None)
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
         return self.model_dump(mode="json")
+
+
+@functools.lru_cache(maxsize=64)
+def _moment(text: str) -> datetime.datetime:
+    # Asked for with every call that a server takes; parsing it would be most of what that costs.
+    return datetime.datetime.strptime(text, TIME_FORMAT).replace(tzinfo=datetime.UTC)
 
 
 def sign_trust_list(trusted: TrustList, governance_key: SigningKey) -> bytes:
