@@ -144,9 +144,8 @@ def rotate_authority(
     chosen = founding or new_root(state.identity, now)
     certificate = add_generation(state, chosen, now=now, signs_from=now + wait).decode("ascii")
     added = Authority(certificate=certificate)
+    # The registrar's own certificate stays as it is: who has the old list must get the new one.
     change_authorities(state, lambda held: (*held, added), now=now)
-    if at_once:
-        renew_own_certificate(state, now=now)
     return Rotation(fingerprint_of(added), now + wait)
 
 
