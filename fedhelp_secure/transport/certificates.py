@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -26,6 +26,19 @@ from fedhelp_secure.trust.store import TrustStore
 
 DNS_SUFFIX = "fedhelp.internal"
 """The last labels of every server name; ``internal`` is reserved for private use (ICANN 2024)."""
+
+_BOTH_ENDS = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+_LEAF_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 REQUEST_LIMIT_BYTES = 16 * 1024
 """A PKCS#10 request in PEM is a few hundred bytes; nothing longer is parsed."""
@@ -100,18 +113,21 @@ def load_tls_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def make_request(identity: Identity, key_pem: bytes, *, for_any_authority: bool = False) -> bytes:
     """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession.
 
-    The registrar adds the server's name; ``for_any_authority`` writes it in, for others to copy.
+    The registrar adds the server's name and the usages; ``for_any_authority`` asks for them, so
+    that another authority only has to copy.
     """
     named: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     if for_any_authority:
         named.append(x509.DNSName(server_name(identity)))
-    names = x509.SubjectAlternativeName(named)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)])
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(subject)
-        .add_extension(names, critical=False)
-        .sign(load_tls_key(key_pem), hashes.SHA256())
+        builder = (
+            builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_LEAF_USAGE, critical=True)
+            .add_extension(x509.ExtendedKeyUsage(_BOTH_ENDS), critical=False)
+        )
+    request = builder.add_extension(x509.SubjectAlternativeName(named), critical=False).sign(
+        load_tls_key(key_pem), hashes.SHA256()
     )
     return request.public_bytes(serialization.Encoding.PEM)
 

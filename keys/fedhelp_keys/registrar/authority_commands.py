@@ -67,7 +67,8 @@ def show(state: _State) -> None:
     own = {entry.certificate: entry.signs_from for entry in generations_of(registrar)}
     for authority in TrustStore(registrar).current().authorities:
         certificate = x509.load_pem_x509_certificate(authority.certificate.encode("ascii"))
-        table = Table(show_header=False, title=fingerprint_of(authority))
+        _print(fingerprint_of(authority))
+        table = Table(show_header=False)
         table.add_row("subject", certificate.subject.rfc4514_string())
         table.add_row("valid until", certificate.not_valid_after_utc.isoformat())
         scope = ["everybody"] if authority.identities is None else list(authority.identities)
