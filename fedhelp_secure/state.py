@@ -6,11 +6,11 @@ Layout (``--state DIR``), owner-only throughout::
     passphrase.json          how the secrets are encrypted, if they are
     signers.json             URIs of keys that are not in this directory, if there are any
     tls/key.pem              ECDSA P-256 private key
-    tls/certificate.pem      leaf certificate with the identity as URI SAN
-    tls/ca.pem               the federation's root certificate(s)
+    tls/certificate.pem      leaf certificate with the identity as URI SAN, then intermediates
     keys/signing.pem         Ed25519: manifests, statements, ledger, log
     keys/sealing.bin         MLKEM768-X25519: what is sealed to this party
     trust/governance.pub     base64 Ed25519 key that signs charters
+    trust/trust-list.json    authorities and revocations, signed by the governance key
     <role>/                  whatever the role stores
 
 Secrets are the files that `fedhelp_secure.keystore.store.is_secret` names. They are read and
@@ -25,7 +25,6 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_secure.canonical import canonical_json, parse_json
@@ -52,7 +51,6 @@ class SignerUse(Enum):
     """What a signer's key is for; the value names it in ``signers.json``."""
 
     SIGNING = "signing"
-    AUTHORITY = "authority"
 
 
 _OWN_FILE = "file:"
@@ -121,13 +119,8 @@ class StateDirectory:
 
     @property
     def tls_certificate_path(self) -> Path:
-        """PEM, leaf certificate."""
+        """PEM, leaf certificate, then intermediates."""
         return self.root / "tls" / "certificate.pem"
-
-    @property
-    def ca_path(self) -> Path:
-        """PEM, root certificate(s) of the federation."""
-        return self.root / "tls" / "ca.pem"
 
     @property
     def signing_key_path(self) -> Path:
@@ -138,11 +131,6 @@ class StateDirectory:
     def sealing_key_path(self) -> Path:
         """96 raw bytes."""
         return self.root / "keys" / "sealing.bin"
-
-    @property
-    def authority_key_path(self) -> Path:
-        """PEM, ECDSA P-256; only a registrar has it."""
-        return self.root / Role.REGISTRAR.value / "ca-key.pem"
 
     @property
     def governance_key_path(self) -> Path:
@@ -203,11 +191,8 @@ class StateDirectory:
         return self._signer_at(self._signer_uri(use), use)
 
     def signers_in_use(self) -> str:
-        """One line for people: where this party's signing keys are. It holds no secret."""
-        uses = [SignerUse.SIGNING]
-        if self.identity.role is Role.REGISTRAR:
-            uses.append(SignerUse.AUTHORITY)
-        return "; ".join(f"{use.value} key {self.signer(use).uri}" for use in uses)
+        """One line for people: where this party's signing key is. It holds no secret."""
+        return f"signing key {self.signer(SignerUse.SIGNING).uri}"
 
     def signing_key(self) -> SigningKey:
         """This party's signing key."""
@@ -215,13 +200,6 @@ class StateDirectory:
         if not isinstance(key, Ed25519PrivateKey):
             raise MalformedMessage("a signing key must be an Ed25519 key.")
         return SigningKey(key)
-
-    def authority_key(self) -> ec.EllipticCurvePrivateKey:
-        """The key of the federation's certificate authority; a registrar has it."""
-        key = self.signer(SignerUse.AUTHORITY).key()
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise MalformedMessage("an authority's key must be an ECDSA P-256 key.")
-        return key
 
     def unsealing_key(self) -> UnsealingKey:
         """This party's private sealing key."""
@@ -236,11 +214,8 @@ class StateDirectory:
         return self.root / "signers.json"
 
     def _signer_at(self, uri: str, use: SignerUse) -> Signer:
-        path, algorithm = {
-            SignerUse.SIGNING: (self.signing_key_path, Algorithm.ED25519),
-            SignerUse.AUTHORITY: (self.authority_key_path, Algorithm.P256),
-        }[use]
-        return signer_for(uri, self.secrets, path, algorithm)
+        paths = {SignerUse.SIGNING: self.signing_key_path}
+        return signer_for(uri, self.secrets, paths[use], Algorithm.ED25519)
 
     def _signer_uri(self, use: SignerUse) -> str:
         if not self._signers_path.exists():

@@ -1,24 +1,27 @@
-"""The file that the registrar gives back: a certificate, the federation's authority and its
-governance key, in a DSSE envelope signed by that key and bound to one request by digest.
+"""The file that the registrar gives back: a certificate, the trust list and the governance key.
+
+It is a DSSE envelope signed by that key and bound to one request by digest. A party that brings a
+certificate of its own gets none.
 """
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 from typing import Literal
 
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhelp_secure.canonical import canonical_json, digest
+from fedhelp_secure.enrolment.own_certificate import forget_own_authority
 from fedhelp_secure.enrolment.request import EnrolmentRequest, request_path
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
 from fedhelp_secure.state import StateDirectory, write_atomically
-from fedhelp_secure.transport.certificates import TlsFiles, check_own_certificate, tls_key_of
+from fedhelp_secure.transport.certificates import TlsFiles, tls_key_of
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.trust.store import TrustStore
-from fedhelp_secure.trust.trust_list import open_trust_list
+from fedhelp_secure.trust.trust_list import TrustList, open_trust_list
 
 KIND = "enrolment-bundle"
 LIMIT_BYTES = 2 << 20
@@ -35,30 +38,24 @@ class _Document(BaseModel):
 
     version: Literal[1]
     request_digest: str
-    certificate: str
-    ca_certificates: str
+    certificate: str | None
+    """PEM; None if another authority than the registrar's certifies the party."""
     governance_key: str
     trust_list: str
     """DSSE envelope (JSON) of the present trust list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """What the registrar issues, in PEM."""
-
-    certificate: bytes
-    ca_certificates: bytes
-
-
 def sign_bundle(
-    request: EnrolmentRequest, issued: Issued, trust_list: bytes, governance_key: SigningKey
+    request: EnrolmentRequest,
+    certificate: bytes | None,
+    trust_list: bytes,
+    governance_key: SigningKey,
 ) -> bytes:
     """The bundle file that answers ``request``; ``trust_list`` is the present one's envelope."""
     document = {
         "version": 1,
         "request_digest": request.digest,
-        "certificate": issued.certificate.decode("ascii"),
-        "ca_certificates": issued.ca_certificates.decode("ascii"),
+        "certificate": None if certificate is None else certificate.decode("ascii"),
         "governance_key": governance_key.public.to_base64(),
         "trust_list": trust_list.decode("utf-8"),
     }
@@ -73,7 +70,7 @@ def install_bundle(
     governance_key: VerifyingKey | None = None,
     root: x509.Certificate | None = None,
 ) -> VerifyingKey:
-    """Take certificate, authority and governance key into ``state``; returns the governance key.
+    """Take certificate, trust list and governance key into ``state``; returns the governance key.
 
     A first bundle is trusted for its governance key unless ``governance_key`` pins it; the person
     who installs it compares the key's digest with the registrar. Later bundles must be signed by
@@ -90,35 +87,34 @@ def install_bundle(
     except ValidationError as error:
         raise MalformedMessage("an enrolment bundle does not have this version's form.") from error
     _check_trusted(state, claimed, governance_key)
-    _check_root(document.ca_certificates, root)
     if document.request_digest != digest(state.read(request_path(state))):
         raise BundleRefused(
             "this bundle answers another request; give the registrar the newest request file."
         )
-    files = TlsFiles(
-        key=tls_key_of(state),
-        certificate=document.certificate.encode("utf-8"),
-        authorities=document.ca_certificates.encode("utf-8"),
-    )
-    check_own_certificate(state.identity, files, now=now)
-    open_trust_list(document.trust_list.encode("utf-8"), claimed)
+    trust_list = document.trust_list.encode("utf-8")
+    trusted = open_trust_list(trust_list, claimed)
+    _check_root(trusted, root)
+    certificate = None
+    if document.certificate is not None:
+        certificate = document.certificate.encode("utf-8")
+        files = TlsFiles(tls_key_of(state), certificate, authorities=b"")
+        check_own_certificate(state.identity, files, trusted, now=now)
     write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
     # Before the rest: a bundle with an older list is an old bundle.
-    TrustStore(state).install(document.trust_list.encode("utf-8"), now=now)
-    write_atomically(state.ca_path, files.authorities)
+    TrustStore(state).install(trust_list, now=now)
     # Last: a state with a certificate is an enrolled one.
-    write_atomically(state.tls_certificate_path, files.certificate)
+    if certificate is not None:
+        write_atomically(state.tls_certificate_path, certificate)
+        forget_own_authority(state)
     return claimed
 
 
-def _check_root(pem: str, root: x509.Certificate | None) -> None:
-    if root is None:
-        return
-    try:
-        authorities = x509.load_pem_x509_certificates(pem.encode("utf-8"))
-    except ValueError as error:
-        raise MalformedMessage("an enrolment bundle holds no authority.") from error
-    if root not in authorities:
+def _check_root(trusted: TrustList, root: x509.Certificate | None) -> None:
+    held = [
+        x509.load_pem_x509_certificate(entry.certificate.encode("ascii"))
+        for entry in trusted.authorities
+    ]
+    if root is not None and root not in held:
         raise BundleRefused("this bundle is not for the federation whose root was pinned.")
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.enrolment.bundle import install_bundle
+from fedhelp_secure.enrolment.own_certificate import install_own_certificate, make_csr
 from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.keystore import passphrase as passphrases
@@ -60,6 +61,9 @@ def request(
     federation: Annotated[str | None, typer.Option(help="For a new state directory.")] = None,
     role: Annotated[Role | None, typer.Option(help="For a new state directory.")] = None,
     name: Annotated[str | None, typer.Option(help="For a new state directory.")] = None,
+    csr: Annotated[
+        Path | None, typer.Option(help="PKCS#10 file to write too, for an authority of your own.")
+    ] = None,
 ) -> None:
     """Write the file that asks the registrar for a certificate; make the state if there is none."""
     directory = _open_or_create(state, federation, role, name)
@@ -68,6 +72,9 @@ def request(
     _print_keys(directory)
     _print(f"{out} asks to enrol {directory.identity}; digest {digest(envelope)}.")
     _print("Take it to the registrar, and compare the digest over another way, such as a call.")
+    if csr is not None:
+        write_atomically(csr, make_csr(directory), mode=0o644)
+        _print(f"{csr} asks your own authority for a certificate; the key stays in {state}.")
 
 
 @app.command()
@@ -87,6 +94,21 @@ def install(
     _print(f"{directory.identity} is enrolled; governance key {digest(trusted.raw)}.")
     if pinned is None:
         _print("Compare that digest with the registrar before you trust a charter.")
+
+
+@app.command()
+def own_certificate(
+    state: _State,
+    certificate: Annotated[
+        Path, typer.Option(help="PEM: the certificate, then intermediates, without the authority.")
+    ],
+) -> None:
+    """Use a certificate of an authority of your own, which the trust list must name."""
+    directory = StateDirectory.open(state)
+    leaf = install_own_certificate(directory, _read(certificate), now=utc_now())
+    end = leaf.not_valid_after_utc.isoformat()
+    _print(f"{directory.identity} uses {certificate}, valid until {end}.")
+    _print("Nobody renews it automatically: install the next one the same way, before that time.")
 
 
 @app.command()

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from cryptography import x509
 
 from fedhelp_secure.enrolment.lifetimes import renewal_due, renewal_late
+from fedhelp_secure.enrolment.own_certificate import check_renewable
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.refresh import TrustListRefresh
+from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 _LOGGER = logging.getLogger(__name__)
@@ -28,9 +31,10 @@ def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") 
     """Make a new TLS key and have the registrar at ``address`` certify it.
 
     ``registrar`` is its name. A server that runs on ``state`` takes the new pair at its next
-    handshake. Raises UnavailablePeer, PeerNotAuthenticated, PeerRefused or OwnCertificateUnusable,
-    and then the present pair stays.
+    handshake. Raises OwnAuthority, UnavailablePeer, PeerNotAuthenticated, PeerRefused or
+    OwnCertificateUnusable, and then the present pair stays.
     """
+    check_renewable(state)
     expected = Identity(state.identity.federation, Role.REGISTRAR, registrar)
     key = certificates.generate_tls_key()
     request = enrolment_pb2.RenewRequest(
@@ -41,8 +45,9 @@ def renew(state: StateDirectory, address: str, *, registrar: str = "registrar") 
             stub = enrolment_pb2_grpc.EnrolmentStub(channel)
             with translated_errors("the registrar"):
                 response = stub.Renew(request, timeout=_TIMEOUT_SECONDS)
-        files = certificates.TlsFiles(key, response.certificate, state.read(state.ca_path))
-        certificates.check_own_certificate(state.identity, files, now=certificates.utc_now())
+        files = certificates.TlsFiles(key, response.certificate, authorities=b"")
+        trusted = TrustStore(state).current()
+        check_own_certificate(state.identity, files, trusted, now=certificates.utc_now())
         certificates.replace_tls_pair(state, key, response.certificate)
 
 

@@ -20,7 +20,7 @@ from fedhelp_secure.keystore import pkcs8
 from fedhelp_secure.keystore.files import StateError
 from fedhelp_secure.keystore.permissions import check_private_file
 from fedhelp_secure.keystore.store import SecretStore
-from fedhelp_secure.keystore.uri import FileUri, TokenUri, parse
+from fedhelp_secure.keystore.uri import FileUri, SignerUriRefused, TokenUri, parse
 
 SigningPrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
@@ -105,10 +105,13 @@ class ForeignFileSigner:
         return self._algorithm.loaded(_read(self._path, _read_private))
 
 
-def signer_for(text: str, store: SecretStore, path: Path, algorithm: Algorithm) -> Signer:
-    """The signer that the URI ``text`` names; ``file:`` alone is ``path`` in the state.
+def signer_for(
+    text: str, store: SecretStore | None, path: Path | None, algorithm: Algorithm
+) -> Signer:
+    """The signer that the URI ``text`` names; ``file:`` alone is ``path`` in ``store``.
 
-    Raises SignerUriRefused, or TokenSupportMissing if the ``pkcs11`` extra is not installed.
+    Both are None where a state's own file cannot be meant. Raises SignerUriRefused, or
+    TokenSupportMissing if the ``pkcs11`` extra is not installed.
     """
     uri = parse(text)
     if isinstance(uri, TokenUri):
@@ -122,6 +125,8 @@ def signer_for(text: str, store: SecretStore, path: Path, algorithm: Algorithm) 
 
         return TokenSigner(uri, algorithm)
     if uri.path is None:
+        if store is None or path is None:
+            raise SignerUriRefused("name the key's file: file:/PATH, or give a pkcs11: URI.")
         return FileSigner(store, path, algorithm)
     return ForeignFileSigner(uri, uri.path, algorithm)
 

@@ -14,18 +14,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
 from fedhelp_secure.keystore import pkcs8
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.trust.store import TrustStore
 
 DNS_SUFFIX = "fedhelp.internal"
 """The last labels of every server name; ``internal`` is reserved for private use (ICANN 2024)."""
+
+_BOTH_ENDS = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+_LEAF_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 REQUEST_LIMIT_BYTES = 16 * 1024
 """A PKCS#10 request in PEM is a few hundred bytes; nothing longer is parsed."""
@@ -55,7 +69,9 @@ class TlsFiles:
 
     key: bytes
     certificate: bytes
+    """The leaf, then any intermediates; all of them go into the handshake."""
     authorities: bytes
+    """Every authority of the trust list: whom a server lets begin a handshake."""
 
     def __repr__(self) -> str:
         return "TlsFiles(...)"
@@ -88,15 +104,24 @@ def load_tls_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
         ) from error
 
 
-def make_request(identity: Identity, key_pem: bytes) -> bytes:
-    """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession."""
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)])
+def make_request(identity: Identity, key_pem: bytes, *, for_any_authority: bool = False) -> bytes:
+    """A PKCS#10 request (PEM) for ``identity``, signed with the key: proof of its possession.
+
+    The registrar adds the server's name and the usages; ``for_any_authority`` asks for them, so
+    that another authority only has to copy.
+    """
+    named: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)])
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(subject)
-        .add_extension(names, critical=False)
-        .sign(load_tls_key(key_pem), hashes.SHA256())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    if for_any_authority:
+        named.append(x509.DNSName(server_name(identity)))
+        builder = (
+            builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_LEAF_USAGE, critical=True)
+            .add_extension(x509.ExtendedKeyUsage(_BOTH_ENDS), critical=False)
+        )
+    request = builder.add_extension(x509.SubjectAlternativeName(named), critical=False).sign(
+        load_tls_key(key_pem), hashes.SHA256()
     )
     return request.public_bytes(serialization.Encoding.PEM)
 
@@ -135,7 +160,7 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     """The certificate in ``pem``; raises CertificateRefused if it is none."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused("a certificate is not X.509 in PEM; enrol again.") from error
 
 
@@ -145,10 +170,7 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     Raises CertificateRefused if it has no URI name, several, or one of another form: a certificate
     that could be read as two parties speaks for neither.
     """
-    try:
-        uris, _ = _names(certificate.extensions)
-    except ValueError as error:
-        raise CertificateRefused("a certificate's extensions are malformed.") from error
+    uris = uri_names(certificate)
     if len(uris) != 1:
         raise CertificateRefused(
             "a certificate must hold exactly one URI name; ask the registrar for another."
@@ -161,51 +183,24 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         ) from error
 
 
+def uri_names(certificate: x509.Certificate) -> list[str]:
+    """The URI names of ``certificate``; raises CertificateRefused if it cannot be read."""
+    try:
+        return _names(certificate.extensions)[0]
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateRefused("a certificate's extensions are malformed.") from error
+
+
 def check_period(certificate: x509.Certificate, now: datetime.datetime) -> None:
     """Raises CertificateRefused unless ``now`` (aware, UTC) lies in the certificate's period."""
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise CertificateRefused(
-            "a certificate has expired or is not valid yet; renew it, and check the clock."
-        )
-
-
-def check_own_certificate(
-    identity: Identity, files: TlsFiles, *, now: datetime.datetime
-) -> x509.Certificate:
-    """The certificate in ``files``; raises OwnCertificateUnusable unless it may be used.
-
-    It must name ``identity``, hold the key in ``files``, be signed by an authority in ``files`` and
-    be in its period: what a peer would refuse without a word is said here in a sentence.
-    """
-    try:
-        certificate = load_certificate(files.certificate)
-        named = identity_of(certificate)
-        authorities = x509.load_pem_x509_certificates(files.authorities)
-    except (CertificateRefused, ValueError) as error:
-        raise OwnCertificateUnusable(
-            "this party's certificate cannot be read; enrol it again."
-        ) from error
-    if named != identity:
-        raise OwnCertificateUnusable(
-            "this party's certificate names another identity; install its own bundle."
-        )
-    if certificate.public_key() != load_tls_key(files.key).public_key():
-        raise OwnCertificateUnusable(
-            "this party's certificate is for another TLS key; make a new request and enrol again."
-        )
-    _check_issuer(certificate, authorities)
-    try:
-        check_period(certificate, now)
-    except CertificateRefused as error:
-        raise OwnCertificateUnusable(
-            "this party's certificate has expired or is not valid yet: check the clock, then run "
-            "'fedhelp enrol request' and have the registrar enrol it again."
-        ) from error
-    return certificate
+    if now < certificate.not_valid_before_utc:
+        raise CertificateRefused("a certificate is not valid yet; check the clock of both sides.")
+    if now > certificate.not_valid_after_utc:
+        raise CertificateRefused("a certificate has expired; renew it, and check the clock.")
 
 
 def own_tls_files(state: StateDirectory) -> TlsFiles:
-    """The three TLS files of ``state``; raises StateError if one is missing.
+    """The TLS key, certificate and authorities of ``state``; raises StateError if one is missing.
 
     Finishes a replacement that a crash cut short, and never pairs the key of one with the
     certificate of another, also while another process replaces them.
@@ -217,7 +212,10 @@ def own_tls_files(state: StateDirectory) -> TlsFiles:
         # Keys are replaced only while there is a next certificate, which then changes the file.
         replacing = _next_paths(state)[1].exists()
         if not replacing and state.read(state.tls_certificate_path) == certificate:
-            return TlsFiles(key, certificate, authorities=state.read(state.ca_path))
+            break
+    trusted = TrustStore(state).current()
+    authorities = "\n".join(entry.certificate for entry in trusted.authorities)
+    return TlsFiles(key, certificate, authorities.encode("ascii"))
 
 
 def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> None:
@@ -249,18 +247,6 @@ def _finish_replacement(state: StateDirectory) -> None:
 def utc_now() -> datetime.datetime:
     """The present time, aware, without microseconds (X.509 has none)."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-
-
-def _check_issuer(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> None:
-    for authority in authorities:
-        try:
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return
-    raise OwnCertificateUnusable(
-        "this party's certificate is not from its federation's authority; enrol it again."
-    )
 
 
 def _names(extensions: x509.Extensions) -> tuple[list[str], int]:

@@ -11,12 +11,8 @@ import grpc
 from fedhelp_secure.errors import PeerError, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable
-from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
-    own_tls_files,
-    server_name,
-    utc_now,
-)
+from fedhelp_secure.transport.certificates import own_tls_files, server_name, utc_now
+from fedhelp_secure.transport.chain import check_own_certificate, roots_for
 from fedhelp_secure.transport.channel import CheckedChannel
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
@@ -49,11 +45,13 @@ def open_channel(
 ) -> grpc.Channel:
     """A channel from ``state``'s party to ``expected`` at ``address`` (``host:port``).
 
-    The server must hold a certificate of the federation's authority for exactly ``expected``,
-    whatever ``address`` is; gRPC connects on first use. Every call is refused here, with Revoked or
-    TrustListOutdated, and running ones are ended, once ``expected`` is revoked or the trust list is
-    out of date; ``even_if_outdated`` is for the one call that fetches a new list. Raises those,
-    OwnCertificateUnusable or StateError at once if no call could be made now.
+    The server must hold a certificate for exactly ``expected`` from an authority that may certify
+    it, whatever ``address`` is; gRPC connects on first use. Every call is refused here, with
+    Revoked or TrustListOutdated, and running ones are ended, once ``expected`` is revoked or the
+    trust list is out of date; ``even_if_outdated`` is for the one call that fetches a new list.
+    Raises those,
+    OwnCertificateUnusable, CertificateRefused (no authority may certify ``expected``) or StateError
+    at once if no call could be made now.
     """
     trust = HeldTrust(state)
 
@@ -63,8 +61,10 @@ def open_channel(
 
     def connect() -> grpc.Channel:
         files = own_tls_files(state)
-        check_own_certificate(state.identity, files, now=utc_now())
-        credentials = grpc.ssl_channel_credentials(files.authorities, files.key, files.certificate)
+        trusted = trust.newest()
+        check_own_certificate(state.identity, files, trusted, now=utc_now())
+        roots = roots_for(trusted, expected)
+        credentials = grpc.ssl_channel_credentials(roots, files.key, files.certificate)
         options: list[tuple[str, int | str]] = [
             *COMMON_OPTIONS,
             ("grpc.ssl_target_name_override", server_name(expected)),

@@ -6,6 +6,7 @@ port of its own, which serves one call: on every other port no call is made with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent import futures
@@ -13,21 +14,25 @@ from typing import cast
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.address import parse_address
 from fedhelp_secure.transport.certificates import (
+    OwnCertificateUnusable,
     TlsFiles,
-    check_own_certificate,
+    load_certificate,
     own_tls_files,
     server_name,
     utc_now,
 )
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
 from fedhelp_secure.transport.server import ListenFailed, RunningServer
+from fedhelp_secure.trust.store import TrustStore
 
 _LOGGER = logging.getLogger(__name__)
 _WORKERS = 16
@@ -61,12 +66,13 @@ def open_join_channel(root: x509.Certificate, address: str, *, expected: Identit
 
 
 def start_join_server(
-    state: StateDirectory, listen: str, root: bytes, *, register: Callable[[grpc.Server], None]
+    state: StateDirectory, listen: str, *, register: Callable[[grpc.Server], None]
 ) -> RunningServer:
     """Serve what ``register`` adds, to anybody, on ``listen`` (``host:port``; 0: any port).
 
-    The registrar's certificate is presented with ``root`` (PEM), whose fingerprint the callers
-    know. Raises AddressMalformed, ListenFailed, StateError or OwnCertificateUnusable.
+    The registrar's certificate is presented with its authority's (see `presented_root`), whose
+    fingerprint the callers know. Raises AddressMalformed, ListenFailed, StateError or
+    OwnCertificateUnusable.
     """
     parse_address(listen, "--join-listen")
     server = grpc.server(
@@ -75,7 +81,7 @@ def start_join_server(
         maximum_concurrent_rpcs=_WORKERS,
     )
     register(server)
-    chain = _Chain(state, root)
+    chain = _Chain(state)
     credentials = grpc.dynamic_ssl_server_credentials(
         chain.first(),
         # None is gRPC's documented way to keep what is in use; its stubs leave it out.
@@ -92,12 +98,27 @@ def start_join_server(
     return RunningServer(server, listen.rpartition(":")[0], port)
 
 
+def presented_root(state: StateDirectory) -> x509.Certificate:
+    """The authority that signed the registrar's present certificate: what a joining party sees.
+
+    While authorities change it may be the older one. Raises OwnCertificateUnusable.
+    """
+    own = load_certificate(own_tls_files(state).certificate)
+    for entry in TrustStore(state).current().authorities:
+        authority = load_certificate(entry.certificate.encode("ascii"))
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+            own.verify_directly_issued_by(authority)
+            return authority
+    raise OwnCertificateUnusable(
+        "the registrar's certificate is by no authority of its trust list; restore its state."
+    )
+
+
 class _Chain:
     """The registrar's certificate and its root, read again before each handshake."""
 
-    def __init__(self, state: StateDirectory, root: bytes) -> None:
+    def __init__(self, state: StateDirectory) -> None:
         self._state = state
-        self._root = root
         self._given = b""
 
     def first(self) -> grpc.ServerCertificateConfiguration:
@@ -113,7 +134,9 @@ class _Chain:
             return None
 
     def _configuration(self, files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-        check_own_certificate(self._state.identity, files, now=utc_now())
+        trusted = TrustStore(self._state).current()
+        check_own_certificate(self._state.identity, files, trusted, now=utc_now())
+        root = presented_root(self._state).public_bytes(serialization.Encoding.PEM)
         self._given = files.certificate
-        chain = files.certificate + self._root
+        chain = files.certificate + root
         return grpc.ssl_server_certificate_configuration([(files.key, chain)])

@@ -1,11 +1,12 @@
 """A gRPC server that speaks mutual TLS and nothing else.
 
 TLS 1.2 is the oldest version (gRPC's own floor); between two of our parties it is 1.3. A client
-without a certificate of the federation's authority does not get past the handshake.
+without a certificate of one of the trust list's authorities does not get past the handshake.
 """
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 import signal
@@ -22,20 +23,19 @@ from fedhelp_secure.errors import ConfigurationError, FedHelpError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.admission import Admission
-from fedhelp_secure.transport.certificates import (
-    TlsFiles,
-    check_own_certificate,
-    own_tls_files,
-    utc_now,
-)
+from fedhelp_secure.transport.certificates import TlsFiles, own_tls_files, utc_now
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.interceptors import AccessInterceptor
 from fedhelp_secure.transport.limits import COMMON_OPTIONS, KEEPALIVE_MILLISECONDS
+from fedhelp_secure.trust.store import TrustStore
 
 __all__ = ["ListenFailed", "RunningServer", "caller", "serve_until_signal", "start_server"]
 
 _LOGGER = logging.getLogger(__name__)
 _LISTEN = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})\Z")
 _GRACE_SECONDS = 5.0
+_CHECKED_EVERY = datetime.timedelta(days=1)
+"""How often a certificate that does not change is looked at, for the warning before its end."""
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *COMMON_OPTIONS,
     # A second server on one port is an error, not a silent sharing of its calls.
@@ -133,11 +133,12 @@ def serve_until_signal(server: RunningServer, ready_file: Path | None) -> None:
 
 
 class _CertificateSource:
-    """The server's certificate, read again when its file changes: renewal needs no restart."""
+    """The server's certificate and authorities, read again when a file changes: no restart."""
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
-        self._seen = 0
+        self._seen = (0, 0)
+        self._checked = utc_now()
 
     def first(self) -> grpc.ServerCertificateConfiguration:
         return self._read()
@@ -145,7 +146,7 @@ class _CertificateSource:
     def newer(self) -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC before each handshake; None keeps what is in use."""
         try:
-            if self._changed() == self._seen:
+            if self._changed() == self._seen and utc_now() < self._checked + _CHECKED_EVERY:
                 return None
             return self._read()
         except (OSError, FedHelpError) as error:
@@ -155,12 +156,14 @@ class _CertificateSource:
     def _read(self) -> grpc.ServerCertificateConfiguration:
         files = own_tls_files(self._state)
         changed = self._changed()
-        check_own_certificate(self._state.identity, files, now=utc_now())
-        self._seen = changed
+        trusted = TrustStore(self._state).current()
+        check_own_certificate(self._state.identity, files, trusted, now=utc_now())
+        self._seen, self._checked = changed, utc_now()
         return _configuration(files)
 
-    def _changed(self) -> int:
-        return self._state.tls_certificate_path.stat().st_mtime_ns
+    def _changed(self) -> tuple[int, int]:
+        certificate, trust = self._state.tls_certificate_path, TrustStore(self._state).path
+        return certificate.stat().st_mtime_ns, trust.stat().st_mtime_ns
 
 
 def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -57,7 +57,7 @@ def test_secrets_and_state_are_for_their_owner_only(finished_demo: FinishedDemo)
         for path in (finished_demo.out / "parties").rglob("*")
         if path.is_file()
         and path.suffix in {".pem", ".bin", ".secret", ".sqlite"}
-        and path.name not in {"certificate.pem", "ca.pem"}
+        and path.name not in {"certificate.pem"}
         and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
     assert not exposed

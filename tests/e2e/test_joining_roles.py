@@ -56,9 +56,7 @@ ROLES = [
 def registrar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateDirectory]:
     state = found_federation(tmp_path_factory.mktemp("r") / "r", "testfed", now=utc_now())
     service = JoiningService(state)
-    served = start_join_server(
-        state, "127.0.0.1:0", state.ca_path.read_bytes(), register=service.register
-    )
+    served = start_join_server(state, "127.0.0.1:0", register=service.register)
     run(f"fedhelp keys policy --state {state.root} --join-address {served.address}")
     yield state
     served.stop()

@@ -1,4 +1,4 @@
-"""Certificates that the product's authority would never issue, signed by its key all the same."""
+"""Certificates that the product's authority would never issue, and other PKIs than its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import TlsFiles, generate_tls_key, load_tls_key
 from fedhelp_secure.trust.store import TrustStore
@@ -27,7 +28,13 @@ class Issuer:
     def of_registrar(cls, registrar: StateDirectory) -> Issuer:
         """The federation's own authority."""
         key = load_tls_key((registrar.role_directory() / "ca-key.pem").read_bytes())
-        return cls(x509.load_pem_x509_certificate(registrar.ca_path.read_bytes()), key)
+        return cls(CertificateAuthority.open(registrar).certificate, key)
+
+
+def authorities_pem(state: StateDirectory) -> bytes:
+    """The certificates of all authorities that ``state`` trusts."""
+    trusted = TrustStore(state).current()
+    return "".join(entry.certificate for entry in trusted.authorities).encode("ascii")
 
 
 def install(state: StateDirectory, files: TlsFiles, *, registrar: StateDirectory) -> None:
@@ -35,7 +42,6 @@ def install(state: StateDirectory, files: TlsFiles, *, registrar: StateDirectory
     for path, data in (
         (state.tls_key_path, files.key),
         (state.tls_certificate_path, files.certificate),
-        (state.ca_path, files.authorities),
         (state.governance_key_path, registrar.governance_key_path.read_bytes()),
         (TrustStore(state).path, TrustStore(registrar).path.read_bytes()),
     ):
@@ -50,9 +56,15 @@ def forge(
     not_after: datetime.datetime,
     authorities: bytes = b"",
 ) -> TlsFiles:
-    """A certificate with ``names`` for a new key, by ``issuer`` (None: signed by itself)."""
+    """A certificate with ``names`` for a new key, by ``issuer`` (None: signed by itself).
+
+    Its key usages are those of a party's certificate.
+    """
     pem = generate_tls_key()
     key = load_tls_key(pem)
+    signing = (key if issuer is None else issuer.key).public_key()
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing)
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged")])
     builder = (
         x509.CertificateBuilder()
@@ -62,8 +74,26 @@ def forge(
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
+        .add_extension(identifier, critical=False)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     certificate = builder.sign(key if issuer is None else issuer.key, hashes.SHA256())
     return TlsFiles(pem, certificate.public_bytes(serialization.Encoding.PEM), authorities)
+
+
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Of an authority, or of a party."""
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

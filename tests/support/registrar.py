@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.certificates import authorities_pem
+
 from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_keys.registrar.invitations import Invitations
 from fedhelp_keys.registrar.policy import RegistrarPolicy
@@ -38,7 +40,7 @@ class ServedRegistrar:
     @property
     def fingerprint(self) -> str:
         """Of its root."""
-        return fingerprint(load_certificate(self.state.ca_path.read_bytes()))
+        return fingerprint(load_certificate(authorities_pem(self.state)))
 
     @property
     def log(self) -> str:

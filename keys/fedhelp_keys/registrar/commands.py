@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedhelp_keys.registrar import authority_commands
+from fedhelp_keys.registrar.authority_commands import read_file as _read
 from fedhelp_keys.registrar.invitation_commands import add_invitation_commands
 from fedhelp_keys.registrar.trust_commands import TrustListSeconds, revocations, revoke, trust
-from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.state import SignerUse, StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Role
 
@@ -23,18 +24,13 @@ app = typer.Typer(
     help="Be the registrar: found a federation, enrol its parties, make its charters.",
     no_args_is_help=True,
 )
+app.add_typer(authority_commands.app)
 
 add_invitation_commands(app)
 for command in (revoke, revocations, trust):
     app.command()(command)
 
 _State = Annotated[Path, typer.Option("--state", help="The registrar's state directory.")]
-
-
-class FileUnreadable(ConfigurationError):
-    """A file named on the command line cannot be read."""
-
-    code = "file-unreadable"
 
 
 @app.command()
@@ -44,9 +40,17 @@ def init(
     certificate_hours: Annotated[
         int | None, typer.Option(help="How long certificates live: 24 to 720 hours; else 720.")
     ] = None,
+    ca_certificate: Annotated[
+        Path | None, typer.Option(help="PEM of an authority to use instead of a new root.")
+    ] = None,
     trust_list_seconds: TrustListSeconds = 24 * 3600,
     ca_key: Annotated[
-        str, typer.Option(metavar="URI", help="Where the root's key is: file: or pkcs11:...")
+        str,
+        typer.Option(
+            metavar="URI",
+            help="Where the authority's key is: file: or pkcs11:...; with --ca-certificate also a "
+            "file to copy into the state.",
+        ),
     ] = "file:",
     governance_key: Annotated[
         str, typer.Option(metavar="URI", help="Where the governance key is: file: or pkcs11:...")
@@ -59,12 +63,13 @@ def init(
     from fedhelp_secure.transport.certificates import utc_now
 
     policy = RegistrarPolicy().changed(certificate_hours=certificate_hours)
-    signers = {SignerUse.AUTHORITY: ca_key, SignerUse.SIGNING: governance_key}
+    signers = {SignerUse.SIGNING: governance_key}
     registrar = found_federation(
         state,
         federation,
         now=utc_now(),
         policy=policy,
+        authority=authority_commands.read_founding(ca_certificate, ca_key) or ca_key,
         signers=signers,
         trust_list_seconds=trust_list_seconds,
     )
@@ -82,6 +87,9 @@ def enrol(
     group: Annotated[
         Literal["large", "small"] | None, typer.Option(help="Of a hospital; only for hospitals.")
     ] = None,
+    own_certificate: Annotated[
+        bool, typer.Option(help="Another authority of the trust list certifies it.")
+    ] = False,
 ) -> None:
     """Enrol the party that made REQUEST and write the bundle it installs."""
     from fedhelp_keys.registrar.registry import enrol as enrol_party
@@ -91,7 +99,9 @@ def enrol(
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     envelope = _read(request)
     _print_signers(registrar)
-    bundle = enrol_party(registrar, envelope, group=group, now=utc_now())
+    bundle = enrol_party(
+        registrar, envelope, group=group, now=utc_now(), own_certificate=own_certificate
+    )
     write_atomically(out, bundle, mode=0o644)
     opened = open_request(envelope)
     _console().print(f"{opened.identity} is enrolled; request digest {opened.digest}.")
@@ -163,8 +173,13 @@ def serve(
 
 
 def _print_signers(registrar: StateDirectory) -> None:
+    from fedhelp_keys.registrar.generations import generations_of
+
     encrypted = "encrypted" if registrar.secrets.is_encrypted else "not encrypted"
-    _console().print(f"Keys at rest: {encrypted}; {registrar.signers_in_use()}.")
+    authorities = ", ".join(entry.signer for entry in generations_of(registrar))
+    _console().print(
+        f"Keys at rest: {encrypted}; {registrar.signers_in_use()}; authority key {authorities}."
+    )
 
 
 def _print_explanation(charter: Charter) -> None:
@@ -174,13 +189,6 @@ def _print_explanation(charter: Charter) -> None:
     for line in explain(charter):
         table.add_row(line.quantity, line.value, line.condition)
     _console().print(table)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileUnreadable(f"{path} cannot be read; check the path.") from error
 
 
 def _console() -> Console:

@@ -47,7 +47,6 @@ def invite(
     """Print the one line with which a party joins. It works once; hand it over like a password."""
     import datetime
 
-    from fedhelp_keys.registrar.ca import CertificateAuthority
     from fedhelp_keys.registrar.invitations import (
         InvitationRefused,
         Invitations,
@@ -56,7 +55,8 @@ def invite(
     from fedhelp_keys.registrar.policy import load_policy
     from fedhelp_keys.registrar.registry import check_invitable
     from fedhelp_secure.enrolment.joining import fingerprint
-    from fedhelp_secure.transport.certificates import load_certificate, utc_now
+    from fedhelp_secure.transport.certificates import utc_now
+    from fedhelp_secure.transport.joining import presented_root
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     address = load_policy(registrar).changed(join_address=join_address).join_address
@@ -66,7 +66,7 @@ def invite(
         )
     identity = invited_identity(registrar.identity.federation, role, name, group)
     check_invitable(registrar, identity, group)
-    root = fingerprint(load_certificate(CertificateAuthority.open(registrar).root_pem))
+    root = fingerprint(presented_root(registrar))
     valid = datetime.timedelta(hours=valid_hours)
     token = Invitations(registrar).invite(identity, group, now=utc_now(), valid=valid)
     # typer.echo and not the console: a line to paste is never folded.

@@ -53,6 +53,8 @@ class Member(_Document):
     """Of a decryptor's public CKKS context; None for every other role."""
     enrolled: str
     """When, UTC, RFC 3339."""
+    own_certificate: bool = False
+    """Whether another authority certifies it, so that the registrar never does."""
 
     def same_keys(self, other: Member) -> bool:
         """Whether both are one party with one set of keys, whenever it was enrolled."""
@@ -134,25 +136,41 @@ class Registry:
 
 
 def enrol(
-    state: StateDirectory, envelope: bytes, *, group: Group | None, now: datetime.datetime
+    state: StateDirectory,
+    envelope: bytes,
+    *,
+    group: Group | None,
+    now: datetime.datetime,
+    own_certificate: bool = False,
 ) -> bytes:
     """Enrol the party whose request file is ``envelope``; returns its bundle file.
 
+    With ``own_certificate`` the bundle has none: another authority of the trust list certifies it.
     The same request again gives a new certificate for the same keys, which is also the way back for
     a party whose certificate has expired. Raises EnrolmentRefused, Revoked, MalformedMessage,
     SignatureRefused or CertificateRequestRefused, and then changes nothing.
     """
     request = open_request(envelope)
-    check_admissible(state, request, group)
+    check_admissible(state, request, group, own_certificate=own_certificate)
     key = certificates.open_request(request.certificate_request, request.identity)
+    member = _member(request, group, now, own_certificate=own_certificate)
+    certificate = None
     with standing(state, request.identity):
-        Registry(state).add(_member(request, group, now))
-        issued = CertificateAuthority.open(state).issue(request.identity, key, now=now)
+        Registry(state).add(member)
+        if not own_certificate:
+            authority = CertificateAuthority.open(state, now=now)
+            certificate = authority.issue(request.identity, key, now=now)
     trusted = issue_trust_list(state, now=now)
-    return sign_bundle(request, issued, trusted, state.signing_key())
+    return sign_bundle(request, certificate, trusted, state.signing_key())
 
 
-def check_admissible(state: StateDirectory, request: EnrolmentRequest, group: Group | None) -> None:
+def check_admissible(
+    state: StateDirectory,
+    request: EnrolmentRequest,
+    group: Group | None,
+    *,
+    own_certificate: bool = False,
+) -> None:
     """Raises EnrolmentRefused, or Revoked, if `enrol` would; changes nothing."""
     if request.identity.federation != state.identity.federation:
         raise EnrolmentRefused(
@@ -166,7 +184,8 @@ def check_admissible(state: StateDirectory, request: EnrolmentRequest, group: Gr
             "give --group large or --group small for a hospital, and no group for another role."
         )
     check_not_revoked(TrustStore(state).current(), request.identity)
-    Registry(state).check(_member(request, group, certificates.utc_now()))
+    now = certificates.utc_now()
+    Registry(state).check(_member(request, group, now, own_certificate=own_certificate))
 
 
 def check_invitable(state: StateDirectory, identity: Identity, group: Group | None) -> None:
@@ -183,7 +202,13 @@ def check_invitable(state: StateDirectory, identity: Identity, group: Group | No
         )
 
 
-def _member(request: EnrolmentRequest, group: Group | None, now: datetime.datetime) -> Member:
+def _member(
+    request: EnrolmentRequest,
+    group: Group | None,
+    now: datetime.datetime,
+    *,
+    own_certificate: bool,
+) -> Member:
     return Member(
         role=request.identity.role.value,
         name=request.identity.name,
@@ -192,4 +217,5 @@ def _member(request: EnrolmentRequest, group: Group | None, now: datetime.dateti
         sealing_key=request.sealing_key.to_base64(),
         context_digest=request.context_digest,
         enrolled=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        own_certificate=own_certificate,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fedhelp_keys.registrar.ca import CertificateAuthority, renew_own_certificate
+from fedhelp_keys.registrar.ca import renew_own_certificate
 from fedhelp_keys.registrar.joining import JoiningService
 from fedhelp_keys.registrar.service import EnrolmentService
 from fedhelp_keys.registrar.trust import keep_issued
@@ -39,9 +39,8 @@ def serve_registrar(
         server = start_server(state, listen, register=service.register)
         running.callback(server.stop)
         if join_listen is not None:
-            root = CertificateAuthority.open(state).root_pem
             register = JoiningService(state).register
-            joining = start_join_server(state, join_listen, root, register=register)
+            joining = start_join_server(state, join_listen, register=register)
             running.callback(joining.stop)
             typer.echo(f"{state.identity} lets parties join at {joining.address}.")
             if join_ready_file is not None:

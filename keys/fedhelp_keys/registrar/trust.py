@@ -157,6 +157,16 @@ def set_maximum_age(state: StateDirectory, seconds: int, *, now: datetime.dateti
     return _change(state, aged, now)
 
 
+def change_authorities(
+    state: StateDirectory,
+    make: Callable[[tuple[Authority, ...]], tuple[Authority, ...]],
+    *,
+    now: datetime.datetime,
+) -> TrustList:
+    """The list with the authorities that ``make`` gives of the present ones; the state keeps it."""
+    return _change(state, lambda held: _changed(held, authorities=make(held.authorities)), now)
+
+
 @contextlib.contextmanager
 def standing(state: StateDirectory, identity: Identity) -> Iterator[None]:
     """Within it ``identity`` is not revoked and is not being revoked: certify it there.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,11 @@ from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.errors import FedHelpError, MalformedMessage
 from fedhelp_secure.signing import SigningKey, peek_document
 from fedhelp_secure.state import StateDirectory, StateError
-from fedhelp_secure.transport.certificates import check_own_certificate, own_tls_files, utc_now
+from fedhelp_secure.transport.certificates import own_tls_files, utc_now
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore
+from fedhelp_secure.trust.trust_list import KIND as TRUST_LIST
 
 HOSPITAL = Identity("testfed", Role.HOSPITAL, "large-1")
 
@@ -55,7 +59,8 @@ def test_a_bundle_makes_an_enrolled_party(
     envelope = _bundle(state, registrar)
     trusted = install_bundle(state, envelope, now=utc_now())
     assert trusted == registrar.signing_key().public == state.governance_key()
-    check_own_certificate(HOSPITAL, own_tls_files(state), now=utc_now())
+    held = TrustStore(state).current()
+    check_own_certificate(HOSPITAL, own_tls_files(state), held, now=utc_now())
     assert b"PRIVATE" not in envelope
     # Installing it again changes nothing.
     before = _files(state)
@@ -118,18 +123,22 @@ def test_an_expired_bundle_is_refused(
     assert _files(state) == before
 
 
+def _trust_list(document: dict[str, object]) -> dict[str, Any]:
+    return peek_document(TRUST_LIST, str(document["trust_list"]).encode())
+
+
 Change = Callable[[dict[str, object]], object]
 CHANGES: dict[str, Change] = {
     "a version to come": lambda document: document.update(version=2),
     "an entry too many": lambda document: document.update(x=1),
     "an entry missing": lambda document: document.pop("certificate"),
     "no certificate": lambda document: document.update(certificate=""),
-    "no authority": lambda document: document.update(ca_certificates=""),
+    "no trust list": lambda document: document.update(trust_list=""),
     "another governance key": lambda document: document.update(
         governance_key=SigningKey.generate().public.to_base64()
     ),
     "the authority as the certificate": lambda document: document.update(
-        certificate=document["ca_certificates"]
+        certificate=_trust_list(document)["authorities"][0]["certificate"]
     ),
 }
 

@@ -16,16 +16,17 @@ from fedhelp_secure.enrolment.renewal import renew
 from fedhelp_secure.errors import UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
     generate_tls_key,
     load_tls_key,
     own_tls_files,
     replace_tls_pair,
     utc_now,
 )
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.client import PeerNotAuthenticated, PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import RunningServer, start_server
+from fedhelp_secure.trust.store import TrustStore
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,8 @@ def test_a_renewed_party_has_a_new_key_and_can_renew_again(
     assert after.key != before.key
     assert after.certificate != before.certificate
     assert after.authorities == before.authorities
-    check_own_certificate(state.identity, after, now=utc_now())
+    check_own_certificate(state.identity, after, TrustStore(state).current(), now=utc_now())
     assert sorted(path.name for path in state.tls_key_path.parent.iterdir()) == [
-        "ca.pem",
         "certificate.pem",
         "key.pem",
     ]

@@ -12,7 +12,7 @@ from typing import Protocol
 import grpc
 import pytest
 from cryptography import x509
-from support.certificates import Issuer, forge
+from support.certificates import Issuer, authorities_pem, forge
 from support.federation import FEDERATION, Federation
 from support.services import (
     call_contribute,
@@ -119,7 +119,7 @@ def test_a_call_outlives_the_certificate_it_was_made_with_but_not_a_new_list(
         issuer=Issuer.of_registrar(world.registrar),
         not_before=end - datetime.timedelta(days=1),
         not_after=end,
-        authorities=world.registrar.ca_path.read_bytes(),
+        authorities=authorities_pem(world.registrar),
     )
     credentials = grpc.ssl_channel_credentials(forged.authorities, forged.key, forged.certificate)
     options = [("grpc.ssl_target_name_override", server_name(AGGREGATOR))]

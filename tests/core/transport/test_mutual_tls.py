@@ -100,7 +100,7 @@ def expired(federation: Federation, _foreign: StateDirectory) -> TlsFiles:
     authority = CertificateAuthority.open(federation.state("registrar"))
     key = load_tls_key(files.key).public_key()
     issued = authority.issue(HOSPITAL, key, now=utc_now() - 31 * DAY)
-    return TlsFiles(files.key, issued.certificate, files.authorities)
+    return TlsFiles(files.key, issued, files.authorities)
 
 
 def not_yet_valid(federation: Federation, _foreign: StateDirectory) -> TlsFiles:
@@ -108,14 +108,14 @@ def not_yet_valid(federation: Federation, _foreign: StateDirectory) -> TlsFiles:
     authority = CertificateAuthority.open(federation.state("registrar"))
     key = load_tls_key(files.key).public_key()
     issued = authority.issue(HOSPITAL, key, now=utc_now() + DAY)
-    return TlsFiles(files.key, issued.certificate, files.authorities)
+    return TlsFiles(files.key, issued, files.authorities)
 
 
 def foreign_authority(_federation: Federation, foreign: StateDirectory) -> TlsFiles:
     files = own_tls_files(foreign)
     key = load_tls_key(files.key).public_key()
     issued = CertificateAuthority.open(foreign).issue(HOSPITAL, key, now=utc_now())
-    return TlsFiles(files.key, issued.certificate, files.authorities)
+    return TlsFiles(files.key, issued, files.authorities)
 
 
 def self_signed(_federation: Federation, _foreign: StateDirectory) -> TlsFiles:
@@ -145,7 +145,7 @@ def test_a_bad_client_certificate_does_not_pass_the_handshake(
     served: RunningServer,
     make: Callable[[Federation, StateDirectory], TlsFiles | None],
 ) -> None:
-    authorities = federation.state("large-1").ca_path.read_bytes()
+    authorities = own_tls_files(federation.state("large-1")).authorities
     with pytest.raises(UnavailablePeer, match="does not accept this party's certificate"):
         raw_call(served, make(federation, foreign), authorities)
 
@@ -173,7 +173,7 @@ def test_a_certificate_that_names_nobody_beyond_doubt_is_refused(
     issuer, now = Issuer.of_registrar(federation.state("registrar")), utc_now()
     files = forge(names, issuer=issuer, not_before=now - DAY, not_after=now + DAY)
     with pytest.raises(PeerRefused, match=sentence) as refused:
-        raw_call(served, files, federation.state("large-1").ca_path.read_bytes())
+        raw_call(served, files, own_tls_files(federation.state("large-1")).authorities)
     assert refused.value.code == "caller-not-authenticated"
 
 
@@ -184,7 +184,7 @@ def test_a_party_of_another_federation_is_refused_though_our_authority_signed_it
     names = [uri("spiffe://otherfed/hospital/large-1")]
     files = forge(names, issuer=issuer, not_before=now - DAY, not_after=now + DAY)
     with pytest.raises(PeerRefused, match="serves another federation") as refused:
-        raw_call(served, files, federation.state("large-1").ca_path.read_bytes())
+        raw_call(served, files, own_tls_files(federation.state("large-1")).authorities)
     assert refused.value.code == "access"
 
 
@@ -193,7 +193,7 @@ def test_a_connection_does_not_outlive_its_certificate(
 ) -> None:
     issuer, end = Issuer.of_registrar(federation.state("registrar")), utc_now() + 3 * SECOND
     files = forge([uri(HOSPITAL.uri)], issuer=issuer, not_before=end - DAY, not_after=end)
-    authorities = federation.state("large-1").ca_path.read_bytes()
+    authorities = own_tls_files(federation.state("large-1")).authorities
     credentials = grpc.ssl_channel_credentials(authorities, files.key, files.certificate)
     with grpc.secure_channel(served.address, credentials, options=OTHER_CHANNEL) as channel:
         assert call_get_charter(channel) == HOSPITAL.uri.encode()
@@ -246,7 +246,7 @@ def test_a_server_of_a_foreign_authority_is_not_believed(
     issued = CertificateAuthority.open(foreign).issue(
         AGGREGATOR, load_tls_key(files.key).public_key(), now=utc_now()
     )
-    own = TlsFiles(files.key, issued.certificate, issued.ca_certificates)
+    own = TlsFiles(files.key, issued, files.authorities)
     install(impostor, own, registrar=foreign)
     server = start_server(impostor, "127.0.0.1:0", register=register(lambda _: b""))
     try:
@@ -268,16 +268,16 @@ def test_our_own_expired_certificate_is_named_before_anyone_is_called(
     files = expired(federation, foreign)
     state = StateDirectory.create(tmp_path / "hospital", HOSPITAL)
     install(state, files, registrar=federation.state("registrar"))
-    with pytest.raises(OwnCertificateUnusable, match="expired or is not valid yet"):
+    with pytest.raises(OwnCertificateUnusable, match="a certificate has expired"):
         open_channel(state, "127.0.0.1:1", expected=AGGREGATOR)
-    with pytest.raises(OwnCertificateUnusable, match="expired or is not valid yet"):
+    with pytest.raises(OwnCertificateUnusable, match="a certificate has expired"):
         start_server(state, "127.0.0.1:0", register=register(lambda _: b""))
 
 
 def handshake(served: RunningServer, state: StateDirectory, version: ssl.TLSVersion) -> bytes:
     """Shake hands with exactly this version of TLS; the server's first HTTP/2 frame."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(state.ca_path)
+    context.load_verify_locations(cadata=own_tls_files(state).authorities.decode())
     context.load_cert_chain(state.tls_certificate_path, state.tls_key_path)
     context.set_alpn_protocols(["h2"])
     # So that it is the server that refuses old versions, not this client's own library.

@@ -24,6 +24,7 @@ from fedhelp_secure.transport.certificates import (
     generate_tls_key,
     load_certificate,
     load_tls_key,
+    own_tls_files,
     replace_tls_pair,
     utc_now,
 )
@@ -146,10 +147,10 @@ def test_a_running_server_takes_a_renewed_certificate(
         # A certificate that is not this party's is not taken.
         os.utime(state.tls_certificate_path, ns=(1, 1))
         good = state.tls_certificate_path.read_bytes()
-        state.tls_certificate_path.write_bytes(issued.certificate)
+        state.tls_certificate_path.write_bytes(issued)
         assert _presented_serial(federation, server.port) == before
         state.tls_certificate_path.write_bytes(good)
-        replace_tls_pair(state, key, issued.certificate)
+        replace_tls_pair(state, key, issued)
         assert _presented_serial(federation, server.port) == _own_serial(state.tls_certificate_path)
         with open_channel(
             federation.state("large-1"), server.address, expected=identity
@@ -166,7 +167,7 @@ def _own_serial(path: Path) -> int:
 def _presented_serial(federation: Federation, port: int) -> int:
     state = federation.state("large-1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(state.ca_path)
+    context.load_verify_locations(cadata=own_tls_files(state).authorities.decode())
     context.load_cert_chain(state.tls_certificate_path, state.tls_key_path)
     context.set_alpn_protocols(["h2"])
     name = "renewing.aggregator.testfed.fedhelp.internal"

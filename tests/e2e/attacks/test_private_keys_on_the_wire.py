@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.certificates import authorities_pem
 from support.registrar import ServedRegistrar, fedhelp, running_registrar
 from support.tls_relay import tls_relay
 
@@ -92,7 +93,7 @@ def test_no_private_key_leaves_a_party_or_the_registrar(
 ) -> None:
     own = registrar.state
     chain = tmp_path / "chain.pem"
-    chain.write_bytes(own.tls_certificate_path.read_bytes() + own.ca_path.read_bytes())
+    chain.write_bytes(own.tls_certificate_path.read_bytes() + authorities_pem(own))
     token = registrar.invite("party", role).text
     root = tmp_path / "party"
     with tls_relay(chain, own.tls_key_path, registrar.join_address) as joined:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 from cryptography import x509
-from support.certificates import Issuer, forge
+from support.certificates import Issuer, authorities_pem, forge
 from support.registrar import ServedRegistrar, running_registrar
 
 from fedhelp_keys.registrar.ca import CertificateAuthority, found_federation
@@ -55,7 +55,7 @@ def hospital(
 def connect(registrar: ServedRegistrar, files: TlsFiles | None, address: str) -> grpc.Channel:
     """An attacker's channel: it checks the server, and says of itself what it likes."""
     credentials = grpc.ssl_channel_credentials(
-        registrar.state.ca_path.read_bytes(),
+        authorities_pem(registrar.state),
         None if files is None else files.key,
         None if files is None else files.certificate,
     )

@@ -135,12 +135,12 @@ def test_a_running_party_keeps_to_what_it_knows(lie: tuple[Deployment, LyingRegi
 def test_an_old_bundle_is_refused(lie: tuple[Deployment, LyingRegistrar]) -> None:
     deployment, _ = lie
     unmasker = deployment.federation.state(Role.UNMASKER)
-    files = [held(unmasker), unmasker.ca_path.read_bytes()]
+    files = [held(unmasker), unmasker.tls_certificate_path.read_bytes()]
     bundle = deployment.directory / "old-bundle.json"
     done = run("enrol", "install", str(bundle), "--state", str(unmasker.root))
     assert done.returncode == 1
     assert "is older than the one held here" in done.stderr
-    assert files == [held(unmasker), unmasker.ca_path.read_bytes()]
+    assert files == [held(unmasker), unmasker.tls_certificate_path.read_bytes()]
 
 
 def test_an_older_file_in_its_place_changes_nothing_while_the_party_runs(

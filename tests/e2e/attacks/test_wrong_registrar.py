@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.certificates import authorities_pem
 from support.registrar import ServedRegistrar, running_registrar
 from support.tls_relay import tls_relay
 
@@ -38,16 +39,16 @@ def impostor(tmp_path_factory: pytest.TempPathFactory) -> StateDirectory:
     return found_federation(tmp_path_factory.mktemp("impostor") / "r", "testfed", now=utc_now())
 
 
-def chain(tmp_path: Path, *parts: Path) -> Path:
+def chain(tmp_path: Path, leaf: Path, *roots: StateDirectory) -> Path:
     path = tmp_path / "chain.pem"
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    path.write_bytes(leaf.read_bytes() + b"".join(authorities_pem(root) for root in roots))
     return path
 
 
 def test_an_impostor_with_another_root_gets_a_handshake_and_nothing_else(
     registrar: ServedRegistrar, token: str, impostor: StateDirectory, tmp_path: Path
 ) -> None:
-    shown = chain(tmp_path, impostor.tls_certificate_path, impostor.ca_path)
+    shown = chain(tmp_path, impostor.tls_certificate_path, impostor)
     with tls_relay(shown, impostor.tls_key_path, None) as capture:
         done = registrar.enrol(token, tmp_path / "state", address=capture.address)
     assert done.returncode == 1
@@ -63,9 +64,7 @@ def test_a_man_in_the_middle_who_shows_the_right_root_gets_no_token(
 ) -> None:
     # Its chain ends in the real root, which anybody can see; or it lets the first connection
     # through to the real registrar, and takes the second for itself.
-    shown = chain(
-        tmp_path, impostor.tls_certificate_path, impostor.ca_path, registrar.state.ca_path
-    )
+    shown = chain(tmp_path, impostor.tls_certificate_path, impostor, registrar.state)
     with tls_relay(shown, impostor.tls_key_path, registrar.join_address) as capture:
         capture.hijack_from = passed
         done = registrar.enrol(token, tmp_path / "state", address=capture.address)
@@ -85,7 +84,7 @@ def test_another_enrolled_party_is_no_registrar(
     joined = registrar.enrol(insider, tmp_path / "broker", group="broker")
     assert joined.returncode == 0, joined.stderr
     state = StateDirectory.open(tmp_path / "broker")
-    shown = chain(tmp_path, state.tls_certificate_path, state.ca_path)
+    shown = chain(tmp_path, state.tls_certificate_path, state)
     with tls_relay(shown, state.tls_key_path, registrar.join_address) as capture:
         done = registrar.enrol(token, tmp_path / "state", address=capture.address)
     assert done.returncode == 1
@@ -120,7 +119,7 @@ def test_the_registrar_with_its_own_key_would_have_seen_it(
     registrar: ServedRegistrar, token: str, tmp_path: Path
 ) -> None:
     # So that the tests above can fail: the same relay, with the one key that may end TLS here.
-    shown = chain(tmp_path, registrar.state.tls_certificate_path, registrar.state.ca_path)
+    shown = chain(tmp_path, registrar.state.tls_certificate_path, registrar.state)
     with tls_relay(shown, registrar.state.tls_key_path, registrar.join_address) as capture:
         done = registrar.enrol(token, tmp_path / "state", address=capture.address)
     assert done.returncode == 0, done.stderr

@@ -19,14 +19,15 @@ from fedhelp_secure.enrolment.lifetimes import BACKDATING, DEFAULT_LIFETIME
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
     identity_of,
     load_certificate,
     own_tls_files,
     server_name,
     utc_now,
 )
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore
 
 HOSPITAL = Identity("testfed", Role.HOSPITAL, "large-1")
 NOW = utc_now()
@@ -41,7 +42,7 @@ def registrar(tmp_path_factory: pytest.TempPathFactory) -> StateDirectory:
 def issued(registrar: StateDirectory) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     files = CertificateAuthority.open(registrar).issue(HOSPITAL, key, now=NOW)
-    return load_certificate(files.certificate)
+    return load_certificate(files)
 
 
 def test_a_certificate_lives_thirty_days_and_forgives_slow_clocks(
@@ -78,7 +79,7 @@ def test_a_certificate_is_a_leaf_for_both_ends_of_tls(issued: x509.Certificate) 
 def test_another_implementation_verifies_the_chain(
     registrar: StateDirectory, issued: x509.Certificate
 ) -> None:
-    root = load_certificate(registrar.ca_path.read_bytes())
+    root = CertificateAuthority.open(registrar).certificate
     builder = PolicyBuilder().store(Store([root])).time(NOW.replace(tzinfo=None))
     server = builder.build_server_verifier(x509.DNSName(server_name(HOSPITAL)))
     assert server.verify(issued, []) == [issued, root]
@@ -86,25 +87,24 @@ def test_another_implementation_verifies_the_chain(
 
 
 def test_a_certificate_does_not_outlive_the_root(registrar: StateDirectory) -> None:
-    root = load_certificate(registrar.ca_path.read_bytes())
+    root = CertificateAuthority.open(registrar).certificate
     late = root.not_valid_after_utc - datetime.timedelta(days=3)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     files = CertificateAuthority.open(registrar).issue(HOSPITAL, key, now=late)
-    assert load_certificate(files.certificate).not_valid_after_utc == root.not_valid_after_utc
+    assert load_certificate(files).not_valid_after_utc == root.not_valid_after_utc
 
 
 def test_serial_numbers_differ(registrar: StateDirectory) -> None:
     authority = CertificateAuthority.open(registrar)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     serials = {
-        load_certificate(authority.issue(HOSPITAL, key, now=NOW).certificate).serial_number
-        for _ in range(5)
+        load_certificate(authority.issue(HOSPITAL, key, now=NOW)).serial_number for _ in range(5)
     }
     assert len(serials) == 5
 
 
 def test_the_root_signs_leaves_only(registrar: StateDirectory) -> None:
-    root = load_certificate(registrar.ca_path.read_bytes())
+    root = CertificateAuthority.open(registrar).certificate
     constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
     root.verify_directly_issued_by(root)
@@ -113,12 +113,13 @@ def test_the_root_signs_leaves_only(registrar: StateDirectory) -> None:
 def test_the_registrar_can_serve_and_trusts_itself(registrar: StateDirectory) -> None:
     identity = Identity("testfed", Role.REGISTRAR, "registrar")
     assert registrar.identity == identity
-    check_own_certificate(identity, own_tls_files(registrar), now=NOW)
+    trusted = TrustStore(registrar).current()
+    check_own_certificate(identity, own_tls_files(registrar), trusted, now=NOW)
     assert registrar.governance_key() == registrar.signing_key().public
     later = NOW + datetime.timedelta(days=29)
     renew_own_certificate(registrar, now=later)
     check_own_certificate(
-        identity, own_tls_files(registrar), now=later + datetime.timedelta(days=29)
+        identity, own_tls_files(registrar), trusted, now=later + datetime.timedelta(days=29)
     )
 
 
@@ -129,10 +130,10 @@ def test_secrets_are_the_owners_alone(registrar: StateDirectory) -> None:
 
 
 def test_a_federation_is_not_founded_over_another(registrar: StateDirectory) -> None:
-    before = registrar.ca_path.read_bytes()
+    before = CertificateAuthority.open(registrar).root_pem
     with pytest.raises(StateError, match="already holds an identity"):
         found_federation(registrar.root, "second", now=NOW)
-    assert registrar.ca_path.read_bytes() == before
+    assert CertificateAuthority.open(registrar).root_pem == before
 
 
 @pytest.mark.parametrize("name", ["", "Test", "a.b", "../x", "-a", "a" * 64])

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from support.certificates import authorities_pem
 
 import fedhelp_secure.wire.v1
 from fedhelp_keys.registrar import joining
@@ -65,21 +66,20 @@ def served(registrar: StateDirectory) -> Iterator[RunningServer]:
 
 def start(registrar: StateDirectory, listen: str) -> RunningServer:
     """The registrar's join port, as ``fedhelp keys serve`` opens it."""
-    root = registrar.ca_path.read_bytes()
-    return start_join_server(registrar, listen, root, register=JoiningService(registrar).register)
+    return start_join_server(registrar, listen, register=JoiningService(registrar).register)
 
 
 @pytest.fixture
 def channel(registrar: StateDirectory, served: RunningServer) -> Iterator[grpc.Channel]:
     """As an attacker's: without certificate, and without our client's checks."""
     options = [("grpc.ssl_target_name_override", server_name(registrar.identity))]
-    credentials = grpc.ssl_channel_credentials(registrar.ca_path.read_bytes())
+    credentials = grpc.ssl_channel_credentials(authorities_pem(registrar))
     with grpc.secure_channel(served.address, credentials, options=options) as opened:
         yield opened
 
 
 def root_fingerprint(registrar: StateDirectory) -> str:
-    return fingerprint(load_certificate(registrar.ca_path.read_bytes()))
+    return fingerprint(load_certificate(authorities_pem(registrar)))
 
 
 def invited(registrar: StateDirectory) -> str:
@@ -267,7 +267,7 @@ def test_a_bundle_of_another_root_is_not_installed(
     other = found_federation(tmp_path / "other", "testfed", now=utc_now())
     state = StateDirectory.create(tmp_path / "state", HOSPITAL)
     bundle = enrol(other, make_request(state), group="small", now=utc_now())
-    root = load_certificate(registrar.ca_path.read_bytes())
+    root = load_certificate(authorities_pem(registrar))
     with pytest.raises(BundleRefused, match="whose root was pinned"):
         install_bundle(state, bundle, now=utc_now(), root=root)
     assert not state.tls_certificate_path.exists()

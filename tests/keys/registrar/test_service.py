@@ -15,6 +15,7 @@ from fedhelp_secure.transport.certificates import (
     load_certificate,
     load_tls_key,
     make_request,
+    own_tls_files,
 )
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
@@ -51,7 +52,7 @@ def renew(channel: grpc.Channel, request: bytes) -> bytes:
 def test_the_trust_bundle_is_the_federations(federation: Federation, channel: grpc.Channel) -> None:
     stub = enrolment_pb2_grpc.EnrolmentStub(channel)
     bundle = stub.GetTrustBundle(enrolment_pb2.GetTrustBundleRequest(), timeout=10)
-    assert bundle.ca_certificates == federation.state("small-1").ca_path.read_bytes()
+    assert bundle.ca_certificates == own_tls_files(federation.state("small-1")).authorities
     assert bundle.governance_key == federation.governance_key.public.raw
 
 
