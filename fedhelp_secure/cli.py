@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from fedhelp_secure.errors import FedHelpError, InternalError
+from fedhelp_secure.logs import configure_logging, one_line
 
 ENTRY_POINT_GROUP = "fedhelp.commands"
 
@@ -48,11 +49,12 @@ def build(arguments: list[str]) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a FedHelpError becomes its sentence and exit status 1."""
+    configure_logging()
     try:
         build(sys.argv[1:])()
     except FedHelpError as error:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
-            f"fedhelp: {error}"
+            f"fedhelp: {one_line(str(error))}"
         )
         sys.exit(1)
 

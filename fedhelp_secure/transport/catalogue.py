@@ -21,6 +21,7 @@ from fedhelp_secure.errors import (
     UnavailablePeer,
 )
 from fedhelp_secure.transport.access import AccessRefused, CallerNotAuthenticated
+from fedhelp_secure.transport.rates import RateLimited
 
 CODE_KEY = "fedhelp-code"
 """The trailing metadata entry that carries the code."""
@@ -43,6 +44,7 @@ _STATUS: Mapping[type[FedHelpError], grpc.StatusCode] = MappingProxyType(
     {
         CallerNotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
         AccessRefused: grpc.StatusCode.PERMISSION_DENIED,
+        RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
         UnavailablePeer: grpc.StatusCode.UNAVAILABLE,
         PeerError: grpc.StatusCode.INVALID_ARGUMENT,
         PolicyError: grpc.StatusCode.FAILED_PRECONDITION,

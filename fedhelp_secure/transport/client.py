@@ -19,6 +19,7 @@ from fedhelp_secure.transport.certificates import (
 )
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
+from fedhelp_secure.transport.rates import RateLimited
 
 _CODE = re.compile(r"[a-z0-9-]{1,64}\Z")
 # What gRPC (BoringSSL) says when the server's certificate is not the one expected.
@@ -97,6 +98,8 @@ def _translated(error: grpc.RpcError, peer: str) -> PeerError:
         return UnavailablePeer(f"{peer} is busy; try again.")
     if code is None:
         return PeerRefused(PeerRefused.code, f"{peer} answered {status.name}; check its version.")
+    if code == RateLimited.code:
+        return RateLimited(printable(details))
     if code == UnavailablePeer.code:
         return UnavailablePeer(printable(details))
     return PeerRefused(code, printable(details))

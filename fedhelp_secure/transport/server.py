@@ -28,7 +28,12 @@ from fedhelp_secure.transport.certificates import (
     utc_now,
 )
 from fedhelp_secure.transport.interceptors import AccessInterceptor
-from fedhelp_secure.transport.limits import COMMON_OPTIONS, KEEPALIVE_MILLISECONDS
+from fedhelp_secure.transport.limits import (
+    COMMON_OPTIONS,
+    KEEPALIVE_MILLISECONDS,
+    SERVER_LIMITS,
+)
+from fedhelp_secure.transport.rates import RateInterceptor, Rates
 
 __all__ = ["ListenFailed", "RunningServer", "caller", "serve_until_signal", "start_server"]
 
@@ -37,6 +42,7 @@ _LISTEN = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9
 _GRACE_SECONDS = 5.0
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *COMMON_OPTIONS,
+    *SERVER_LIMITS,
     # A second server on one port is an error, not a silent sharing of its calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
@@ -73,12 +79,13 @@ def start_server(
     *,
     register: Callable[[grpc.Server], None],
     maximum_workers: int = 32,
+    rates: Rates | None = None,
 ) -> RunningServer:
     """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``; 0: any).
 
     Each running call, a watch too, occupies one of ``maximum_workers`` threads; calls beyond are
-    refused at once rather than kept waiting. Raises ListenFailed, StateError or
-    OwnCertificateUnusable.
+    refused at once rather than kept waiting. ``rates`` says how much one identity may ask. Raises
+    ListenFailed, StateError or OwnCertificateUnusable.
     """
     parsed = _LISTEN.match(listen)
     if parsed is None or int(parsed["port"]) > 65535:
@@ -86,7 +93,7 @@ def start_server(
     source = _CertificateSource(state)
     server = grpc.server(
         futures.ThreadPoolExecutor(maximum_workers, thread_name_prefix="rpc"),
-        interceptors=[AccessInterceptor(state.identity)],
+        interceptors=[AccessInterceptor(state.identity), RateInterceptor(rates)],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=maximum_workers,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -26,6 +27,7 @@ from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.chunks import read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
@@ -74,6 +76,8 @@ class Coordinator:
     """host:port."""
     channel: grpc.Channel
     """For everything but transfers, which have a connection each: see `_transfer`."""
+    session: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+    """Of this process: the aggregator lets one of a hospital's live, the newest."""
 
     def contribute(self, round_number: int, contribution: Contribution) -> Receipt:
         """Upload ``contribution``; the same bytes may be sent any number of times.
@@ -163,7 +167,9 @@ class Coordinator:
         self._wait(round_number, {wire.ROUND_STATE_OPENED}, listener)
 
     def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> None:
-        request = wire.WatchRoundsRequest(charter_digest=self.charter.digest)
+        request = wire.WatchRoundsRequest(
+            charter_digest=self.charter.digest, session=self.session
+        )
 
         def call() -> None:
             # No deadline: a round may wait for weeks. Keep-alive ends a dead connection.
@@ -172,11 +178,12 @@ class Coordinator:
                 for event in stream:
                     if event.round != round_number:
                         continue
-                    if event.reason:
-                        listener(event.reason)
+                    reason = printable(event.reason)
+                    if reason:
+                        listener(reason)
                     if event.state == wire.ROUND_STATE_FAILED:
                         raise RoundFailed(
-                            f"round {round_number} ended without a sum: {event.reason}"
+                            f"round {round_number} ended without a sum: {reason}"
                         )
                     if event.state in wanted:
                         return
