@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import time
+from datetime import UTC, datetime
 from types import TracebackType
 
 _PACKAGES = ("fedhelp_secure", "fedhelp_keys", "fedhelp_server", "fedhelp_client")
@@ -26,20 +26,15 @@ def one_line(text: str) -> str:
 class OneLineFormatter(logging.Formatter):
     """``time level logger: message``, in UTC, on one line; a traceback's lines begin with a bar."""
 
-    converter = time.gmtime
-
-    def __init__(self) -> None:
-        super().__init__(datefmt="%Y-%m-%dT%H:%M:%SZ")
-
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
-        head = f"{self.formatTime(record, self.datefmt)} {record.levelname} {record.name}"
-        lines = [f"{one_line(head)}: {one_line(record.getMessage())}"]
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        lines = [f"{at} {record.levelname} {record.name}: {record.getMessage()}"]
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
         if record.stack_info:
             lines += self.formatStack(record.stack_info).split("\n")
-        return "\n  | ".join([lines[0], *map(one_line, lines[1:])])
+        return "\n  | ".join(map(one_line, lines))
 
 
 def configure_logging() -> None:

@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from fedhelp_client.data.commands import build_public_set, check, simulate
+from fedhelp_client.preflight.commands import preflight
 
 app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
 app.command("simulate")(simulate)
 app.command("public-set")(build_public_set)
+app.command("preflight")(preflight)
 data_app = typer.Typer(help="Look through this hospital's own data.", no_args_is_help=True)
 data_app.command("check")(check)
 app.add_typer(data_app, name="data")

@@ -154,9 +154,9 @@ class Coordinator:
         """For a transfer of ``size`` bytes and, before its turn, those of all other hospitals."""
         return _CALL_SECONDS + len(self.charter.hospitals) * size / _SLOWEST_BYTES_A_SECOND
 
-    def wait_until_open(self, round_number: int, listener: RoundListener) -> None:
-        """Return when ``round_number`` takes contributions (or is past that)."""
-        self._wait(
+    def wait_until_open(self, round_number: int, listener: RoundListener) -> int:
+        """Return the state of ``round_number`` when it takes contributions (or is past that)."""
+        return self._wait(
             round_number,
             {wire.ROUND_STATE_OPEN, wire.ROUND_STATE_CLOSED, wire.ROUND_STATE_OPENED},
             listener,
@@ -166,12 +166,10 @@ class Coordinator:
         """Return when all custodians' answers for ``round_number`` are there."""
         self._wait(round_number, {wire.ROUND_STATE_OPENED}, listener)
 
-    def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> None:
-        request = wire.WatchRoundsRequest(
-            charter_digest=self.charter.digest, session=self.session
-        )
+    def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> int:
+        request = wire.WatchRoundsRequest(charter_digest=self.charter.digest, session=self.session)
 
-        def call() -> None:
+        def call() -> int:
             # No deadline: a round may wait for weeks. Keep-alive ends a dead connection.
             stream = CoordinatorStub(self.channel).WatchRounds(request)
             try:
@@ -182,16 +180,14 @@ class Coordinator:
                     if reason:
                         listener(reason)
                     if event.state == wire.ROUND_STATE_FAILED:
-                        raise RoundFailed(
-                            f"round {round_number} ended without a sum: {reason}"
-                        )
+                        raise RoundFailed(f"round {round_number} ended without a sum: {reason}")
                     if event.state in wanted:
-                        return
+                        return event.state
             finally:
                 stream.cancel()
             raise UnavailablePeer("the aggregator ended the watch; it may be restarting.")
 
-        retried(call)
+        return retried(call)
 
     def fetch_sum(self, round_number: int) -> OpenedSum:
         """Download, check and open the weighted sum of ``round_number``."""
