@@ -91,7 +91,11 @@ def _both(planned: Totals, limits: Limits, remaining: int, delta: str) -> str:
 
 def _account(site: Site) -> Account:
     """The ledger as it is; a hospital that has none has spent nothing."""
-    state, path = site.state, ledger_path(site.state)
-    if not path.exists():
+    state = site.state
+    # Looking for the ledger's path would make its directory.
+    directory = state.root / state.identity.role.value
+    if not directory.exists() or not ledger_path(state).exists():
         return Account(state.identity.name)
-    return read_account(path, hospital=state.identity.name, key=state.signing_key().public)
+    return read_account(
+        ledger_path(state), hospital=state.identity.name, key=state.signing_key().public
+    )

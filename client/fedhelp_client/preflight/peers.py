@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -55,12 +56,14 @@ def broker(site: Site) -> Outcome:
     return passed(f"{site.broker} at {site.broker_address}")
 
 
-def clock(site: Site) -> Outcome:
-    """This machine's clock against the aggregator's, as it says over mutual TLS."""
+def clock(site: Site, now: Callable[[], float] = time.time) -> Outcome:
+    """This machine's clock, ``now``, against the aggregator's, as it says over mutual TLS."""
     with _channel(site, site.aggregator, site.aggregator_address) as channel:
         stub = EvidenceStub(channel)
         with translated_errors("the aggregator"):
-            difference = min((_sample(stub) for _ in range(_SAMPLES)), key=lambda each: each.error)
+            difference = min(
+                (_sample(stub, now) for _ in range(_SAMPLES)), key=lambda each: each.error
+            )
     said = (
         f"{difference.seconds:+.2f} s from the aggregator's, known to {difference.error:.2f} s "
         f"(tolerated: {TOLERATED_SECONDS:g} s)"
@@ -80,8 +83,8 @@ class _Difference:
     error: float
 
 
-def _sample(stub: EvidenceStub) -> _Difference:
-    before, began = time.time(), time.monotonic()
+def _sample(stub: EvidenceStub, now: Callable[[], float]) -> _Difference:
+    before, began = now(), time.monotonic()
     reply = stub.GetCheckpoint(GetCheckpointRequest(), timeout=_CALL_SECONDS)
     half = (time.monotonic() - began) / 2
     return _Difference(before + half - reply.unix_milliseconds / 1000, half + 0.001)
