@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import pytest
+from support.federation import Federation
 from support.processes import Servers
 
 from fedhelp_secure.state import StateDirectory
@@ -55,3 +63,66 @@ def log_of(servers: Servers, name: str) -> str:
     """What the server called ``name`` has written so far."""
     path: Path = servers.running[name].log
     return path.read_text(errors="surrogateescape")
+
+
+def rpc_error(call: Callable[[], object]) -> grpc.Call:
+    """What ``call`` fails with; fails itself if it does not."""
+    with pytest.raises(grpc.RpcError) as failure:
+        call()
+    assert isinstance(failure.value, grpc.Call)
+    return failure.value
+
+
+HURRIED = {
+    "grpc.server_handshake_timeout_ms": 1500,
+    "grpc.keepalive_time_ms": 1000,
+    "grpc.keepalive_timeout_ms": 1000,
+    "grpc.max_connection_idle_ms": 2000,
+}
+"""A tenth or less of the product's own limits: an attack on them need not last minutes."""
+
+_HURRY = f"""
+import fedhelp_secure.transport.server as server
+server._SERVER_OPTIONS = tuple((n, {HURRIED}.get(n, v)) for n, v in server._SERVER_OPTIONS)
+from fedhelp_secure.cli import main
+main()
+"""
+
+
+@contextmanager
+def hurried_aggregator(federation: Federation, directory: Path) -> Iterator[str]:
+    """``fedhelp server run`` with HURRIED limits; its ``host:port`` until the block ends."""
+    ready, nobody = directory / "hurried", "127.0.0.1:1"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", _HURRY, "server", "run", "--listen", "127.0.0.1:0"),
+            *("--state", str(federation.state("aggregator").root), "--ready-file", str(ready)),
+            *("--charter", str(federation.charter_file()), "--decryptor", nobody),
+            *("--unmasker", nobody),
+        ],
+        env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield ready.read_text().strip()
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the other side has ended ``connection``; waits for up to a minute."""
+    deadline = time.monotonic() + 60
+    connection.settimeout(60)
+    try:
+        while connection.recv(1 << 16):
+            assert time.monotonic() < deadline
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True

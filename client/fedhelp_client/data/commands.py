@@ -82,6 +82,7 @@ def check(
     from fedhelp_client.data.contribution import beyond_cap
     from fedhelp_client.data.duplicates import find_duplicates
     from fedhelp_client.data.folder import image_names, read_folder
+    from fedhelp_secure.logs import one_line
 
     dataset, names = read_folder(folder, task), image_names(folder)
     pairs = find_duplicates(dataset)
@@ -93,7 +94,7 @@ def check(
     )
     for pair in pairs:
         what = "are the same picture" if pair.exact else f"differ in {pair.bits} bits of 256"
-        console.print(f"{names[pair.first]} and {names[pair.second]} {what}.")
+        console.print(one_line(f"{names[pair.first]} and {names[pair.second]} {what}."))
     exact = any(pair.exact for pair in pairs)
     if pairs:
         console.print(

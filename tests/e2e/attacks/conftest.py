@@ -1,0 +1,47 @@
+"""One federation under attack: custodians and aggregator as processes, one round open for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from support.aggregator import Party
+from support.federation import FEDERATION, Federation, make_federation
+from support.processes import Servers, running_servers
+
+from fedhelp_secure.transport.identity import Identity, Role
+
+AGGREGATOR = Identity(FEDERATION, Role.AGGREGATOR, "aggregator")
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """The processes, and its parties' honest calls."""
+
+    federation: Federation
+    servers: Servers
+
+    @property
+    def address(self) -> str:
+        """The aggregator's."""
+        return self.servers.addresses["aggregator"]
+
+    def party(self, name: str | Role) -> Party:
+        """An honest caller on a connection of its own."""
+        return Party(self.federation.state(name), self.federation.charter, self.address)
+
+    def events(self) -> list[str]:
+        """What the evidence log tells of, read by the auditor."""
+        entries = self.party(Role.AUDITOR).entries()
+        return [str(entry.WhichOneof("event")) for entry in entries]
+
+
+@pytest.fixture(scope="package")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    root = tmp_path_factory.mktemp("attacked")
+    federation = make_federation(
+        root / "parties", large=1, small=2, rounds={"count": 2, "deadline_seconds": 86_400}
+    )
+    with running_servers(federation, root) as servers:
+        yield Attacked(federation, servers)
