@@ -14,7 +14,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.federation import Federation
 from support.processes import Servers
 
 from fedhelp_secure.state import StateDirectory
@@ -90,14 +89,14 @@ main()
 
 
 @contextmanager
-def hurried_aggregator(federation: Federation, directory: Path) -> Iterator[str]:
+def hurried_aggregator(charter: Path, state: Path, directory: Path) -> Iterator[str]:
     """``fedhelp server run`` with HURRIED limits; its ``host:port`` until the block ends."""
     ready, nobody = directory / "hurried", "127.0.0.1:1"
     process = subprocess.Popen(
         [
             *(sys.executable, "-c", _HURRY, "server", "run", "--listen", "127.0.0.1:0"),
-            *("--state", str(federation.state("aggregator").root), "--ready-file", str(ready)),
-            *("--charter", str(federation.charter_file()), "--decryptor", nobody),
+            *("--state", str(state), "--ready-file", str(ready)),
+            *("--charter", str(charter), "--decryptor", nobody),
             *("--unmasker", nobody),
         ],
         env=os.environ | {"GRPC_VERBOSITY": "NONE"},

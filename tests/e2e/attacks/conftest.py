@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from support.aggregator import Party
+from support.attacks import hurried_aggregator
 from support.federation import FEDERATION, Federation, make_federation
 from support.processes import Servers, running_servers
 
@@ -40,8 +42,24 @@ class Attacked:
 @pytest.fixture(scope="package")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     root = tmp_path_factory.mktemp("attacked")
+    # A rehearsal, so that nodes without patients can take part. Nobody calls as small-4: the first
+    # round stays open whatever the others do.
     federation = make_federation(
-        root / "parties", large=1, small=2, rounds={"count": 2, "deadline_seconds": 86_400}
+        root / "parties",
+        large=1,
+        small=4,
+        privacy={"mechanism": "rehearsal"},
+        rounds={"count": 2, "deadline_seconds": 86_400},
     )
     with running_servers(federation, root) as servers:
         yield Attacked(federation, servers)
+
+
+@pytest.fixture(scope="package")
+def hurried(attacked: Attacked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Another aggregator of the same identity, with short limits on connections; host:port."""
+    root = tmp_path_factory.mktemp("hurried")
+    state = shutil.copytree(attacked.federation.state(Role.AGGREGATOR).root, root / "state")
+    shutil.rmtree(state / "aggregator")
+    with hurried_aggregator(attacked.federation.charter_file(), state, root) as address:
+        yield address

@@ -7,11 +7,9 @@ import resource
 import ssl
 
 import psutil
-import pytest
-from e2e.attacks.conftest import AGGREGATOR
+from e2e.attacks.conftest import AGGREGATOR, Attacked
 from support.aggregator import Party
-from support.attacks import ended, hurried_aggregator, plain_connection, tls_connection
-from support.federation import make_federation
+from support.attacks import ended, plain_connection, tls_connection
 
 from fedhelp_secure.transport.limits import HANDSHAKE_MILLISECONDS, SERVER_LIMITS
 from fedhelp_secure.transport.server import _SERVER_OPTIONS
@@ -30,17 +28,13 @@ def _client_hello() -> bytes:
 
 
 def test_five_hundred_half_open_connections_shut_nobody_out(
-    tmp_path_factory: pytest.TempPathFactory,
+    attacked: Attacked, hurried: str
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2 * CONNECTIONS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4 * CONNECTIONS, hard), hard))
-    root = tmp_path_factory.mktemp("half-open")
-    federation = make_federation(root / "parties", large=1, small=1)
-    with (
-        hurried_aggregator(federation, root) as address,
-        contextlib.ExitStack() as held,
-    ):
+    federation, address = attacked.federation, hurried
+    with contextlib.ExitStack() as held:
         hello = _client_hello()
         connections = []
         for number in range(CONNECTIONS):

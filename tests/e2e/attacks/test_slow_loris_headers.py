@@ -6,22 +6,17 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from e2e.attacks.conftest import AGGREGATOR
+from e2e.attacks.conftest import AGGREGATOR, Attacked
 from support.aggregator import Party
 from support.attacks import (
     EMPTY_SETTINGS,
     PREFACE,
     ended,
     frame,
-    hurried_aggregator,
     plain_connection,
     tls_connection,
 )
-from support.federation import Federation, make_federation
 
 from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
 
@@ -33,17 +28,6 @@ _OPEN_HEADERS = frame(1, b"\x83\x86", stream=1)
 _CONTINUATIONS = frame(9, b"\x40\x01a\x01b", stream=1) * 2000
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return make_federation(tmp_path_factory.mktemp("loris") / "parties", large=1, small=1)
-
-
-@pytest.fixture(scope="module")
-def address(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with hurried_aggregator(federation, tmp_path_factory.mktemp("ready")) as listening:
-        yield listening
-
-
 def drip(connection: socket.socket, data: bytes) -> None:
     """A byte, a pause, a byte: until the data or the connection ends."""
     with contextlib.suppress(OSError):
@@ -53,8 +37,9 @@ def drip(connection: socket.socket, data: bytes) -> None:
 
 
 def test_every_kind_of_slow_client_is_cut_off_while_others_are_served(
-    federation: Federation, address: str, tmp_path: Path
+    attacked: Attacked, hurried: str
 ) -> None:
+    federation, address = attacked.federation, hurried
     state = federation.state("small-1")
 
     def begun(sent: bytes) -> socket.socket:
@@ -87,10 +72,8 @@ def test_every_kind_of_slow_client_is_cut_off_while_others_are_served(
         connection.close()
 
 
-def test_a_connection_that_only_answers_pings_is_ended(
-    federation: Federation, address: str
-) -> None:
-    connection = tls_connection(federation.state("small-1"), address, AGGREGATOR)
+def test_a_connection_that_only_answers_pings_is_ended(attacked: Attacked, hurried: str) -> None:
+    connection = tls_connection(attacked.federation.state("small-1"), hurried, AGGREGATOR)
     connection.sendall(_BEGUN)
     connection.settimeout(60)
     ping = bytes.fromhex("0000080600") + bytes(4)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from e2e.attacks.conftest import Attacked
 from support.attacks import log_of
-from support.federation import Federation, make_federation
+from support.federation import Federation
 from support.processes import context_file
 
 from fedhelp_client.data.folder import TABLE
@@ -90,20 +90,11 @@ def served(federation: Federation, servicer: Malicious) -> Iterator[str]:
         server.stop(None).wait()
 
 
-@pytest.fixture(scope="module")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return make_federation(
-        tmp_path_factory.mktemp("escapes") / "parties",
-        large=1,
-        small=1,
-        privacy={"mechanism": "rehearsal"},
-    )
-
-
 @pytest.mark.parametrize("refusing", [True, False], ids=["a refusal", "a failed round"])
 def test_a_malicious_aggregators_words_reach_a_nodes_screen_harmless(
-    rehearsal: Federation, refusing: bool
+    attacked: Attacked, refusing: bool
 ) -> None:
+    rehearsal = attacked.federation
     envelope = b"" if refusing else rehearsal.charter_envelope
     with served(rehearsal, Malicious(envelope, wire.ROUND_STATE_FAILED)) as address:
         done = fedhelp(
@@ -127,11 +118,6 @@ def test_a_hospitals_words_reach_an_aggregators_log_harmless(attacked: Attacked)
     assert "other-charter" in log
     for raw in RAW:
         assert raw not in log
-
-
-def _unlabelled(folder: Path) -> list[str | Path]:
-    (folder / TABLE).write_text(f'image,label,patient_id\n"{HOSTILE}.png",benign,\n')
-    return ["client", "data", "check", folder]
 
 
 def _missing_image(folder: Path) -> list[str | Path]:
