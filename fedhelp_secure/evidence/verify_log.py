@@ -166,6 +166,7 @@ def check_objects(files: BundleFiles, charter: Charter, tree: Tree) -> Record:
     record = Record(charter, tree, entries, MappingProxyType(held))
     for statement in submitted(record):
         _check_submitted(record, statement)
+    takeovers(record)
     return record
 
 
@@ -180,7 +181,10 @@ def submitted(record: Record) -> list[StatementSubmitted]:
 
 
 def takeovers(record: Record) -> list[str]:
-    """A sentence for each hospital as which two processes took part, by the aggregator's word."""
+    """A sentence for each hospital as which two processes took part, by the aggregator's word.
+
+    Raises CharterRefused for a hospital that the charter does not name.
+    """
     times: Counter[str] = Counter()
     for entry in record.entries:
         if entry.WhichOneof("event") == "session_taken_over":

@@ -6,6 +6,7 @@ faults (configuration, bugs) it learns only that there is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,6 +30,9 @@ CODE_KEY = "fedhelp-code"
 GENERIC_SENTENCE = "this party has a fault of its own; ask its operator to look at its log."
 SENTENCE_LIMIT = 500
 """Characters; gRPC carries the sentence in a header, and headers are limited to 8 KiB."""
+
+_PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/,;:'\"]+/)*[^\s/,;:'\"]+")
+"""An absolute path; not what follows a host in a URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ def refusal_of(error: Exception) -> Refusal:
     status = _STATUS[nearest]
     if status is grpc.StatusCode.INTERNAL:
         return Refusal(status, GENERIC_SENTENCE, error.code)
-    return Refusal(status, printable(str(error)), error.code)
+    # No error of these kinds names a file of ours on purpose; none must by mistake.
+    return Refusal(status, printable(_PATH.sub("(a file)", str(error))), error.code)
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
+from functools import partial
 
 import grpc
 import pytest
@@ -38,8 +40,8 @@ def test_every_debug_service_is_unimplemented_for_a_member(attacked: Attacked, r
     answers = {}
     with unlimited_channel(state, address, _identity(role)) as channel:
         for method in METHODS:
-            call = channel.unary_unary(method)
-            answers[method] = rpc_error(lambda call=call: call(b"", timeout=30)).code()
+            call: Callable[..., object] = channel.unary_unary(method)
+            answers[method] = rpc_error(partial(call, b"", timeout=30)).code()
     assert answers == dict.fromkeys(METHODS, grpc.StatusCode.UNIMPLEMENTED)
     assert not set(METHODS) & set(ACCESS)
 

@@ -76,10 +76,10 @@ def test_headers_beyond_sixteen_kibibytes_are_refused(attacked: Attacked) -> Non
     with unlimited_channel(state, attacked.address, AGGREGATOR) as channel:
         get_charter = CoordinatorStub(channel).GetCharter
         request = coordinator.GetCharterRequest()
-        small = [("x-small", "x" * 1024)]
+        small = (("x-small", "x" * 1024),)
         assert get_charter(request, metadata=small, timeout=30).envelope
         refused = rpc_error(
-            lambda: get_charter(request, metadata=[("x-long", "x" * 17_000)], timeout=30)
+            lambda: get_charter(request, metadata=(("x-long", "x" * 17_000),), timeout=30)
         )
         assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert get_charter(request, timeout=30).envelope

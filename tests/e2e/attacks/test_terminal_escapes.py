@@ -73,6 +73,23 @@ class Malicious(CoordinatorServicer):
         yield wire.RoundEvent(round=1, state=wire.ROUND_STATE_PENDING, reason=HOSTILE)
         yield wire.RoundEvent(round=1, state=waiting, reason=HOSTILE)
 
+    def Contribute(  # noqa: N802
+        self,
+        request_iterator: Iterator[wire.ContributeRequest],
+        context: grpc.ServicerContext,
+    ) -> wire.ContributeResponse:
+        raise AssertionError("no node gets so far")
+
+    def FetchTeacher(  # noqa: N802
+        self, request: wire.FetchTeacherRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.FetchTeacherResponse]:
+        raise AssertionError("no node gets so far")
+
+    def GetReceipt(  # noqa: N802
+        self, request: wire.GetReceiptRequest, context: grpc.ServicerContext
+    ) -> wire.GetReceiptResponse:
+        raise AssertionError("no node gets so far")
+
 
 @contextmanager
 def served(federation: Federation, servicer: Malicious) -> Iterator[str]:
@@ -109,7 +126,7 @@ def test_a_hospitals_words_reach_an_aggregators_log_harmless(attacked: Attacked)
     party = attacked.party("small-1")
     request = wire.GetReceiptRequest(charter_digest=HOSTILE, round=1)
     with pytest.raises(grpc.RpcError) as refused:
-        party.coordinator.GetReceipt(request, timeout=30, metadata=[("x-name", "a b")])
+        party.coordinator.GetReceipt(request, timeout=30)
     assert isinstance(refused.value, grpc.Call)
     header = wire.ContributionHeader(charter_digest=HOSTILE, manifest=HOSTILE.encode())
     with pytest.raises(PeerRefused):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from e2e.attacks.conftest import Attacked
+from support.aggregator import Party
 from support.attacks import log_of
 from support.processes import context_file
 
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Role
-from fedhelp_secure.wire.v1.coordinator_pb2 import ROUND_STATE_OPEN
+from fedhelp_secure.wire.v1.coordinator_pb2 import ROUND_STATE_OPEN, RoundEvent
 
 HOSPITAL = "small-3"
 
@@ -90,15 +92,19 @@ def test_the_newer_node_goes_on_the_older_stops_and_both_logs_say_so(
         assert fields == {"charter_digest", "hospital", "times"}
 
 
+def _stream(party: Party) -> Generator[RoundEvent, None, None]:
+    yield from party.watch()
+
+
 def test_a_pair_that_flaps_fills_neither_log(attacked: Attacked) -> None:
     before = attacked.events().count("session_taken_over")
     with ExitStack() as open_ones:
         for _ in range(12):
             party = attacked.party("large-1")
             open_ones.callback(party.channel.close)
-            watch = party.watch()
+            # Held: a watch that nobody reads any more would end.
+            watch = open_ones.enter_context(contextlib.closing(_stream(party)))
             assert next(watch).round == 1
-            open_ones.callback(watch.close)
     assert 1 <= attacked.events().count("session_taken_over") - before <= 4
     lines = log_of(attacked.servers, "aggregator").splitlines()
     assert sum("as the hospital large-1" in line for line in lines) <= 4
