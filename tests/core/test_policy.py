@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_the_sample_in_the_documentation_is_a_policy(tmp_path: Path) -> None:
     sample = documentation.split("::\n", 1)[1]
     policy = SitePolicy.load(written(tmp_path, sample))
     assert policy.model_fields_set == set(SitePolicy.model_fields)
+
+
+def test_the_sample_for_the_security_engineer_is_a_policy(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security-engineer.md").read_text()
+    (sample,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    policy = SitePolicy.load(written(tmp_path, sample))
+    assert policy.hours is not None
+    assert len(policy.model_fields_set) == 11
 
 
 def test_an_empty_policy_sets_no_limit() -> None:

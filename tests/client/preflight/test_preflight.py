@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -366,3 +367,13 @@ def test_a_hospital_that_the_charter_does_not_name_fails(ready: Ready, tmp_path:
     state = join(ready.federation.state("registrar"), tmp_path, stranger)
     verdict, says = finding(ready.report(root=state.root), "charter")
     assert (verdict, "not in the charter" in says) == ("fail", True)
+
+
+def test_the_documented_command_has_exactly_the_options_that_there_are(ready: Ready) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "security-engineer.md").read_text()
+    (block,) = re.findall(r"```\n(fedhelp client preflight .*?)```", page, re.DOTALL)
+    documented = set(re.findall(r"--[a-z-]+", block))
+    assert documented == {part for part in ready.options() if part.startswith("--")} | {"--json"}
+    rows = re.findall(r"^\| ([a-z, ]+) \| ", page[page.index("## Preflight") :], re.MULTILINE)
+    named = {name for row in rows for name in row.split(", ")}
+    assert {name for name, _ in CHECKS} <= named
