@@ -19,10 +19,10 @@ from fedhelp_secure.errors import (
     InternalError,
     PeerError,
     PolicyError,
+    RateLimited,
     UnavailablePeer,
 )
 from fedhelp_secure.transport.access import AccessRefused, CallerNotAuthenticated
-from fedhelp_secure.transport.rates import RateLimited
 
 CODE_KEY = "fedhelp-code"
 """The trailing metadata entry that carries the code."""

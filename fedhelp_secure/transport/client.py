@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from fedhelp_secure.errors import PeerError, UnavailablePeer
+from fedhelp_secure.errors import PeerError, RateLimited, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable
 from fedhelp_secure.transport.certificates import (
@@ -19,7 +19,6 @@ from fedhelp_secure.transport.certificates import (
 )
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
-from fedhelp_secure.transport.rates import RateLimited
 
 _CODE = re.compile(r"[a-z0-9-]{1,64}\Z")
 # What gRPC (BoringSSL) says when the server's certificate is not the one expected.

@@ -93,7 +93,7 @@ def start_server(
     source = _CertificateSource(state)
     server = grpc.server(
         futures.ThreadPoolExecutor(maximum_workers, thread_name_prefix="rpc"),
-        interceptors=[AccessInterceptor(state.identity), RateInterceptor(rates)],
+        interceptors=[RateInterceptor(rates), AccessInterceptor(state.identity)],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=maximum_workers,
     )

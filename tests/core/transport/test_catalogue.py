@@ -17,12 +17,12 @@ from fedhelp_secure.errors import (
     MalformedMessage,
     PeerError,
     PolicyError,
+    RateLimited,
     SignatureRefused,
     UnavailablePeer,
 )
 from fedhelp_secure.transport.access import AccessRefused, CallerNotAuthenticated
 from fedhelp_secure.transport.catalogue import GENERIC_SENTENCE, SENTENCE_LIMIT, refusal_of
-from fedhelp_secure.transport.rates import RateLimited
 
 PACKAGES = ("fedhelp_secure", "fedhelp_keys", "fedhelp_server", "fedhelp_client")
 CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -20,10 +21,10 @@ from support.services import (
     register,
 )
 
-from fedhelp_secure.errors import UnavailablePeer
+from fedhelp_secure.errors import PeerError, RateLimited, UnavailablePeer
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.transport.rates import CALL_BURST, RateLimited, Rates, TokenBucket
+from fedhelp_secure.transport.rates import CALL_BURST, Rates, TokenBucket
 from fedhelp_secure.transport.server import start_server
 from fedhelp_secure.wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 
@@ -133,6 +134,36 @@ def test_a_server_refuses_the_call_beyond_with_a_status_and_a_code(
             assert call_get_charter(channel) == b"done"
     finally:
         server.stop()
+
+
+def test_calls_that_are_refused_anyway_count_too_and_do_not_fill_the_log(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server(
+        federation.state("aggregator"),
+        "127.0.0.1:0",
+        register=register(lambda _: b"done"),
+        rates=Rates(calls_a_second=0.001, burst=3, at_once=8),
+    )
+    try:
+        with (
+            caplog.at_level(logging.INFO),
+            open_channel(
+                federation.state("large-1"), server.address, expected=AGGREGATOR
+            ) as channel,
+        ):
+            codes = Counter(_code(channel) for _ in range(30))
+    finally:
+        server.stop()
+    # A hospital may not have sums decrypted.
+    assert codes == {"access": 3, "rate-limited": 27}
+    assert len(caplog.records) == 4
+
+
+def _code(channel: grpc.Channel) -> str:
+    with pytest.raises(PeerError) as refused, translated_errors():
+        call_decrypt_sum(channel)
+    return refused.value.code
 
 
 def test_one_identity_cannot_take_every_thread(federation: Federation) -> None:
