@@ -22,7 +22,7 @@ A YAML file at the hospital; an entry that is absent sets no limit of its own::
     maximum_images: 20            # of one patient that a charter may count
     charters:                     # these and no others, by the digest that preflight prints
       - sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-    charter_signers:              # governance keys, whatever tls and trust files say
+    charter_signers:              # governance keys, whatever the state directory trusts
       - 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
     hours:                        # when the node may release
       days: [mon, tue, wed, thu, fri]   # on which the hours begin
