@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def preflight(
@@ -47,6 +46,6 @@ def preflight(
     )
     if json is not None:
         write_atomically(json, (report.model_dump_json(indent=2) + "\n").encode(), mode=0o644)
-    report.print(Console(highlight=False, markup=False))
+    report.print()
     if report.worst == "fail":
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from fedhelp_secure.logs import one_line
 Verdict = Literal["pass", "warn", "fail"]
 
 _WIDTH = 110
-"""Columns, whatever the terminal: a ticket's table does not depend on somebody's window."""
+"""Columns of a table that goes into a file; on a terminal it is as wide as that."""
 
 
 class _Model(BaseModel):
@@ -48,20 +48,23 @@ class Report(_Model):
         verdicts = {finding.verdict for finding in self.findings}
         return "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "pass"
 
-    def print(self, console: Console) -> None:
-        """Write the table to ``console``."""
-        console.print(self._rendered(), width=_WIDTH)
+    def print(self) -> None:
+        """Write the table to standard output, every word of it: what is long is folded."""
+        screen = Console(highlight=False, markup=False)
+        wide = Console(highlight=False, markup=False, width=_WIDTH)
+        (screen if screen.is_terminal else wide).print(self._rendered())
 
     def _rendered(self) -> RenderableType:
         head = Table.grid(padding=(0, 2))
         for name in ("hospital", "charter", "policy", "at"):
-            head.add_row(name, Text(one_line(getattr(self, name))))
-        table = Table(width=_WIDTH)
+            head.add_row(name, Text(one_line(getattr(self, name)), overflow="fold"))
+        table = Table()
         table.add_column("check", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         table.add_column("what was found")
         for finding in self.findings:
-            table.add_row(finding.check, finding.verdict, Text(one_line(finding.says)))
+            says = Text(one_line(finding.says), overflow="fold")
+            table.add_row(finding.check, finding.verdict, says)
         counted = (
             f"{sum(finding.verdict == verdict for finding in self.findings)} {verdict}"
             for verdict in ("pass", "warn", "fail")

@@ -95,6 +95,12 @@ def test_a_site_that_is_ready_passes_and_nothing_is_changed(ready: Ready, tmp_pa
     for text in (report["charter"], version("fedhelp-secure"), "(aggregate)", "(collusion)"):
         assert text in shown
     assert "preflight: 12 pass, 0 warn, 0 fail" in done.stdout
+    # The table is whole: what a ticket must name is not cut off at somebody's screen.
+    assert report["charter"] in done.stdout
+    assert report["policy"] in done.stdout
+    for each in report["findings"]:
+        for word in each["says"].split():
+            assert word in done.stdout, each
     # Nothing of the patients: no count, no name, no file.
     assert "person-" not in shown
     assert "image-0" not in shown
