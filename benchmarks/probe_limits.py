@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise
 from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
-from fedhelp_client.bench.world import EmbeddingStore, World, make_world
+from fedhelp_client.bench.world import World, make_world
+from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.sources import Request, resolve
 from fedhelp_client.data.split import SplitPlan
 from fedhelp_client.head import train_head

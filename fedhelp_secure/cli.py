@@ -19,6 +19,7 @@ from rich.console import Console
 from fedhelp_secure.errors import FedHelpError, InternalError
 from fedhelp_secure.keystore import passphrase
 from fedhelp_secure.keystore.passphrase import PassphraseSource
+from fedhelp_secure.logs import configure_logging, one_line
 
 ENTRY_POINT_GROUP = "fedhelp.commands"
 _DESCRIPTOR = "--passphrase-fd"
@@ -53,11 +54,12 @@ def build(arguments: list[str]) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a FedHelpError becomes its sentence and exit status 1."""
+    configure_logging()
     try:
         build(sys.argv[1:])()
     except FedHelpError as error:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
-            f"fedhelp: {error}"
+            f"fedhelp: {one_line(str(error))}"
         )
         sys.exit(1)
 

@@ -44,6 +44,12 @@ class UnavailablePeer(PeerError):
     code = "unavailable"
 
 
+class RateLimited(UnavailablePeer):
+    """The caller's identity makes more calls than a server takes from one; it may come again."""
+
+    code = "rate-limited"
+
+
 class SignatureRefused(PeerError):
     """A signature is missing, or not by the key that the charter names."""
 

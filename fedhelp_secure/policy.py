@@ -15,8 +15,20 @@ A YAML file at the hospital; an entry that is absent sets no limit of its own::
     consent_key: 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=   # the privacy officer's, public
     delta: "1e-6"                 # the largest delta a charter may use
     tasks: [classification]
+    mechanisms: [probe]
     foundation_model_hosts: [fm.example.org]
     minimum_cohort: 5
+    minimum_unmaskers: 2          # custodians B, each at another organisation
+    maximum_images: 20            # of one patient that a charter may count
+    charters:                     # these and no others, by the digest that preflight prints
+      - sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    charter_signers:              # governance keys, whatever the state directory trusts
+      - 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
+    hours:                        # when the node may release
+      days: [mon, tue, wed, thu, fri]   # on which the hours begin
+      begin: "20:00"
+      end: "06:00"                # of the next day, because it is not after the beginning
+      time_zone: Europe/Berlin
 """
 
 from __future__ import annotations
@@ -32,8 +44,11 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedhelp_secure.charter import Charter, Label
+from fedhelp_secure.charter import Charter, Digest, Label
 from fedhelp_secure.errors import ConfigurationError, PolicyError
+from fedhelp_secure.hours import ReleaseHours
+from fedhelp_secure.privacy.parameters import MechanismName
+from fedhelp_secure.signing import VerifyingKey
 
 MAXIMUM_BYTES = 1 << 16
 
@@ -99,7 +114,18 @@ class SitePolicy(BaseModel):
     )
     foundation_model_hosts: tuple[Host, ...] | None = Field(default=None, min_length=1)
     """Host names, without port, that a charter's foundation model may be at."""
+    mechanisms: tuple[MechanismName, ...] | None = Field(default=None, min_length=1)
     minimum_cohort: int | None = Field(default=None, ge=2)
+    minimum_unmaskers: int | None = Field(default=None, ge=1)
+    maximum_images: int | None = Field(default=None, ge=1)
+    """Largest number of one patient's images that a charter may count."""
+    charters: tuple[Digest, ...] | None = Field(default=None, min_length=1)
+    """Digests of the only charters that this site takes part in."""
+    charter_signers: tuple[PublicKey, ...] | None = Field(default=None, min_length=1)
+    """Governance keys whose charters this site takes part in; where ``charters`` is given too, a
+    charter must satisfy both."""
+    hours: ReleaseHours | None = None
+    """When the node may release; outside them it waits."""
 
     @classmethod
     def load(cls, path: Path) -> SitePolicy:
@@ -125,15 +151,53 @@ class SitePolicy(BaseModel):
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise SitePolicyInvalid(f"{path} is not a YAML mapping of limits.") from error
 
+    def check_signer(self, signer: VerifyingKey) -> None:
+        """Raises SitePolicyRefuses unless ``signer``, who signed a charter, may sign for this site.
+
+        The state directory trusts a governance key of its own; this is the security team's pin.
+        """
+        allowed = self.charter_signers
+        # Public keys: there is no secret that a comparison's time could tell.
+        if allowed is not None and signer.to_base64() not in allowed:
+            raise SitePolicyRefuses(
+                "the charter is signed by a governance key that this site's policy does not name "
+                "under charter_signers; compare fingerprints with the registrar."
+            )
+
     def check(self, charter: Charter) -> None:
         """Raises SitePolicyRefuses, naming the first limit that ``charter`` breaks."""
+        if self.charters is not None and charter.digest not in self.charters:
+            raise SitePolicyRefuses(
+                f"this site's policy does not name the charter {charter.digest} under charters; "
+                "review it, and add its digest if it may run."
+            )
         self._check_budget(charter)
         if self.tasks is not None and charter.task not in self.tasks:
             raise SitePolicyRefuses(f"this site does not allow the task {charter.task}.")
+        self._check_mechanism(charter)
+        self._check_parties(charter)
+
+    def _check_mechanism(self, charter: Charter) -> None:
+        mechanism, images = charter.privacy.mechanism, charter.privacy.maximum_images
+        if self.mechanisms is not None and mechanism not in self.mechanisms:
+            raise SitePolicyRefuses(f"this site does not allow the mechanism {mechanism}.")
+        if self.maximum_images is not None and images > self.maximum_images:
+            raise SitePolicyRefuses(
+                f"the charter counts up to {images} images of one patient, this site allows at "
+                f"most {self.maximum_images}."
+            )
+
+    def _check_parties(self, charter: Charter) -> None:
         if self.minimum_cohort is not None and charter.cohort.minimum < self.minimum_cohort:
             raise SitePolicyRefuses(
                 f"this site takes part in cohorts of at least {self.minimum_cohort}, but the "
                 f"charter's minimum is {charter.cohort.minimum}."
+            )
+        unmaskers = len(charter.custodians.unmaskers)
+        if self.minimum_unmaskers is not None and unmaskers < self.minimum_unmaskers:
+            raise SitePolicyRefuses(
+                f"this site takes part where there are at least {self.minimum_unmaskers} "
+                f"unmaskers, but the charter has {unmaskers}."
             )
         host = urlsplit(charter.foundation_model.url).hostname
         if self.foundation_model_hosts is not None and host not in self.foundation_model_hosts:

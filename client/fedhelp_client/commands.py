@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedhelp_client.data.commands import build_public_set, check, simulate
 from fedhelp_client.export.commands import card, export
+from fedhelp_client.preflight.commands import preflight
 from fedhelp_secure.enrolment.join_command import add_enrol_command
 
 app = typer.Typer(help="The hospital node: its data, its models and its part in a federation.")
@@ -17,6 +18,7 @@ app.command("simulate")(simulate)
 app.command("public-set")(build_public_set)
 app.command("export")(export)
 app.command("card")(card)
+app.command("preflight")(preflight)
 data_app = typer.Typer(help="Look through this hospital's own data.", no_args_is_help=True)
 data_app.command("check")(check)
 app.add_typer(data_app, name="data")

@@ -140,8 +140,10 @@ def read_files(directory: Path) -> BundleFiles:
     if not directory.is_dir():
         raise BundleRefused(f"{directory} is not a directory; give the bundle's.")
     files: dict[str, bytes] = {}
-    for folder, _, names in os.walk(directory, followlinks=False):
-        for name in names:
+    for folder, folders, names in os.walk(directory, followlinks=False):
+        # A link to a directory is not walked into, and must not be passed over either.
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in (*names, *links):
             path = Path(folder) / name
             relative = path.relative_to(directory).as_posix()
             # `ascii`: a hostile name must not write to the auditor's terminal.

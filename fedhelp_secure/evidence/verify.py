@@ -147,5 +147,6 @@ def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None
         ),
         lambda claims: f"{len(claims.hospitals)} hospitals' epsilons are not below the recomputed",
     )
-    warnings = () if opened.warning is None else (opened.warning,)
-    return Verdict(charter.digest, tuple(run.passed), warnings)
+    warnings = [] if opened.warning is None else [opened.warning]
+    warnings += verify_log.takeovers(record)
+    return Verdict(charter.digest, tuple(run.passed), tuple(warnings))

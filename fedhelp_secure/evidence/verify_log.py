@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,7 @@ def check_objects(files: BundleFiles, charter: Charter, tree: Tree) -> Record:
     record = Record(charter, tree, entries, MappingProxyType(held))
     for statement in submitted(record):
         _check_submitted(record, statement)
+    takeovers(record)
     return record
 
 
@@ -175,6 +177,23 @@ def submitted(record: Record) -> list[StatementSubmitted]:
         entry.statement_submitted
         for event, entry in zip(events, record.entries, strict=True)
         if event == "statement_submitted"
+    ]
+
+
+def takeovers(record: Record) -> list[str]:
+    """A sentence for each hospital as which two processes took part, by the aggregator's word.
+
+    Raises CharterRefused for a hospital that the charter does not name.
+    """
+    times: Counter[str] = Counter()
+    for entry in record.entries:
+        if entry.WhichOneof("event") == "session_taken_over":
+            event = entry.session_taken_over
+            times[record.charter.hospital(event.hospital).name] += event.times
+    return [
+        f"two processes took part as {hospital} ({count} times, the aggregator says); ask the "
+        "hospital whether both were its own"
+        for hospital, count in sorted(times.items())
     ]
 
 

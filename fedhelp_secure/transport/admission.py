@@ -88,6 +88,14 @@ class Admission:
             self._forget(call)
         return identity
 
+    def identify(self, context: grpc.ServicerContext) -> Identity | None:
+        """Whom the caller's certificates speak for, whatever it may do; None if for nobody."""
+        now = utc_now()
+        try:
+            return self._identity(presented_chain(context), self._trust.fresh(now), now)
+        except FedHelpError:
+            return None
+
     def review(self) -> None:
         """Cancel the running calls that would not be admitted under the present list."""
         try:

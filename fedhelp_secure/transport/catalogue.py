@@ -6,6 +6,7 @@ faults (configuration, bugs) it learns only that there is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from fedhelp_secure.errors import (
     InternalError,
     PeerError,
     PolicyError,
+    RateLimited,
     UnavailablePeer,
 )
 from fedhelp_secure.transport.access import AccessRefused, CallerNotAuthenticated
@@ -29,6 +31,9 @@ CODE_KEY = "fedhelp-code"
 GENERIC_SENTENCE = "this party has a fault of its own; ask its operator to look at its log."
 SENTENCE_LIMIT = 500
 """Characters; gRPC carries the sentence in a header, and headers are limited to 8 KiB."""
+
+_PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/,;:'\"]+/)*[^\s/,;:'\"]+")
+"""An absolute path; not what follows a host in a URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ _STATUS: Mapping[type[FedHelpError], grpc.StatusCode] = MappingProxyType(
         CallerNotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
         AccessRefused: grpc.StatusCode.PERMISSION_DENIED,
         Revoked: grpc.StatusCode.PERMISSION_DENIED,
+        RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
         UnavailablePeer: grpc.StatusCode.UNAVAILABLE,
         PeerError: grpc.StatusCode.INVALID_ARGUMENT,
         PolicyError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -63,7 +69,8 @@ def refusal_of(error: Exception) -> Refusal:
     status = _STATUS[nearest]
     if status is grpc.StatusCode.INTERNAL:
         return Refusal(status, GENERIC_SENTENCE, error.code)
-    return Refusal(status, printable(str(error)), error.code)
+    # No error of these kinds names a file of ours on purpose; none must by mistake.
+    return Refusal(status, printable(_PATH.sub("(a file)", str(error))), error.code)
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from fedhelp_secure.errors import PeerError, UnavailablePeer
+from fedhelp_secure.errors import PeerError, RateLimited, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import CODE_KEY, printable
 from fedhelp_secure.transport.certificates import own_tls_files, server_name, utc_now
@@ -114,6 +114,8 @@ def _translated(error: grpc.RpcError, peer: str) -> PeerError:
         return UnavailablePeer(f"{peer} is busy; try again.")
     if code is None:
         return PeerRefused(PeerRefused.code, f"{peer} answered {status.name}; check its version.")
+    if code == RateLimited.code:
+        return RateLimited(printable(details))
     if code == UnavailablePeer.code:
         return UnavailablePeer(printable(details))
     return PeerRefused(code, printable(details))

@@ -1,4 +1,7 @@
-"""What both ends of a connection hold to: message size and keepalive."""
+"""What both ends of a connection hold to (message size, keepalive), and a server's own limits.
+
+Names and defaults of the options: gRPC's ``include/grpc/impl/channel_arg_names.h``.
+"""
 
 from __future__ import annotations
 
@@ -22,4 +25,26 @@ COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
     ("grpc.http2.max_pings_without_data", 0),
+)
+
+HANDSHAKE_MILLISECONDS = 10_000
+"""From a connection's first byte until TLS and the HTTP/2 preface are done (gRPC's default: two
+minutes)."""
+
+IDLE_MILLISECONDS = 120_000
+"""A connection without a call is closed after so long (default: never). Clients open another one
+when they need it."""
+
+STREAMS_A_CONNECTION = 64
+METADATA_BYTES = 8 * 1024
+"""Of a call's headers: from here on gRPC refuses some, from twice of it all."""
+
+SERVER_LIMITS: tuple[tuple[str, int], ...] = (
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MILLISECONDS),
+    ("grpc.max_connection_idle_ms", IDLE_MILLISECONDS),
+    ("grpc.max_concurrent_streams", STREAMS_A_CONNECTION),
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+    # No statistics about peers are kept that a debug service could show.
+    ("grpc.enable_channelz", 0),
 )

@@ -26,7 +26,12 @@ from fedhelp_secure.transport.admission import Admission
 from fedhelp_secure.transport.certificates import TlsFiles, own_tls_files, utc_now
 from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.interceptors import AccessInterceptor
-from fedhelp_secure.transport.limits import COMMON_OPTIONS, KEEPALIVE_MILLISECONDS
+from fedhelp_secure.transport.limits import (
+    COMMON_OPTIONS,
+    KEEPALIVE_MILLISECONDS,
+    SERVER_LIMITS,
+)
+from fedhelp_secure.transport.rates import RateInterceptor, Rates
 from fedhelp_secure.trust.store import TrustStore
 
 __all__ = ["ListenFailed", "RunningServer", "caller", "serve_until_signal", "start_server"]
@@ -38,6 +43,7 @@ _CHECKED_EVERY = datetime.timedelta(days=1)
 """How often a certificate that does not change is looked at, for the warning before its end."""
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *COMMON_OPTIONS,
+    *SERVER_LIMITS,
     # A second server on one port is an error, not a silent sharing of its calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
@@ -74,20 +80,22 @@ def start_server(
     *,
     register: Callable[[grpc.Server], None],
     maximum_workers: int = 32,
+    rates: Rates | None = None,
 ) -> RunningServer:
     """Serve what ``register`` adds, as ``state``'s party, on ``listen`` (``host:port``; 0: any).
 
     Each running call, a watch too, occupies one of ``maximum_workers`` threads; calls beyond are
-    refused at once rather than kept waiting. Raises ListenFailed, StateError, SignatureRefused (of
-    the trust list) or OwnCertificateUnusable.
+    refused at once rather than kept waiting. ``rates`` says how much one identity may ask. Raises
+    ListenFailed, StateError, SignatureRefused (of the trust list) or OwnCertificateUnusable.
     """
     parsed = _LISTEN.match(listen)
     if parsed is None or int(parsed["port"]) > 65535:
         raise ListenFailed("--listen must have the form HOST:PORT, for example 127.0.0.1:9443.")
     source = _CertificateSource(state)
+    admission = Admission(state)
     server = grpc.server(
         futures.ThreadPoolExecutor(maximum_workers, thread_name_prefix="rpc"),
-        interceptors=[AccessInterceptor(Admission(state))],
+        interceptors=[RateInterceptor(admission.identify, rates), AccessInterceptor(admission)],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=maximum_workers,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from support.charters import make_charter_kit
 
 import fedhelp_secure.policy
 from fedhelp_secure.policy import SitePolicy, SitePolicyInvalid, SitePolicyRefuses
+from fedhelp_secure.signing import SigningKey
 
 KIT = make_charter_kit()
 
@@ -19,8 +21,12 @@ lifetime_epsilon: 10
 lifetime_delta: "1e-7"
 delta: "1e-6"
 tasks: [classification]
+mechanisms: [probe, logit_noise]
 foundation_model_hosts: [127.0.0.1, fm.example.org]
 minimum_cohort: 5
+minimum_unmaskers: 1
+maximum_images: 100
+hours: {days: [mon, sun], begin: "22:00", end: "05:30", time_zone: Europe/Berlin}
 """
 
 
@@ -45,6 +51,14 @@ def test_the_sample_in_the_documentation_is_a_policy(tmp_path: Path) -> None:
     assert policy.model_fields_set == set(SitePolicy.model_fields)
 
 
+def test_the_sample_for_the_security_engineer_is_a_policy(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security-engineer.md").read_text()
+    (sample,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    policy = SitePolicy.load(written(tmp_path, sample))
+    assert policy.hours is not None
+    assert len(policy.model_fields_set) == 11
+
+
 def test_an_empty_policy_sets_no_limit() -> None:
     SitePolicy().check(KIT.charter(privacy={"epsilon": "8"}))
 
@@ -57,6 +71,11 @@ def test_an_empty_policy_sets_no_limit() -> None:
         ({"delta": "1e-7"}, {}, "delta"),
         ({"tasks": ("segmentation",)}, {}, "task classification"),
         ({"minimum_cohort": 6}, {}, "at least 6"),
+        ({"mechanisms": ("dp_sgd",)}, {}, "mechanism probe"),
+        ({"minimum_unmaskers": 2}, {}, "at least 2 unmaskers"),
+        ({"maximum_images": 99}, {}, "at most 99"),
+        ({"maximum_images": 2}, {"privacy": {"maximum_images": 3}}, "up to 3 images"),
+        ({"charters": ("sha256:" + "0" * 64,)}, {}, "does not name the charter sha256:"),
         ({"foundation_model_hosts": ("fm.example.org",)}, {}, "host"),
         (
             {"foundation_model_hosts": ("fm.example.org",)},
@@ -75,6 +94,16 @@ def test_a_charter_that_breaks_a_limit_is_refused(
 ) -> None:
     with pytest.raises(SitePolicyRefuses, match=reason):
         SitePolicy(**limits).check(KIT.charter(**overrides))
+
+
+def test_a_charter_is_allowed_by_digest_and_by_signer() -> None:
+    charter, signer = KIT.charter(), SigningKey.generate().public
+    policy = SitePolicy(charters=(charter.digest,), charter_signers=(signer.to_base64(),))
+    policy.check(charter)
+    policy.check_signer(signer)
+    SitePolicy().check_signer(signer)
+    with pytest.raises(SitePolicyRefuses, match="charter_signers"):
+        policy.check_signer(SigningKey.generate().public)
 
 
 def test_a_host_is_compared_without_port_and_case() -> None:
@@ -109,6 +138,21 @@ def test_a_host_is_compared_without_port_and_case() -> None:
         "minimum_cohort: 5.5",
         "epsilon: !!python/object/apply:os.getcwd []",
         "epsilon: 2026-01-01",
+        "mechanisms: []",
+        "minimum_unmaskers: 0",
+        "maximum_images: 0",
+        "charters: []",
+        "charters: [abc]",
+        "charter_signers: [abc]",
+        "hours: {days: [], begin: '08:00', end: '09:00', time_zone: UTC}",
+        "hours: {days: [monday], begin: '08:00', end: '09:00', time_zone: UTC}",
+        "hours: {days: [mon], begin: '8:00', end: '09:00', time_zone: UTC}",
+        "hours: {days: [mon], begin: '08:00', end: '24:00', time_zone: UTC}",
+        "hours: {days: [mon], begin: 20:00, end: 21:00, time_zone: UTC}",
+        "hours: {days: [mon], begin: '08:00', end: '09:00'}",
+        "hours: {days: [mon], begin: '08:00', end: '09:00', time_zone: Mars/Olympus}",
+        "hours: {days: [mon], begin: '08:00', end: '09:00', time_zone: ../../etc/passwd}",
+        "hours: {days: [mon], begin: '08:00', end: '09:00', time_zone: /etc/localtime}",
         "a: &a [*a]",
         "? [1, 2]\n: 3",
         "? {a: 1}\n: 3",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.certificates import check_own
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -22,7 +23,6 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.commands import app as audit
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
     generate_tls_key,
     load_tls_key,
     own_tls_files,
@@ -90,7 +90,7 @@ def test_a_pasted_line_enrols_a_party(
     assert f"{name} is enrolled" in run(line)
     state = StateDirectory.open(Path(name))
     assert (state.identity.role.value, state.identity.name) == (role, name)
-    check_own_certificate(state.identity, own_tls_files(state), now=utc_now())
+    check_own(state, utc_now())
     assert state.governance_key() == registrar.governance_key()
     member = Registry(registrar).find(state.identity)
     assert member is not None
@@ -120,12 +120,12 @@ def test_a_party_that_is_invited_again_keeps_its_keys(registrar: StateDirectory)
     key = generate_tls_key()
     public = load_tls_key(key).public_key()
     issued = CertificateAuthority.open(registrar).issue(state.identity, public, now=utc_now())
-    replace_tls_pair(state, key, issued.certificate)
+    replace_tls_pair(state, key, issued)
     run(invited(registrar, "again", "hospital", "small"))
     after = own_tls_files(state)
-    check_own_certificate(state.identity, after, now=utc_now())
+    check_own(state, utc_now())
     assert (after.key, state.signing_key().public) == (key, signing)
-    assert after.certificate not in (before.certificate, issued.certificate)
+    assert after.certificate not in (before.certificate, issued)
 
 
 def test_a_token_may_come_from_a_file_or_from_standard_input(registrar: StateDirectory) -> None:

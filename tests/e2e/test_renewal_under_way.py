@@ -75,7 +75,7 @@ def enrolled(registrar: StateDirectory, root: Path, identity: Identity) -> State
     key = load_tls_key(own_tls_files(state).key).public_key()
     past = utc_now() - DEFAULT_LIFETIME * 0.7
     elder = CertificateAuthority.open(registrar).issue(identity, key, now=past)
-    state.tls_certificate_path.write_bytes(elder.certificate)
+    state.tls_certificate_path.write_bytes(elder)
     return state
 
 

@@ -184,6 +184,7 @@ class Party:
     charter: Charter
     address: str
     channel: grpc.Channel = field(init=False)
+    session: bytes = field(default_factory=lambda: os.urandom(16))
 
     def __post_init__(self) -> None:
         expected = Identity(self.charter.federation, Role.AGGREGATOR, self.charter.aggregator.name)
@@ -210,7 +211,10 @@ class Party:
             return self.evidence.Submit(request, timeout=30).receipt
 
     def watch(self, seconds: float = 60) -> Iterator[wire.RoundEvent]:
-        request = wire.WatchRoundsRequest(charter_digest=self.charter.digest)
+        hospital = self.state.identity.role is Role.HOSPITAL
+        request = wire.WatchRoundsRequest(
+            charter_digest=self.charter.digest, session=self.session if hospital else b""
+        )
         with translated_errors():
             yield from self.coordinator.WatchRounds(request, timeout=seconds)
 

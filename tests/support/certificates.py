@@ -13,7 +13,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
 from fedhelp_secure.state import StateDirectory, write_atomically
-from fedhelp_secure.transport.certificates import TlsFiles, generate_tls_key, load_tls_key
+from fedhelp_secure.transport.certificates import (
+    TlsFiles,
+    generate_tls_key,
+    load_tls_key,
+    own_tls_files,
+)
+from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.trust.store import TrustStore
 
 
@@ -35,6 +41,12 @@ def authorities_pem(state: StateDirectory) -> bytes:
     """The certificates of all authorities that ``state`` trusts."""
     trusted = TrustStore(state).current()
     return "".join(entry.certificate for entry in trusted.authorities).encode("ascii")
+
+
+def check_own(state: StateDirectory, now: datetime.datetime) -> None:
+    """Raises unless ``state``'s own certificate is one that its federation takes at ``now``."""
+    trusted = TrustStore(state).current()
+    check_own_certificate(state.identity, own_tls_files(state), trusted, now=now)
 
 
 def install(state: StateDirectory, files: TlsFiles, *, registrar: StateDirectory) -> None:

@@ -90,6 +90,7 @@ def check(
     from fedhelp_client.data.contact_sheet import write_contact_sheet
     from fedhelp_client.data.contribution import beyond_cap
     from fedhelp_client.data.folder import read_content
+    from fedhelp_secure.logs import one_line
 
     content = read_content(folder, task)
     dataset = content.dataset
@@ -101,7 +102,7 @@ def check(
         "a node leaves them out."
     )
     for note in content.notes:
-        console.print(note)
+        console.print(one_line(note))
     if pictures is not None:
         shown = write_contact_sheet(dataset, pictures)
         console.print(f"{shown} of the images are in {pictures}, for your eyes only.")
@@ -127,11 +128,14 @@ def _table_of(dataset: Dataset) -> Table:
 def _report_duplicates(console: Console, content: FolderContent) -> None:
     """Print what stands, or may stand, under two patient identifiers; exit 1 if it surely does."""
     from fedhelp_client.data.duplicates import find_duplicates
+    from fedhelp_secure.logs import one_line
 
     pairs = find_duplicates(content.dataset)
     for pair in pairs:
         what = "are the same picture" if pair.exact else f"differ in {pair.bits} bits of 256"
-        console.print(f"{content.names[pair.first]} and {content.names[pair.second]} {what}.")
+        console.print(
+            one_line(f"{content.names[pair.first]} and {content.names[pair.second]} {what}.")
+        )
     if not pairs:
         console.print("No image looks like one of another patient.")
         return

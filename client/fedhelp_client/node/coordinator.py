@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.chunks import read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
@@ -116,6 +118,8 @@ class Coordinator:
     address: str
     """host:port."""
     connections: Connections = field(default_factory=Connections, repr=False)
+    session: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+    """Of this process: the aggregator lets one of a hospital's live, the newest."""
 
     def contribute(self, round_number: int, contribution: Contribution) -> Receipt:
         """Upload ``contribution``; the same bytes may be sent any number of times.
@@ -200,9 +204,9 @@ class Coordinator:
         """For a transfer of ``size`` bytes and, before its turn, those of all other hospitals."""
         return _CALL_SECONDS + len(self.charter.hospitals) * size / _SLOWEST_BYTES_A_SECOND
 
-    def wait_until_open(self, round_number: int, listener: RoundListener) -> None:
-        """Return when ``round_number`` takes contributions (or is past that)."""
-        self._wait(
+    def wait_until_open(self, round_number: int, listener: RoundListener) -> int:
+        """Return the state of ``round_number`` when it takes contributions (or is past that)."""
+        return self._wait(
             round_number,
             {wire.ROUND_STATE_OPEN, wire.ROUND_STATE_CLOSED, wire.ROUND_STATE_OPENED},
             listener,
@@ -212,26 +216,25 @@ class Coordinator:
         """Return when all custodians' answers for ``round_number`` are there."""
         self._wait(round_number, {wire.ROUND_STATE_OPENED}, listener)
 
-    def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> None:
-        request = wire.WatchRoundsRequest(charter_digest=self.charter.digest)
+    def _wait(self, round_number: int, wanted: set[int], listener: RoundListener) -> int:
+        request = wire.WatchRoundsRequest(charter_digest=self.charter.digest, session=self.session)
 
-        def call() -> None:
+        def call() -> int:
             # No deadline: a round may wait for weeks. Keep-alive ends a dead connection.
             with self._connection() as stub:
                 for event in stub.WatchRounds(request):
                     if event.round != round_number:
                         continue
-                    if event.reason:
-                        listener(event.reason)
+                    reason = printable(event.reason)
+                    if reason:
+                        listener(reason)
                     if event.state == wire.ROUND_STATE_FAILED:
-                        raise RoundFailed(
-                            f"round {round_number} ended without a sum: {event.reason}"
-                        )
+                        raise RoundFailed(f"round {round_number} ended without a sum: {reason}")
                     if event.state in wanted:
-                        return
+                        return event.state
             raise UnavailablePeer("the aggregator ended the watch; it may be restarting.")
 
-        retried(call)
+        return retried(call)
 
     def fetch_sum(self, round_number: int) -> OpenedSum:
         """Download, check and open the weighted sum of ``round_number``."""

@@ -25,6 +25,7 @@ from fedhelp_client.metrics import accuracy
 from fedhelp_client.models import build_model
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
+from fedhelp_client.node.gate import HoursGate
 from fedhelp_client.node.mechanisms import Own, release_labels
 from fedhelp_client.node.patients import OwnFeatures, own_features
 from fedhelp_client.node.release import Releaser
@@ -109,6 +110,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
+    policy.check_signer(state.governance_key())
     check_patients_allowed(charter)
     charter.check_shares()
     ledger = Ledger.open(
@@ -131,7 +133,9 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     features = own_features(
         inputs.own, inputs.public_set, own_store, task=charter.task, progress=progress
     )
-    releaser = _releaser(state, coordinator, inputs, ledger, progress)
+    releaser = _releaser(
+        state, coordinator, inputs, ledger=ledger, progress=progress, gate=HoursGate(policy.hours)
+    )
     own = Own(inputs.own, features.projected, model, charter.task)
     labels = release_labels(releaser, inputs.public_set, own)
 
@@ -246,8 +250,10 @@ def _releaser(
     state: StateDirectory,
     coordinator: Coordinator,
     inputs: Inputs,
+    *,
     ledger: Ledger,
     progress: ProgressCallback,
+    gate: HoursGate,
 ) -> Releaser:
     return Releaser(
         coordinator=coordinator,
@@ -255,6 +261,7 @@ def _releaser(
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),
         progress=progress,
+        gate=gate,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from fedhelp_client.node.coordinator import Coordinator, RoundFailed
 from fedhelp_client.node.files import ReleaseFiles
+from fedhelp_client.node.gate import HoursGate
 from fedhelp_client.node.rehearsal import digest_of_integers
 from fedhelp_client.node.witness import Witness
 from fedhelp_client.progress import ProgressCallback
@@ -42,6 +43,7 @@ from fedhelp_secure.secure_sum.contribution import (
     make_contribution,
 )
 from fedhelp_secure.secure_sum.opening import OpenedSum
+from fedhelp_secure.wire.v1.coordinator_pb2 import ROUND_STATE_OPEN
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ class Releaser:
     files: ReleaseFiles
     progress: ProgressCallback
     listener: StepListener = log_step
+    gate: HoursGate = field(default_factory=HoursGate)
+    """Whatever leaves, leaves within the site's hours."""
 
     @property
     def charter(self) -> Charter:
@@ -128,8 +132,14 @@ class Releaser:
     def _round(
         self, round_number: int, prepare: Callable[[], PreparedRelease], previous: str | None
     ) -> OpenedSum:
-        self.coordinator.wait_until_open(round_number, self._say)
-        contribution = self._contribution(round_number, prepare, previous)
+        state = self.coordinator.wait_until_open(round_number, self._say)
+        if self.gate.wait(self._say):
+            # The round may have closed in the meantime.
+            state = self.coordinator.wait_until_open(round_number, self._say)
+        missed = state != ROUND_STATE_OPEN and self._is_untouched(round_number)
+        contribution = None if missed else self._contribution(round_number, prepare, previous)
+        if missed:
+            _log.warning("round %d closed without this hospital: nothing was debited", round_number)
         if contribution is not None:
             self._send(round_number, contribution)
         self.coordinator.wait_until_opened(round_number, self._say)
@@ -138,6 +148,11 @@ class Releaser:
         if contribution is not None:
             self._record_opened(round_number, contribution, opened)
         return opened
+
+    def _is_untouched(self, round_number: int) -> bool:
+        """Whether this hospital has neither debited the round nor made a contribution to it."""
+        progress = self.ledger.account().progress(self.charter.digest, round_number)
+        return progress is None and self.files.stored(round_number) is None
 
     @contextmanager
     def _aborted_if_failed(self, round_number: int) -> Iterator[None]:

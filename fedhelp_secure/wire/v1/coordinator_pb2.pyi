@@ -95,16 +95,23 @@ class WatchRoundsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     charter_digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits: the digest of the charter's canonical JSON."""
+    session: _builtins.bytes
+    """A hospital's: 16 random bytes, drawn when its process starts and the same for all of its
+    watches. A watch with other bytes ends the hospital's earlier session for good, with the code
+    "session-taken-over". An auditor leaves it empty.
+    """
     def __init__(
         self,
         *,
         charter_digest: _builtins.str = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,8 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRounds(self, request, context):
-        """Every change of every round's state, the present state of each round first.
+        """Every change of every round's state, the present state of each round first. A hospital's watch
+        is its session: of one hospital only the newest session lives; see `session`.
         Roles: hospital, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

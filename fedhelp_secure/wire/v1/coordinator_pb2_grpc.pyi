@@ -36,7 +36,8 @@ class CoordinatorStub:
     GetCharter: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetCharterRequest, _coordinator_pb2.GetCharterResponse]
     """The signed charter that this aggregator runs. Roles: every enrolled role."""
     WatchRounds: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.WatchRoundsRequest, _coordinator_pb2.RoundEvent]
-    """Every change of every round's state, the present state of each round first.
+    """Every change of every round's state, the present state of each round first. A hospital's watch
+    is its session: of one hospital only the newest session lives; see `session`.
     Roles: hospital, auditor.
     """
     Contribute: _grpc.StreamUnaryMultiCallable[_coordinator_pb2.ContributeRequest, _coordinator_pb2.ContributeResponse]
@@ -60,7 +61,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     GetCharter: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetCharterRequest, _coordinator_pb2.GetCharterResponse]  # type: ignore[assignment]
     """The signed charter that this aggregator runs. Roles: every enrolled role."""
     WatchRounds: _aio.UnaryStreamMultiCallable[_coordinator_pb2.WatchRoundsRequest, _coordinator_pb2.RoundEvent]  # type: ignore[assignment]
-    """Every change of every round's state, the present state of each round first.
+    """Every change of every round's state, the present state of each round first. A hospital's watch
+    is its session: of one hospital only the newest session lives; see `session`.
     Roles: hospital, auditor.
     """
     Contribute: _aio.StreamUnaryMultiCallable[_coordinator_pb2.ContributeRequest, _coordinator_pb2.ContributeResponse]  # type: ignore[assignment]
@@ -93,7 +95,8 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.WatchRoundsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.RoundEvent], _abc.AsyncIterator[_coordinator_pb2.RoundEvent]]:
-        """Every change of every round's state, the present state of each round first.
+        """Every change of every round's state, the present state of each round first. A hospital's watch
+        is its session: of one hospital only the newest session lives; see `session`.
         Roles: hospital, auditor.
         """
 

@@ -35,6 +35,7 @@ class LogEntry(_message.Message):
     ROUND_SUMMED_FIELD_NUMBER: _builtins.int
     ROUND_FAILED_FIELD_NUMBER: _builtins.int
     STATEMENT_SUBMITTED_FIELD_NUMBER: _builtins.int
+    SESSION_TAKEN_OVER_FIELD_NUMBER: _builtins.int
     unix_milliseconds: _builtins.int
     """Milliseconds since 1970-01-01T00:00:00Z, by the log's clock."""
     @_builtins.property
@@ -53,6 +54,8 @@ class LogEntry(_message.Message):
     def round_failed(self) -> Global___RoundFailed: ...
     @_builtins.property
     def statement_submitted(self) -> Global___StatementSubmitted: ...
+    @_builtins.property
+    def session_taken_over(self) -> Global___SessionTakenOver: ...
     def __init__(
         self,
         *,
@@ -65,16 +68,46 @@ class LogEntry(_message.Message):
         round_summed: Global___RoundSummed | None = ...,
         round_failed: Global___RoundFailed | None = ...,
         statement_submitted: Global___StatementSubmitted | None = ...,
+        session_taken_over: Global___SessionTakenOver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["charter_adopted", b"charter_adopted", "contribution_accepted", b"contribution_accepted", "contribution_rejected", b"contribution_rejected", "event", b"event", "round_closed", b"round_closed", "round_failed", b"round_failed", "round_opened", b"round_opened", "round_summed", b"round_summed", "statement_submitted", b"statement_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["charter_adopted", b"charter_adopted", "contribution_accepted", b"contribution_accepted", "contribution_rejected", b"contribution_rejected", "event", b"event", "round_closed", b"round_closed", "round_failed", b"round_failed", "round_opened", b"round_opened", "round_summed", b"round_summed", "session_taken_over", b"session_taken_over", "statement_submitted", b"statement_submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_adopted", b"charter_adopted", "contribution_accepted", b"contribution_accepted", "contribution_rejected", b"contribution_rejected", "event", b"event", "round_closed", b"round_closed", "round_failed", b"round_failed", "round_opened", b"round_opened", "round_summed", b"round_summed", "statement_submitted", b"statement_submitted", "unix_milliseconds", b"unix_milliseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_adopted", b"charter_adopted", "contribution_accepted", b"contribution_accepted", "contribution_rejected", b"contribution_rejected", "event", b"event", "round_closed", b"round_closed", "round_failed", b"round_failed", "round_opened", b"round_opened", "round_summed", b"round_summed", "session_taken_over", b"session_taken_over", "statement_submitted", b"statement_submitted", "unix_milliseconds", b"unix_milliseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["charter_adopted", "round_opened", "contribution_accepted", "contribution_rejected", "round_closed", "round_summed", "round_failed", "statement_submitted"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["charter_adopted", "round_opened", "contribution_accepted", "contribution_rejected", "round_closed", "round_summed", "round_failed", "statement_submitted", "session_taken_over"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
+
+@_typing.final
+class SessionTakenOver(_message.Message):
+    """Two processes took part as one hospital: somebody restored, copied or stole its state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
+    HOSPITAL_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    charter_digest: _builtins.str
+    hospital: _builtins.str
+    """Name from the certificate."""
+    times: _builtins.int
+    """How often since the hospital's last such entry, at least 1: entries are limited in number."""
+    def __init__(
+        self,
+        *,
+        charter_digest: _builtins.str = ...,
+        hospital: _builtins.str = ...,
+        times: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "hospital", b"hospital", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTakenOver: _TypeAlias = SessionTakenOver  # noqa: Y015
 
 @_typing.final
 class CharterAdopted(_message.Message):
@@ -363,15 +396,21 @@ class GetCheckpointResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    UNIX_MILLISECONDS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
+    unix_milliseconds: _builtins.int
+    """The server's clock when it answers: milliseconds since 1970-01-01T00:00:00Z. Not signed; for a
+    caller that wants to compare its own.
+    """
     def __init__(
         self,
         *,
         checkpoint: _builtins.bytes = ...,
+        unix_milliseconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "unix_milliseconds", b"unix_milliseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
@@ -18,6 +20,7 @@ from fedhelp_server.aggregator.journal import Journal
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
 from fedhelp_server.aggregator.rounds import RoundState
+from fedhelp_server.aggregator.sessions import Sessions
 from fedhelp_server.aggregator.store import StoredRound
 from fedhelp_server.aggregator.turns import Turns
 from fedhelp_server.aggregator.uploads import Uploads
@@ -61,6 +64,7 @@ class Coordinator(CoordinatorServicer):
         self._blobs = blobs
         self._uploads = uploads
         self._turns = uploads.turns
+        self._sessions = Sessions(journal, charter.digest, wake=book.wake)
         self._watches = CallLimit(each=CALLS_EACH, total=room.watches)
         self._downloads = CallLimit(each=CALLS_EACH, total=room.downloads)
 
@@ -73,13 +77,21 @@ class Coordinator(CoordinatorServicer):
     def WatchRounds(  # noqa: N802
         self, request: wire.WatchRoundsRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.RoundEvent]:
-        """Each round as it is, then each change, until the client goes or the server stops."""
+        """Each round as it is, then each change, until the client goes or the server stops.
+
+        Raises SessionEnded in an earlier session's watch when a newer one of its hospital begins.
+        """
         who = caller(context)
         check_charter_digest(request.charter_digest, self._charter_digest)
         member_key(self._charter, who)
-        with self._watches.slot(who.uri):
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(self._watches.slot(who.uri))
+            active: Callable[[], bool] = context.is_active
+            if who.role is Role.HOSPITAL:
+                lives = entered.enter_context(self._sessions.watch(who.name, request.session))
+                active = lambda: lives() and context.is_active()  # noqa: E731
             context.add_callback(self._book.wake)
-            for stored in self._book.watch(context.is_active):
+            for stored in self._book.watch(active):
                 yield _event(stored)
 
     def Contribute(  # noqa: N802

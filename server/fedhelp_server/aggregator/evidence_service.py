@@ -15,7 +15,7 @@ from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import evidence_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceServicer
-from fedhelp_server.aggregator.journal import Journal, write_entry
+from fedhelp_server.aggregator.journal import Journal, unix_milliseconds, write_entry
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, custodians_of, member_key
 from fedhelp_server.aggregator.store import StoredSubmission
@@ -66,8 +66,10 @@ class Evidence(EvidenceServicer):
     def GetCheckpoint(  # noqa: N802
         self, request: wire.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> wire.GetCheckpointResponse:
-        """The newest signed checkpoint."""
-        return wire.GetCheckpointResponse(checkpoint=self._log.checkpoint())
+        """The newest signed checkpoint, and what time it is here."""
+        return wire.GetCheckpointResponse(
+            checkpoint=self._log.checkpoint(), unix_milliseconds=unix_milliseconds()
+        )
 
     def GetInclusionProof(  # noqa: N802
         self, request: wire.GetInclusionProofRequest, context: grpc.ServicerContext

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.certificates import check_own
 from support.federation import FEDERATION, Federation, join, make_federation
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
@@ -103,7 +104,7 @@ def test_a_reader_never_pairs_a_new_key_with_an_old_certificate(federation: Fede
     def read() -> int:
         count = 0
         while not done.is_set():
-            check_own_certificate(state.identity, own_tls_files(state), now=utc_now())
+            check_own(state, utc_now())
             count += 1
         return count
 
@@ -114,7 +115,7 @@ def test_a_reader_never_pairs_a_new_key_with_an_old_certificate(federation: Fede
                 key = generate_tls_key()
                 public = load_tls_key(key).public_key()
                 issued = authority.issue(state.identity, public, now=utc_now())
-                replace_tls_pair(state, key, issued.certificate)
+                replace_tls_pair(state, key, issued)
         finally:
             done.set()
         assert all(reader.result() > 10 for reader in readers)
@@ -127,4 +128,4 @@ def test_two_renewals_at_once_leave_one_whole_pair(
     with ThreadPoolExecutor(4) as pool:
         for renewal in [pool.submit(renew, state, served.address) for _ in range(8)]:
             renewal.result()
-    check_own_certificate(state.identity, own_tls_files(state), now=utc_now())
+    check_own(state, utc_now())

@@ -20,6 +20,7 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
     RoundFailed,
     RoundOpened,
     RoundSummed,
+    SessionTakenOver,
 )
 
 OTHER = digest(b"something else")
@@ -493,6 +494,23 @@ def test_a_rejection_in_the_log_is_no_fault(story: Story, tmp_path: Path) -> Non
 
 
 # The foundation model
+
+
+def test_a_takeover_in_the_log_is_no_fault_and_a_warning(story: Story, tmp_path: Path) -> None:
+    for times in (1, 3):
+        event = SessionTakenOver(
+            charter_digest=story.charter.digest, hospital="small-1", times=times
+        )
+        story.add(LogEntry(session_taken_over=event))
+    verdict = verify_bundle(story.write(tmp_path / "bundle"))
+    assert sum("two processes took part as small-1 (4 times" in each for each in verdict.warnings)
+
+
+def test_a_takeover_of_nobody_is_refused(story: Story, tmp_path: Path) -> None:
+    event = SessionTakenOver(charter_digest=story.charter.digest, hospital="\x1b[2J", times=1)
+    story.add(LogEntry(session_taken_over=event))
+    with pytest.raises(StepFailed):
+        verify_bundle(story.write(tmp_path / "bundle"))
 
 
 def test_two_calls_are_one_too_many(story: Story, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fedhelp_secure.errors import (
     MalformedMessage,
     PeerError,
     PolicyError,
+    RateLimited,
     SignatureRefused,
     UnavailablePeer,
 )
@@ -87,6 +88,38 @@ def test_our_own_faults_never_leak_a_message(every_error: list[type[FedHelpError
         assert refusal.status is grpc.StatusCode.INTERNAL
         assert refusal.sentence == GENERIC_SENTENCE
         assert refusal.code == kind.code
+
+
+def test_no_class_of_error_tells_a_peer_where_a_file_is(
+    every_error: list[type[FedHelpError]],
+) -> None:
+    for kind in every_error:
+        for path in ("/srv/fedhelp/keys/signing.pem", "'/var/lib/a b'", "/x"):
+            error = kind.__new__(kind)
+            Exception.__init__(error, f"{path} is wrong ({path}): mend {path}, then try again.")
+            refusal = refusal_of(error)
+            assert path.strip("'").split(" ")[0] not in refusal.sentence, kind
+            if refusal.status is grpc.StatusCode.INTERNAL:
+                assert refusal.sentence == GENERIC_SENTENCE, kind
+            else:
+                assert refusal.sentence.endswith("then try again."), kind
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "the call by spiffe://fed/hospital/a is refused; ask at https://example.org/a/b.",
+        "less than 1/4 and/or more; sha256:00ff is not host:443/x.",
+    ],
+)
+def test_what_only_looks_like_a_path_stays(sentence: str) -> None:
+    assert refusal_of(PolicyError(sentence)).sentence == sentence
+
+
+def test_a_refused_rate_has_a_status_of_its_own() -> None:
+    refusal = refusal_of(RateLimited("try again."))
+    assert refusal.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.code == "rate-limited"
 
 
 @pytest.mark.parametrize(

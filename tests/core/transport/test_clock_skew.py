@@ -40,7 +40,7 @@ def issued(federation: Federation, identity: Identity, shift: datetime.timedelta
     authority = CertificateAuthority.open(federation.state("registrar"))
     key = load_tls_key(files.key).public_key()
     made = authority.issue(identity, key, now=utc_now() + shift)
-    return TlsFiles(files.key, made.certificate, files.authorities)
+    return TlsFiles(files.key, made, files.authorities)
 
 
 def calls_a_right_server(federation: Federation, shift: datetime.timedelta) -> bytes:

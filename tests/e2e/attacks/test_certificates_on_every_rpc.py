@@ -47,16 +47,16 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(attacked: Deployment, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> World:
     now = utc_now()
     foreign = found_federation(tmp_path_factory.mktemp("foreign") / "r", FEDERATION, now=now)
     pki = certify(Wish(subject="CN=hospital issuing", ca=True), None, now=now)
-    add_authority(attacked.registrar, pki.pem, identities=[HOSPITAL], now=now)
-    made = World(attacked, Issuer.of_registrar(attacked.registrar), pki, foreign)
+    add_authority(deployment.registrar, pki.pem, identities=[HOSPITAL], now=now)
+    made = World(deployment, Issuer.of_registrar(deployment.registrar), pki, foreign)
     good = made.files(by_hospital_pki(made, HOSPITAL))
     # Every server has the list as soon as it takes the hospital's own certificate.
     for method in {role: name for name, role in described_methods().items()}.values():
-        wait_until(functools.partial(is_answered, attacked, good, method))
+        wait_until(functools.partial(is_answered, deployment, good, method))
     return made
 
 

@@ -25,9 +25,9 @@ from fedhelp_secure.wire.v1 import custodian_pb2_grpc as stubs
 SENTENCE = "charter is not signed by the key"
 
 
-def wrong_keys(attacked: Deployment) -> dict[str, SigningKey]:
+def wrong_keys(deployment: Deployment) -> dict[str, SigningKey]:
     """Of the aggregator, of a hospital, and of nobody."""
-    federation = attacked.federation
+    federation = deployment.federation
     return {
         "aggregator": federation.state(Role.AGGREGATOR).signing_key(),
         "hospital": federation.state("small-1").signing_key(),
@@ -36,12 +36,12 @@ def wrong_keys(attacked: Deployment) -> dict[str, SigningKey]:
 
 
 @pytest.fixture(scope="module")
-def forged(attacked: Deployment) -> dict[str, bytes]:
+def forged(deployment: Deployment) -> dict[str, bytes]:
     """The charter as it is, under each wrong signature, and twice dressed up as governance's."""
-    charter = attacked.federation.charter
-    envelopes = {name: sign_charter(charter, key) for name, key in wrong_keys(attacked).items()}
-    governance = attacked.federation.state(Role.REGISTRAR).governance_key()
-    own = wrong_keys(attacked)["aggregator"].public
+    charter = deployment.federation.charter
+    envelopes = {name: sign_charter(charter, key) for name, key in wrong_keys(deployment).items()}
+    governance = deployment.federation.state(Role.REGISTRAR).governance_key()
+    own = wrong_keys(deployment)["aggregator"].public
     dressed = envelopes["aggregator"].replace(_identifier(own), _identifier(governance))
     assert dressed != envelopes["aggregator"]
     return {**envelopes, "dressed": dressed}
@@ -71,33 +71,33 @@ def refusal(*arguments: str) -> str:
     return done.stderr
 
 
-def state_of(attacked: Deployment, role: Role) -> str:
-    return str(attacked.federation.state(role).root)
+def state_of(deployment: Deployment, role: Role) -> str:
+    return str(deployment.federation.state(role).root)
 
 
-def test_the_aggregator_does_not_start(attacked: Deployment, file: Path) -> None:
+def test_the_aggregator_does_not_start(deployment: Deployment, file: Path) -> None:
     said = refusal(
-        *("server", "run", "--state", state_of(attacked, Role.AGGREGATOR)),
+        *("server", "run", "--state", state_of(deployment, Role.AGGREGATOR)),
         *("--charter", str(file), "--listen", "127.0.0.1:0"),
         *("--decryptor", "127.0.0.1:1", "--unmasker", "127.0.0.1:1"),
     )
     assert SENTENCE in said
 
 
-def test_the_broker_does_not_start(attacked: Deployment, file: Path, tmp_path: Path) -> None:
+def test_the_broker_does_not_start(deployment: Deployment, file: Path, tmp_path: Path) -> None:
     public_set = tmp_path / "public-set.npz"
     make_public_set().save(public_set)
     said = refusal(
-        *("broker", "run", "--state", state_of(attacked, Role.BROKER)),
+        *("broker", "run", "--state", state_of(deployment, Role.BROKER)),
         *("--charter", str(file), "--public-set", str(public_set), "--listen", "127.0.0.1:0"),
     )
     assert SENTENCE in said
 
 
-def test_the_auditor_exports_nothing(attacked: Deployment, file: Path, tmp_path: Path) -> None:
+def test_the_auditor_exports_nothing(deployment: Deployment, file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     said = refusal(
-        *("audit", "export", "--state", state_of(attacked, Role.AUDITOR)),
+        *("audit", "export", "--state", state_of(deployment, Role.AUDITOR)),
         *("--aggregator", "127.0.0.1:1", "--charter", str(file)),
         *("--ledgers", str(tmp_path / "empty"), "--receipts", str(tmp_path / "empty")),
         *("--out", str(tmp_path / "bundle")),
@@ -106,25 +106,25 @@ def test_the_auditor_exports_nothing(attacked: Deployment, file: Path, tmp_path:
     assert not (tmp_path / "bundle").exists()
 
 
-def test_nobody_is_shown_it_as_a_charter(attacked: Deployment, file: Path) -> None:
-    state = state_of(attacked, Role.UNMASKER)
+def test_nobody_is_shown_it_as_a_charter(deployment: Deployment, file: Path) -> None:
+    state = state_of(deployment, Role.UNMASKER)
     assert SENTENCE in refusal("keys", "show-charter", str(file), "--state", state)
 
 
 def test_a_hospital_does_not_take_it_from_its_own_aggregator(
-    attacked: Deployment, forged: dict[str, bytes]
+    deployment: Deployment, forged: dict[str, bytes]
 ) -> None:
     """The aggregator is the right one, with its own certificate, and lies."""
-    aggregator = attacked.federation.state(Role.AGGREGATOR)
+    aggregator = deployment.federation.state(Role.AGGREGATOR)
     server = start_server(
         aggregator, "127.0.0.1:0", register=register(lambda _context: forged["dressed"])
     )
-    hospital = attacked.federation.state("large-1")
+    hospital = deployment.federation.state("large-1")
     before = sorted(hospital.root.rglob("*"))
     try:
         said = refusal(
             *("client", "rehearse", "--state", str(hospital.root)),
-            *("--context", str(context_file(attacked.federation))),
+            *("--context", str(context_file(deployment.federation))),
             *("--aggregator", f"aggregator@{server.address}"),
         )
     finally:
@@ -133,10 +133,10 @@ def test_a_hospital_does_not_take_it_from_its_own_aggregator(
     assert sorted(hospital.root.rglob("*")) == before
 
 
-def asked(attacked: Deployment, role: Role, charter: bytes) -> str:
+def asked(deployment: Deployment, role: Role, charter: bytes) -> str:
     """The code with which a custodian's process refuses the aggregator's request."""
-    files = own_tls_files(attacked.federation.state(Role.AGGREGATOR))
-    with raw_channel(files, attacked.addresses[role], serving(role)) as channel:
+    files = own_tls_files(deployment.federation.state(Role.AGGREGATOR))
+    with raw_channel(files, deployment.addresses[role], serving(role)) as channel:
         if role is Role.DECRYPTOR:
             digest = f"sha256:{'0' * 64}"
             sum_header = wire.DecryptSumHeader(charter=charter, round=1, sum_digest=digest)
@@ -155,10 +155,10 @@ def asked(attacked: Deployment, role: Role, charter: bytes) -> str:
 
 @pytest.mark.parametrize("role", [Role.DECRYPTOR, Role.UNMASKER], ids=["decryptor", "unmasker"])
 def test_a_custodian_answers_under_governance_s_charter_alone(
-    attacked: Deployment, forged: dict[str, bytes], role: Role
+    deployment: Deployment, forged: dict[str, bytes], role: Role
 ) -> None:
-    codes = {name: asked(attacked, role, envelope) for name, envelope in forged.items()}
+    codes = {name: asked(deployment, role, envelope) for name, envelope in forged.items()}
     assert codes == dict.fromkeys(forged, "signature")
     # The control: the true charter gets past this check, and fails at what comes with it.
-    right = asked(attacked, role, attacked.federation.charter_envelope)
+    right = asked(deployment, role, deployment.federation.charter_envelope)
     assert right not in ("signature", "None")

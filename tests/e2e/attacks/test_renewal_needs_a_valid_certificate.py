@@ -89,7 +89,7 @@ def of_age(
     key = load_tls_key(files.key).public_key()
     authority = CertificateAuthority.open(registrar.state)
     issued = authority.issue(HOSPITAL, key, now=utc_now() - age)
-    return TlsFiles(files.key, issued.certificate, files.authorities)
+    return TlsFiles(files.key, issued, files.authorities)
 
 
 def expired(registrar: ServedRegistrar, hospital: StateDirectory) -> TlsFiles:

@@ -44,12 +44,12 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def ours(attacked: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Target:
+def ours(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Target:
     """The registrar's process; every server of the federation is started by the same function."""
-    state = attacked.federation.state("large-1")
+    state = deployment.federation.state("large-1")
     roots = tmp_path_factory.mktemp("roots") / "roots.pem"
     roots.write_bytes(own_tls_files(state).authorities)
-    port = int(attacked.addresses[Role.REGISTRAR].rpartition(":")[2])
+    port = int(deployment.addresses[Role.REGISTRAR].rpartition(":")[2])
     return Target(port, state.tls_certificate_path, state.tls_key_path, roots)
 
 

@@ -21,11 +21,12 @@ from fedhelp_keys.registrar.authorities import (
     remove_authority,
     rotate_authority,
 )
-from fedhelp_keys.registrar.ca import BACKDATING, CertificateAuthority, found_federation
+from fedhelp_keys.registrar.ca import CertificateAuthority, found_federation
 from fedhelp_keys.registrar.commands import app
 from fedhelp_keys.registrar.generations import AuthorityUnusable, Founding, generations_of
 from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry, enrol
 from fedhelp_secure.enrolment.bundle import install_bundle
+from fedhelp_secure.enrolment.lifetimes import BACKDATING
 from fedhelp_secure.enrolment.own_certificate import (
     OwnAuthority,
     has_own_certificate,
@@ -150,7 +151,7 @@ def test_the_authority_that_signs_is_not_removed_nor_a_guess(registrar: StateDir
 
 def test_an_intermediate_of_a_hospital_s_pki_founds_a_federation(tmp_path: Path) -> None:
     founding = Founding(ISSUING.pem + ROOT.pem, ISSUING.key_pem)
-    state = found_federation(tmp_path / "r", FEDERATION, now=NOW, founding=founding)
+    state = found_federation(tmp_path / "r", FEDERATION, now=NOW, authority=founding)
     (anchor,) = TrustStore(state).current().authorities
     assert anchor.certificate.encode() == ISSUING.pem
     trusted = TrustStore(state).current()
@@ -176,7 +177,7 @@ def test_an_intermediate_of_a_hospital_s_pki_founds_a_federation(tmp_path: Path)
 )
 def test_a_founding_that_cannot_work_founds_nothing(tmp_path: Path, founding: Founding) -> None:
     with pytest.raises(AuthorityUnusable):
-        found_federation(tmp_path / "r", FEDERATION, now=NOW, founding=founding)
+        found_federation(tmp_path / "r", FEDERATION, now=NOW, authority=founding)
     assert not (tmp_path / "r").exists()
 
 

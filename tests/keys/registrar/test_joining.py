@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from support.certificates import authorities_pem
+from support.certificates import authorities_pem, check_own
 
 import fedhelp_secure.wire.v1
 from fedhelp_keys.registrar import joining
@@ -37,9 +37,7 @@ from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.errors import FedHelpError, UnavailablePeer
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import (
-    check_own_certificate,
     load_certificate,
-    own_tls_files,
     server_name,
     utc_now,
 )
@@ -108,7 +106,7 @@ def test_a_party_joins_over_the_verified_channel(
     for _ in range(2):
         # The second time as if the first answer had been lost: the same request goes again.
         assert join(state, token, served.address, root) == registrar.governance_key()
-    check_own_certificate(HOSPITAL, own_tls_files(state), now=utc_now())
+    check_own(state, utc_now())
 
 
 def test_every_cause_is_one_sentence_outside_and_exact_in_the_log(

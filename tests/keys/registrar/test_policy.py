@@ -27,7 +27,7 @@ def registrar(tmp_path: Path) -> StateDirectory:
 
 def _life(authority: CertificateAuthority) -> datetime.timedelta:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    issued = load_certificate(authority.issue(HOSPITAL, key, now=NOW).certificate)
+    issued = load_certificate(authority.issue(HOSPITAL, key, now=NOW))
     return issued.not_valid_after_utc - NOW
 
 

@@ -187,22 +187,27 @@ def test_a_watcher_that_leaves_gives_its_place_back(
 ) -> None:
     charter = charter_of(federation, "leavers", rounds={"count": 1})
     with AggregatorServer(federation, tmp_path, charter, addresses) as running:
+        party = running.party("large-1")
         for _ in range(8):
-            stream = running.party("large-1").coordinator.WatchRounds(
-                wire.WatchRoundsRequest(charter_digest=running.charter.digest)
+            stream = party.coordinator.WatchRounds(
+                wire.WatchRoundsRequest(
+                    charter_digest=running.charter.digest, session=party.session
+                )
             )
             assert next(stream).round == 1
             stream.cancel()
-            running.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
+            party.wait_for(wire.ROUND_STATE_OPEN)
         streams = [
-            running.party("large-1").coordinator.WatchRounds(
-                wire.WatchRoundsRequest(charter_digest=running.charter.digest)
+            party.coordinator.WatchRounds(
+                wire.WatchRoundsRequest(
+                    charter_digest=running.charter.digest, session=party.session
+                )
             )
             for _ in range(2)
         ]
         for stream in streams:
             next(stream)
         with pytest.raises(PeerError, match="as many such calls"):
-            next(running.party("large-1").watch())
+            next(party.watch())
         # Another hospital is not affected.
         running.party("small-1").wait_for(wire.ROUND_STATE_OPEN)

@@ -1,0 +1,1 @@
+"""What a security team looks at before a node may run: checks that change nothing."""
