@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from cryptography import x509
 
 from fedhelp_secure.enrolment.lifetimes import renewal_due, renewal_late
-from fedhelp_secure.enrolment.own_certificate import check_renewable
+from fedhelp_secure.enrolment.own_certificate import check_renewable, has_own_certificate
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.state import StateDirectory
@@ -89,12 +89,13 @@ def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
     """What a long-running party does in the background, with the registrar's address or without.
 
     Without, nothing: then its certificate is renewed by ``fedhelp enrol renew``, and its trust
-    list by ``fedhelp enrol trust``.
+    list by ``fedhelp enrol trust``. A certificate of another authority is never renewed.
     """
     kept = Upkeep()
     if registrar is not None:
-        kept.add(Renewal(state, lambda: renew(state, registrar)))
         kept.add(TrustListRefresh(state, registrar))
+        if not has_own_certificate(state):
+            kept.add(Renewal(state, lambda: renew(state, registrar)))
     return kept
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from fedhelp_secure.keystore import container, lock, passphrase, pkcs8
 from fedhelp_secure.keystore.files import StateError, make_directory, synchronise, write_atomically
+from fedhelp_secure.keystore.lock import PassphraseWrong
 from fedhelp_secure.keystore.passphrase import Passphrase
 
 LOCK_FILE: Final = "passphrase.json"
@@ -64,6 +65,7 @@ class SecretStore:
         """``party`` says whose secrets these are; it is bound to each of them."""
         self._root = root
         self._party = dict(party)
+        self._held: bytes | None = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -140,7 +142,13 @@ class SecretStore:
             document = self._lock_path.read_bytes()
         except FileNotFoundError:
             return None
-        return lock.unwrap(document, passphrase.current().read(), self._party)
+        try:
+            self._held = lock.unwrap(document, passphrase.current().read(), self._party)
+        except PassphraseWrong:
+            # The passphrase has changed since; a process that had the right one then goes on.
+            if self._held is None:
+                raise
+        return self._held
 
     def _opened(self, path: Path, key: bytes | None) -> bytes:
         data = path.read_bytes()

@@ -238,6 +238,9 @@ def _finish_replacement(state: StateDirectory) -> None:
         return
     # A missing file was moved by another process (a server beside the renewal), or before a crash.
     with state.secrets_turn():
+        # Whoever had the turn before may have finished it, and begun the next with its key.
+        if not next_certificate.exists():
+            return
         with contextlib.suppress(FileNotFoundError):
             os.replace(next_key, state.tls_key_path)
         with contextlib.suppress(FileNotFoundError):
