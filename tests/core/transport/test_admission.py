@@ -113,7 +113,7 @@ def test_a_call_outlives_the_certificate_it_was_made_with_but_not_a_new_list(
 ) -> None:
     """Renewal breaks no stream; who was revoked meanwhile is still known by its old certificate."""
     identity = world.states["large-1"].identity
-    end = utc_now() + 2 * SECOND
+    end = utc_now() + 4 * SECOND
     forged = forge(
         [x509.UniformResourceIdentifier(identity.uri)],
         issuer=Issuer.of_registrar(world.registrar),

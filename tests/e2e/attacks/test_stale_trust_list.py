@@ -104,11 +104,12 @@ def _check_told_in_general_and_logged_exactly(deployment: Deployment) -> None:
 def test_a_party_with_an_old_list_calls_nobody(deployment: Deployment) -> None:
     hospital, aggregator = deployment.federation.state("large-1"), serving(Role.AGGREGATOR)
     address = deployment.addresses[Role.AGGREGATOR]
-    TrustStore(hospital).install(expiring(deployment, sequence=2, seconds=3), now=utc_now())
     request = wire.WatchRoundsRequest(charter_digest=deployment.federation.charter.digest)
     with open_channel(hospital, address, expected=aggregator) as channel:
         stub = CoordinatorStub(channel)
         watch = stub.WatchRounds(request, timeout=PATIENCE_SECONDS)
+        assert next(watch).round == 1
+        TrustStore(hospital).install(expiring(deployment, sequence=2, seconds=2), now=utc_now())
         with pytest.raises(grpc.RpcError) as ended:
             list(watch)
         assert isinstance(ended.value, grpc.Call)
