@@ -75,8 +75,8 @@ class StateDirectory:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o700)
         state = cls(root, identity)
-        write_atomically(state.signing_key_path, SigningKey.generate().to_pem())
-        write_atomically(state.sealing_key_path, UnsealingKey.generate().to_bytes())
+        state.write_secret(state.signing_key_path, SigningKey.generate().to_pem())
+        state.write_secret(state.sealing_key_path, UnsealingKey.generate().to_bytes())
         document = {
             "federation": identity.federation,
             "role": identity.role.value,
@@ -156,13 +156,21 @@ class StateDirectory:
         except OSError as error:
             raise StateError(f"{path} cannot be read; enrol this party again.") from error
 
+    def read_secret(self, path: Path) -> bytes:
+        """The secret in the file ``path`` of this state; raises StateError if it cannot be read."""
+        return self.read(path)
+
+    def write_secret(self, path: Path, data: bytes) -> None:
+        """Write a secret to ``path`` in this state, owner-only and atomically."""
+        write_atomically(path, data)
+
     def signing_key(self) -> SigningKey:
         """This party's signing key."""
-        return SigningKey.from_pem(self.read(self.signing_key_path))
+        return SigningKey.from_pem(self.read_secret(self.signing_key_path))
 
     def unsealing_key(self) -> UnsealingKey:
         """This party's private sealing key."""
-        return UnsealingKey.from_bytes(self.read(self.sealing_key_path))
+        return UnsealingKey.from_bytes(self.read_secret(self.sealing_key_path))
 
     def governance_key(self) -> VerifyingKey:
         """The key that signs this federation's charters."""
