@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support.charters import complete
 from support.federation import Federation
+from support.keys import keys_of_stores
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import UnmaskerService
@@ -104,12 +105,15 @@ def weighted_sum(charter: Charter, hospitals: list[str], round_number: int = 1) 
 def contribution_of(
     federation: Federation, charter: Charter, hospital: str, round_number: int = 1
 ) -> Contribution:
-    """A valid contribution; every call gives other bytes, in a new file."""
+    """A valid contribution; every call gives other bytes, in a new file.
+
+    The custodians' stores have begun the round then, if the aggregator has not asked them before.
+    """
     state = federation.state(hospital)
     context = PublicContext(context_file(federation).read_bytes(), charter.secure_sum)
     return make_contribution(
         charter,
-        round_number,
+        keys_of_stores(federation, charter, round_number),
         hospital=hospital,
         release=release_of(charter, hospital, round_number),
         ledger_entry_digest=LEDGER_DIGEST,

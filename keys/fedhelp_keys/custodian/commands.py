@@ -28,9 +28,9 @@ def prepare(state: _State) -> None:
     if directory.identity.role is Role.UNMASKER:
         console.print("An unmasker needs no further keys: its sealing key is in its state.")
         return
-    from fedhelp_keys.custodian import decryptor
+    from fedhelp_keys.custodian import key_files
 
-    console.print(f"public context {decryptor.prepare(directory)}")
+    console.print(f"public context {key_files.prepare(directory)}")
 
 
 @app.command()

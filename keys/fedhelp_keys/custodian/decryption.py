@@ -1,8 +1,8 @@
 """Decryption in a child process: SEAL meets foreign bytes there alone, and it may die alone.
 
-The child reads the secret context from the state itself, and answers over a pipe with bytes of a
-fixed form (nothing is unpickled from it). It lives as long as it behaves: a request that kills or
-stalls it is refused, and the next request starts a new one.
+The child gets the secret key over a pipe for one sum, forgets it after that, and answers with bytes
+of a fixed form (nothing is unpickled from it). It lives as long as it behaves: a request that kills
+or stalls it is refused, and the next request starts a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,10 @@ MEMORY_BYTES = 4 << 30
 memory (a lock that its pool does not give back), which the time limit then ends."""
 
 # What the parent sends begins with one of these.
+_KEY = b"K"
 _PARAMETERS = b"P"
 _CHUNK = b"C"
+_FORGET = b"E"
 # What the child answers begins with one of these.
 _DONE = b"D"
 _NOT_AN_INTEGER = b"N"
@@ -56,22 +57,20 @@ class DecryptionFailed(InternalError):
 class DecryptionWorker:
     """Decrypts sums in a child process. Thread-safe; one sum at a time."""
 
-    def __init__(self, secret_context: Path, *, limit_seconds: float = LIMIT_SECONDS) -> None:
-        """``secret_context`` is the file that `fedhelp custodian prepare` wrote."""
-        self._secret_context = secret_context
+    def __init__(self, *, limit_seconds: float = LIMIT_SECONDS) -> None:
         self.limit_seconds = limit_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
 
     def decrypt(
-        self, chunks: Iterable[bytes], secure_sum: SecureSum
+        self, chunks: Iterable[bytes], secure_sum: SecureSum, *, secret: bytes
     ) -> Generator[NDArray[np.uint64], None, None]:
         """The integers in each frame modulo ``2**packed_bits``: uint64 [polynomial_degree].
 
-        Each chunk is 1 to 16 whole frames, which the child checks. Other sums wait from the first
-        frame that is taken until the last, or until the iterator is closed: so ``chunks`` must come
-        from where nobody can stall them.
+        ``secret`` is the CKKS secret key of the sum's epoch. Each chunk is 1 to 16 whole frames,
+        which the child checks. Other sums wait from the first frame that is taken until the last,
+        or until the iterator is closed: so ``chunks`` must come from where nobody can stall them.
 
         Raises CiphertextRefused for anything but residues, for bytes that SEAL refuses, and for
         those that kill or stall the child; NotAnInteger as `SecretContext.decrypt_frame` does; and
@@ -79,9 +78,11 @@ class DecryptionWorker:
         """
         parameters = canonical_json(secure_sum.model_dump(mode="json"))
         with self._lock:
+            self._ask(_KEY + secret)
             self._ask(_PARAMETERS + parameters)
             for chunk in chunks:
                 yield from self._decrypted(chunk, secure_sum)
+            self._ask(_FORGET)
 
     def close(self) -> None:
         """End the child process."""
@@ -152,9 +153,7 @@ class DecryptionWorker:
         self._stop()
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(
-            target=_serve, args=(theirs, str(self._secret_context)), name="decryption", daemon=True
-        )
+        process = spawn.Process(target=_serve, args=(theirs,), name="decryption", daemon=True)
         process.start()
         theirs.close()
         self._process, self._connection = process, ours
@@ -170,12 +169,13 @@ class DecryptionWorker:
         self._process = self._connection = None
 
 
-def _serve(connection: Connection, secret_context: str) -> None:
+def _serve(connection: Connection) -> None:
     # A terminal's interrupt goes to the whole group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # No core file may hold the secret key, and no ciphertext may take the machine's memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    secret = b""
     decryption: _Decryption | None = None
     while True:
         try:
@@ -184,8 +184,11 @@ def _serve(connection: Connection, secret_context: str) -> None:
             return
         kind, body = message[:1], message[1:]
         try:
-            if kind == _PARAMETERS:
-                decryption = _Decryption(body, Path(secret_context))
+            if kind in (_KEY, _FORGET):
+                secret, decryption = body, None
+                answer = _DONE
+            elif kind == _PARAMETERS:
+                decryption = _Decryption(body, secret)
                 answer = _DONE
             else:
                 answer = _FAILED if decryption is None else _DONE + decryption.of(body)
@@ -193,7 +196,7 @@ def _serve(connection: Connection, secret_context: str) -> None:
             answer = _NOT_AN_INTEGER
         except CiphertextRefused:
             answer = _REFUSED
-        except (FedHelpError, OSError):
+        except FedHelpError:
             _LOG.exception("the secret context cannot be used")
             answer = _FAILED
         connection.send_bytes(answer)
@@ -202,10 +205,10 @@ def _serve(connection: Connection, secret_context: str) -> None:
 class _Decryption:
     """One sum's, in the child."""
 
-    def __init__(self, parameters: bytes, secret_context: Path) -> None:
+    def __init__(self, parameters: bytes, secret: bytes) -> None:
         parse_json(parameters, "the parameters")
         self._secure_sum = SecureSum.model_validate_json(parameters)
-        self._context = SecretContext(secret_context.read_bytes(), self._secure_sum)
+        self._context = SecretContext(secret, self._secure_sum)
 
     def of(self, chunk: bytes) -> bytes:
         """The packed elements of every frame in ``chunk``."""

@@ -17,11 +17,12 @@ from support.secure_sum import (
 )
 from support.sums import chunks, summed
 
-from fedhelp_keys.custodian.decryptor import (
-    DecryptorService,
+from fedhelp_keys.custodian.decryptor import DecryptorService
+from fedhelp_keys.custodian.key_files import (
+    FIRST,
     prepare,
     public_context_path,
-    secret_context_path,
+    secret_path,
 )
 from fedhelp_keys.custodian.store import REFUSALS_ALLOWED, AlreadyAnswered, TooManyRefusals
 from fedhelp_secure.canonical import digest
@@ -210,7 +211,7 @@ def test_prepare_makes_keys_once(federation: Federation, tmp_path: Path) -> None
     public = state.read(public_context_path(state))
     assert made == digest(public)
     PublicContext(public, federation.charter.secure_sum)
-    assert stat.S_IMODE(secret_context_path(state).stat().st_mode) == 0o600
+    assert stat.S_IMODE(secret_path(state, FIRST).stat().st_mode) == 0o600
     with pytest.raises(StateError):
         prepare(state)
     assert state.read(public_context_path(state)) == public

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from support.charters import complete
 from support.federation import Federation
+from support.keys import rounds_begun
 from support.secure_sum import (
     ask_decryptor,
     ask_unmaskers,
@@ -74,7 +75,9 @@ class Round:
     def masks(self, sent: Sent | None = None, *, number: int = 1) -> tuple[Answer, ...]:
         """The unmaskers' own answers."""
         chosen = self.sent if sent is None else sent
-        return ask_unmaskers(self.unmaskers, self.charter, chosen, round_number=number)
+        return ask_unmaskers(
+            self.federation, self.unmaskers, self.charter, chosen, round_number=number
+        )
 
     def forged_masked(self, frames: Frames, *, number: int = 1) -> Answer:
         """What a dishonest decryptor signs for ``frames``, naming the honest sum."""
@@ -382,10 +385,13 @@ def test_an_answer_under_another_charter_is_no_answer(honest: Round) -> None:
 def test_unmaskers_that_were_shown_different_sets_are_noticed(honest: Round) -> None:
     charter = honest.charter
     fewer = {name: part for name, part in honest.sent.items() if name != "small-1"}
+    begun = rounds_begun(honest.federation, charter)
     names = [one.name for one in charter.custodians.unmaskers]
     sets = [honest.sent, honest.sent, fewer]
     masks = tuple(
-        honest.unmaskers[name].answer(charter, 1, members_for(charter, name, part))
+        honest.unmaskers[name].answer(
+            charter, 1, members_for(charter, name, part), rounds_begun=begun
+        )
         for name, part in zip(names, sets, strict=True)
     )
     with pytest.raises(AnswerRefused, match="different sets"):
@@ -395,10 +401,13 @@ def test_unmaskers_that_were_shown_different_sets_are_noticed(honest: Round) -> 
 def test_the_same_hospitals_with_another_contribution_are_another_set(honest: Round) -> None:
     charter = honest.charter
     again = contribute_all(honest.federation, honest.directory / "again")
+    begun = rounds_begun(honest.federation, charter)
     names = [one.name for one in charter.custodians.unmaskers]
     sets = [honest.sent | {"small-1": again["small-1"]}, honest.sent, honest.sent]
     masks = tuple(
-        honest.unmaskers[name].answer(charter, 1, members_for(charter, name, part))
+        honest.unmaskers[name].answer(
+            charter, 1, members_for(charter, name, part), rounds_begun=begun
+        )
         for name, part in zip(names, sets, strict=True)
     )
     with pytest.raises(AnswerRefused, match="different sets"):

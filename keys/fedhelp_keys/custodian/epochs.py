@@ -1,0 +1,352 @@
+"""A custodian's key epochs: made, bound to rounds, and destroyed when no round needs them.
+
+Every statement is signed here and kept; `fedhelp_secure.secure_sum.epochs` says what each means.
+A round is bound to the epoch that is present when it begins, once. An earlier epoch whose rounds
+are all answered is destroyed: its file overwritten and removed first, the statement signed then.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+
+from fedhelp_keys.custodian import key_files
+from fedhelp_keys.custodian.database import FILE_NAME, Database
+from fedhelp_keys.custodian.store import EpochGone
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.errors import PolicyError
+from fedhelp_secure.secure_sum.epochs import (
+    ANSWERED,
+    EPOCH_KIND,
+    sign_begun,
+    sign_destroyed,
+    sign_epoch,
+)
+from fedhelp_secure.secure_sum.round_keys import MOST_EPOCHS, custodian_parties
+from fedhelp_secure.signing import open_document
+from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
+
+_LOG = logging.getLogger(__name__)
+
+
+class RoundNotBegun(PolicyError):
+    """A round was to be answered that this custodian has not begun."""
+
+    code = "round-not-begun"
+
+
+class RoundOutOfOrder(PolicyError):
+    """A round was to be begun while an earlier one waits for its answer, or after a later one."""
+
+    code = "round-order"
+
+
+class EpochRefused(PolicyError):
+    """What was asked of an epoch is not for it."""
+
+    code = "epoch"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The epoch to which a round is bound, and the statement that says so."""
+
+    epoch: int
+    begun: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStatus:
+    """What an operator is told of one epoch."""
+
+    number: int
+    key: str
+    """Digest of the public key."""
+    created: str
+    waiting: tuple[str, ...]
+    """The rounds bound to it that are not answered, for a person."""
+    fate: str
+    """``present``, ``waiting``, ``destroyed: reason`` or ``lost: reason``."""
+
+
+class EpochStore:
+    """The epochs of one custodian's state directory. Thread-safe, also between processes."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        """States the first epoch if that was never done; raises StateError without its keys."""
+        self._state = state
+        self._signing_key = state.signing_key()
+        self._database = Database(state.role_directory() / FILE_NAME)
+        with self._database.transaction() as database:
+            if _present(database) == 0:
+                key = key_files.public_key(state, key_files.FIRST)
+                self._state_epoch(database, key_files.FIRST, key)
+
+    def rotate(self) -> int:
+        """Make the next epoch's keys and statement; returns its number.
+
+        Earlier epochs that no round waits for are destroyed. Raises EpochRefused if there are as
+        many epochs as a chain may have.
+        """
+        with self._database.transaction() as database:
+            number = _present(database) + 1
+            if number > MOST_EPOCHS:
+                raise EpochRefused(
+                    f"a custodian has at most {MOST_EPOCHS} epochs; enrol a new one in its place."
+                )
+            # In the transaction, so that two processes do not make one epoch twice.
+            self._state_epoch(database, number, key_files.make(self._state, number))
+        self.destroy_finished()
+        return number
+
+    def begin(self, charter: Charter, round_number: int) -> CustodianKeys:
+        """Bind a round to the present epoch, or say again to which it is bound.
+
+        Raises CharterRefused if the charter pins another key than this custodian's, and
+        RoundOutOfOrder unless the charter's rounds are begun one after another, each when the one
+        before is answered: nobody can bind later rounds to today's keys.
+        """
+        with self._database.transaction() as database:
+            bound = _bound(database, charter.digest, round_number)
+            if bound is None:
+                _check_order(database, charter.digest, round_number)
+                number = _present(database)
+                begun = sign_begun(
+                    self._signing_key,
+                    self._state.identity,
+                    charter_digest=charter.digest,
+                    round_number=round_number,
+                    epoch=number,
+                    epoch_envelope=_statement(database, number),
+                )
+                row = (charter.digest, round_number, number, begun)
+                database.execute("INSERT INTO begun VALUES (?, ?, ?, ?)", row)
+                bound = Bound(number, begun)
+                _LOG.info("round %d of %s: begun, epoch %d", round_number, charter.digest, number)
+            chain = self._chain(database, charter, last=bound.epoch)
+            rows = database.execute(
+                "SELECT destroyed FROM epochs WHERE destroyed IS NOT NULL AND number >= ?"
+                " ORDER BY number",
+                (charter.custodians.epoch,),
+            )
+            destroyed = [row[0] for row in rows]
+        return CustodianKeys(round_begun=bound.begun, key_epochs=chain, destroyed=destroyed)
+
+    def bound(self, charter: Charter, round_number: int) -> Bound:
+        """To which epoch a round is bound; raises RoundNotBegun."""
+        with self._database.transaction() as database:
+            bound = _bound(database, charter.digest, round_number)
+        if bound is None:
+            raise RoundNotBegun(
+                "this custodian has not begun this round under the keys that it has; begin it "
+                "first. A custodian that was restored answers no round begun before."
+            )
+        return bound
+
+    def secret(self, epoch: int) -> bytes:
+        """The secret key of ``epoch``; raises EpochGone if it was destroyed or not restored."""
+        with self._database.transaction() as database:
+            row = database.execute(
+                "SELECT closing FROM epochs WHERE number = ?", (epoch,)
+            ).fetchone()
+            if row is None or row[0] is not None:
+                raise EpochGone(
+                    f"the secret of key epoch {epoch} is gone, and what was sent under it cannot "
+                    "be opened any more; run another round."
+                )
+            return self._state.read_secret(key_files.secret_path(self._state, epoch))
+
+    def public_context(self, epoch: int) -> bytes:
+        """A decryptor's public context of ``epoch``; raises EpochRefused if it has no such one."""
+        path = key_files.public_context_path(self._state, epoch)
+        with self._database.transaction() as database:
+            known = 1 <= epoch <= _present(database)
+        if not known or not path.exists():
+            raise EpochRefused("the decryptor has no keys of this epoch; ask for a stated one.")
+        return self._state.read(path)
+
+    def destroy_finished(self) -> tuple[int, ...]:
+        """Destroy every earlier epoch that no round waits for; returns their numbers.
+
+        Also ends what a crash, or another process, left half done.
+        """
+        with self._database.transaction() as database:
+            database.execute(
+                "UPDATE epochs SET closing = ? WHERE closing IS NULL"
+                " AND number < (SELECT MAX(number) FROM epochs)"
+                " AND number NOT IN (SELECT epoch FROM waiting)",
+                (ANSWERED,),
+            )
+        return self._destroy_closed()
+
+    def abandon(self, epoch: int, reason: str) -> None:
+        """Destroy an earlier epoch although rounds wait for it: they can never be opened.
+
+        Raises EpochRefused for the present epoch, one that is gone, or an unsuitable reason.
+        """
+        if not reason.isprintable() or not 1 <= len(reason) <= 200:
+            raise EpochRefused("--reason must be one line of 1 to 200 characters.")
+        with self._database.transaction() as database:
+            if not 1 <= epoch < _present(database):
+                raise EpochRefused(
+                    "only an earlier epoch can be destroyed; make the next one first, with "
+                    "'fedhelp custodian rotate'."
+                )
+            closed = database.execute(
+                "UPDATE epochs SET closing = ?1,"
+                " abandoned = EXISTS (SELECT 1 FROM waiting WHERE epoch = ?2)"
+                " WHERE number = ?2 AND closing IS NULL",
+                (reason, epoch),
+            )
+            if closed.rowcount != 1:
+                raise EpochRefused(f"epoch {epoch} is gone already; there is nothing to destroy.")
+        self._destroy_closed()
+
+    def status(self) -> tuple[EpochStatus, ...]:
+        """Every epoch, in order."""
+        with self._database.transaction() as database:
+            rows = database.execute(
+                "SELECT number, statement, closing, lost FROM epochs ORDER BY number"
+            ).fetchall()
+            waiting: dict[int, list[str]] = {}
+            for charter, number, epoch in database.execute("SELECT * FROM waiting"):
+                waiting.setdefault(epoch, []).append(f"round {number} of {charter}")
+        return tuple(
+            self._status(row, tuple(waiting.get(row[0], ())), present=row[0] == rows[-1][0])
+            for row in rows
+        )
+
+    def statements(self) -> dict[str, bytes]:
+        """Every statement about an epoch, by a name for its file."""
+        with self._database.transaction() as database:
+            rows = database.execute("SELECT number, statement, destroyed FROM epochs").fetchall()
+        made = {f"epoch-{number}.json": statement for number, statement, _ in rows}
+        gone = {f"epoch-{number}-destroyed.json": gone for number, _, gone in rows if gone}
+        return made | gone
+
+    def restore(self, statements: list[tuple[int, bytes, bytes | None]]) -> int:
+        """Take over another copy's epochs, without their secrets, and make the next; its number.
+
+        Only for a state that has no epochs of its own: see `fedhelp_keys.custodian.backup`.
+        """
+        with self._database.transaction() as database:
+            database.execute("DELETE FROM epochs")
+            database.executemany(
+                "INSERT INTO epochs (number, statement, closing, lost, destroyed)"
+                " VALUES (?, ?, 'restored without its secret', 1, ?)",
+                statements,
+            )
+        return self.rotate()
+
+    def rows(self) -> list[tuple[int, bytes, bytes | None]]:
+        """What `restore` takes: number, statement and destroyed-statement of every epoch."""
+        with self._database.transaction() as database:
+            return database.execute(
+                "SELECT number, statement, destroyed FROM epochs ORDER BY number"
+            ).fetchall()
+
+    def _destroy_closed(self) -> tuple[int, ...]:
+        with self._database.transaction() as database:
+            rows = database.execute(
+                "SELECT number, statement, closing, abandoned FROM epochs"
+                " WHERE closing IS NOT NULL AND destroyed IS NULL AND NOT lost ORDER BY number"
+            ).fetchall()
+        for number, statement, reason, abandoned in rows:
+            key_files.destroy(self._state, number)
+            record = sign_destroyed(
+                self._signing_key,
+                self._state.identity,
+                epoch=number,
+                epoch_envelope=statement,
+                reason=reason,
+                abandoned=bool(abandoned),
+                now=utc_now(),
+            )
+            with self._database.transaction() as database:
+                database.execute(
+                    "UPDATE epochs SET destroyed = ? WHERE number = ? AND destroyed IS NULL",
+                    (record, number),
+                )
+            _LOG.warning("the secret of key epoch %d is destroyed: %s", number, reason)
+        return tuple(row[0] for row in rows)
+
+    def _state_epoch(self, database: sqlite3.Connection, number: int, key: str) -> None:
+        previous = _statement(database, number - 1) if number > key_files.FIRST else None
+        statement = sign_epoch(
+            self._signing_key,
+            self._state.identity,
+            epoch=number,
+            key=key,
+            previous=previous,
+            now=utc_now(),
+        )
+        database.execute(
+            "INSERT INTO epochs (number, statement) VALUES (?, ?)", (number, statement)
+        )
+
+    def _chain(self, database: sqlite3.Connection, charter: Charter, *, last: int) -> list[bytes]:
+        """The statements from the charter's epoch to ``last``."""
+        own = next(
+            party for party in custodian_parties(charter) if party.identity == self._state.identity
+        )
+        rows = database.execute(
+            "SELECT statement FROM epochs WHERE number BETWEEN ? AND ? ORDER BY number",
+            (own.first_epoch, last),
+        )
+        chain = [row[0] for row in rows]
+        if not chain or self._document(chain[0])["key"] != own.pinned:
+            raise CharterRefused(
+                "the charter pins another key than this custodian's; ask the registrar for a new "
+                "charter."
+            )
+        return chain
+
+    def _document(self, statement: bytes) -> dict[str, str]:
+        return open_document(EPOCH_KIND, statement, self._signing_key.public)
+
+    def _status(
+        self, row: tuple[int, bytes, str | None, int], waiting: tuple[str, ...], *, present: bool
+    ) -> EpochStatus:
+        number, statement, closing, lost = row
+        document = self._document(statement)
+        fate = "present" if present else "waiting"
+        if closing is not None:
+            fate = f"{'lost' if lost else 'destroyed'}: {closing}"
+        key = digest(document["key"].encode("ascii"))
+        return EpochStatus(number, key, document["created"], waiting, fate)
+
+
+def _present(database: sqlite3.Connection) -> int:
+    """The number of the present epoch, 0 if there is none."""
+    return int(database.execute("SELECT COALESCE(MAX(number), 0) FROM epochs").fetchone()[0])
+
+
+def _statement(database: sqlite3.Connection, number: int) -> bytes:
+    row = database.execute("SELECT statement FROM epochs WHERE number = ?", (number,)).fetchone()
+    return bytes(row[0])
+
+
+def _bound(database: sqlite3.Connection, charter_digest: str, round_number: int) -> Bound | None:
+    row = database.execute(
+        "SELECT epoch, statement FROM begun WHERE charter = ? AND round = ?",
+        (charter_digest, round_number),
+    ).fetchone()
+    return None if row is None else Bound(*row)
+
+
+def _check_order(database: sqlite3.Connection, charter_digest: str, round_number: int) -> None:
+    later = database.execute(
+        "SELECT 1 FROM begun WHERE charter = ? AND round > ?", (charter_digest, round_number)
+    ).fetchone()
+    waiting = database.execute(
+        "SELECT 1 FROM waiting WHERE charter = ?", (charter_digest,)
+    ).fetchone()
+    if later or waiting:
+        raise RoundOutOfOrder(
+            "a round of a charter begins when the one before it is answered, and never after a "
+            "later one; get the earlier round's answer first."
+        )
