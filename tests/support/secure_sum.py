@@ -29,15 +29,16 @@ def contribute_all(
     hospitals: Iterable[str] | None = None,
     round_number: int = 1,
     charter: Charter | None = None,
+    begun: bool = True,
 ) -> dict[str, Contribution]:
     """Every hospital's contribution, in ascending order of name, files in a new ``directory``.
 
-    The custodians' stores have begun the round then.
+    The custodians' stores have begun the round then, unless that is not wanted.
     """
     chosen = charter or federation.charter
     names = [one.name for one in chosen.hospitals] if hospitals is None else hospitals
     directory.mkdir(parents=True)
-    keys = keys_of_stores(federation, chosen, round_number)
+    keys = keys_of_stores(federation, chosen, round_number) if begun else None
     return {
         name: contribute(
             federation,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedhelp_keys.custodian import key_files
@@ -26,7 +27,7 @@ from fedhelp_secure.secure_sum.epochs import (
 )
 from fedhelp_secure.secure_sum.round_keys import MOST_EPOCHS, custodian_parties
 from fedhelp_secure.signing import open_document
-from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
 
@@ -77,14 +78,23 @@ class EpochStore:
     """The epochs of one custodian's state directory. Thread-safe, also between processes."""
 
     def __init__(self, state: StateDirectory) -> None:
-        """States the first epoch if that was never done; raises StateError without its keys."""
+        """States the first epoch if that was never done.
+
+        Raises StateError unless the present epoch's key files are there, and are those stated.
+        """
         self._state = state
         self._signing_key = state.signing_key()
         self._database = Database(state.role_directory() / FILE_NAME)
         with self._database.transaction() as database:
+            present = _present(database) or key_files.FIRST
+            key = key_files.public_key(state, present)
             if _present(database) == 0:
-                key = key_files.public_key(state, key_files.FIRST)
-                self._state_epoch(database, key_files.FIRST, key)
+                _state(state, database, present, key)
+            elif self._document(_statement(database, present))["key"] != key:
+                raise StateError(
+                    f"the key files of epoch {present} are not those that this custodian stated; "
+                    "put them back, or restore this custodian from its shares."
+                )
 
     def rotate(self) -> int:
         """Make the next epoch's keys and statement; returns its number.
@@ -98,8 +108,7 @@ class EpochStore:
                 raise EpochRefused(
                     f"a custodian has at most {MOST_EPOCHS} epochs; enrol a new one in its place."
                 )
-            # In the transaction, so that two processes do not make one epoch twice.
-            self._state_epoch(database, number, key_files.make(self._state, number))
+            _make(self._state, database, number)
         self.destroy_finished()
         return number
 
@@ -183,10 +192,13 @@ class EpochStore:
             )
         return self._destroy_closed()
 
-    def abandon(self, epoch: int, reason: str) -> None:
-        """Destroy an earlier epoch although rounds wait for it: they can never be opened.
+    def give_up(self, epoch: int, reason: str, *, abandon: bool) -> None:
+        """Destroy an earlier epoch now.
 
-        Raises EpochRefused for the present epoch, one that is gone, or an unsuitable reason.
+        With ``abandon`` also if rounds wait for it, which can never be opened then.
+
+        Raises EpochRefused for the present epoch, one that is gone, one that rounds wait for unless
+        they are abandoned, or an unsuitable reason; then nothing has changed.
         """
         if not reason.isprintable() or not 1 <= len(reason) <= 200:
             raise EpochRefused("--reason must be one line of 1 to 200 characters.")
@@ -196,11 +208,15 @@ class EpochStore:
                     "only an earlier epoch can be destroyed; make the next one first, with "
                     "'fedhelp custodian rotate'."
                 )
+            waiting = database.execute("SELECT 1 FROM waiting WHERE epoch = ?", (epoch,)).fetchone()
+            if waiting and not abandon:
+                raise EpochRefused(
+                    f"rounds wait for epoch {epoch}; let them be answered, or give them up for "
+                    "good with --abandon."
+                )
             closed = database.execute(
-                "UPDATE epochs SET closing = ?1,"
-                " abandoned = EXISTS (SELECT 1 FROM waiting WHERE epoch = ?2)"
-                " WHERE number = ?2 AND closing IS NULL",
-                (reason, epoch),
+                "UPDATE epochs SET closing = ?, abandoned = ? WHERE number = ? AND closing IS NULL",
+                (reason, waiting is not None, epoch),
             )
             if closed.rowcount != 1:
                 raise EpochRefused(f"epoch {epoch} is gone already; there is nothing to destroy.")
@@ -228,22 +244,25 @@ class EpochStore:
         gone = {f"epoch-{number}-destroyed.json": gone for number, _, gone in rows if gone}
         return made | gone
 
-    def restore(self, statements: list[tuple[int, bytes, bytes | None]]) -> int:
-        """Take over another copy's epochs, without their secrets, and make the next; its number.
-
-        Only for a state that has no epochs of its own: see `fedhelp_keys.custodian.backup`.
+    @classmethod
+    def restored(
+        cls, state: StateDirectory, rows: Sequence[tuple[int, bytes, bytes | None]]
+    ) -> EpochStore:
+        """The epochs of a state made from a backup: those in ``rows`` without their secrets, which
+        are lost, and the next one, with new keys.
         """
-        with self._database.transaction() as database:
-            database.execute("DELETE FROM epochs")
-            database.executemany(
+        database = Database(state.role_directory() / FILE_NAME)
+        with database.transaction() as connection:
+            connection.executemany(
                 "INSERT INTO epochs (number, statement, closing, lost, destroyed)"
-                " VALUES (?, ?, 'restored without its secret', 1, ?)",
-                statements,
+                " VALUES (?1, ?2, 'restored from a backup, which has no secrets', 1, ?3)",
+                rows,
             )
-        return self.rotate()
+            _make(state, connection, rows[-1][0] + 1)
+        return cls(state)
 
     def rows(self) -> list[tuple[int, bytes, bytes | None]]:
-        """What `restore` takes: number, statement and destroyed-statement of every epoch."""
+        """Number, statement and record of destruction of every epoch: what `restored` takes."""
         with self._database.transaction() as database:
             return database.execute(
                 "SELECT number, statement, destroyed FROM epochs ORDER BY number"
@@ -273,20 +292,6 @@ class EpochStore:
                 )
             _LOG.warning("the secret of key epoch %d is destroyed: %s", number, reason)
         return tuple(row[0] for row in rows)
-
-    def _state_epoch(self, database: sqlite3.Connection, number: int, key: str) -> None:
-        previous = _statement(database, number - 1) if number > key_files.FIRST else None
-        statement = sign_epoch(
-            self._signing_key,
-            self._state.identity,
-            epoch=number,
-            key=key,
-            previous=previous,
-            now=utc_now(),
-        )
-        database.execute(
-            "INSERT INTO epochs (number, statement) VALUES (?, ?)", (number, statement)
-        )
 
     def _chain(self, database: sqlite3.Connection, charter: Charter, *, last: int) -> list[bytes]:
         """The statements from the charter's epoch to ``last``."""
@@ -323,6 +328,23 @@ class EpochStore:
 def _present(database: sqlite3.Connection) -> int:
     """The number of the present epoch, 0 if there is none."""
     return int(database.execute("SELECT COALESCE(MAX(number), 0) FROM epochs").fetchone()[0])
+
+
+def _make(state: StateDirectory, database: sqlite3.Connection, number: int) -> None:
+    """Make and state an epoch, in a transaction: two processes do not make one twice."""
+    _state(state, database, number, key_files.make(state, number))
+
+
+def _state(state: StateDirectory, database: sqlite3.Connection, number: int, key: str) -> None:
+    statement = sign_epoch(
+        state.signing_key(),
+        state.identity,
+        epoch=number,
+        key=key,
+        previous=_statement(database, number - 1) if number > key_files.FIRST else None,
+        now=utc_now(),
+    )
+    database.execute("INSERT INTO epochs (number, statement) VALUES (?, ?)", (number, statement))
 
 
 def _statement(database: sqlite3.Connection, number: int) -> bytes:

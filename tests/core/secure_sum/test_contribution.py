@@ -71,6 +71,7 @@ def test_the_manifest_says_what_was_sent(
         "ciphertext_bytes": 65_536,
         "seed_digests": [digest(sealed) for sealed in contribution.sealed_seeds],
         "ledger_entry_digest": LEDGER_ENTRY,
+        "round_keys_digest": keys_at_first(federation, federation.charter).digest,
     }
     assert contribution.ciphertext.stat().st_size == secure_sum.ciphertext_bytes == 65_536
     assert [len(sealed) for sealed in contribution.sealed_seeds] == [1168, 1168]

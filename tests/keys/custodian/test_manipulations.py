@@ -248,7 +248,9 @@ def test_an_unmasker_that_adds_an_offset_is_seen(honest: Round, name: str) -> No
 
 
 def test_another_rounds_sum_is_seen(honest: Round) -> None:
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
+    later = contribute_all(
+        honest.federation, honest.directory / "later", round_number=2, begun=False
+    )
     masked = honest.masked(summed(honest.charter, later))
     with pytest.raises(SumForged):
         honest.opened(masked, honest.masks())
@@ -339,7 +341,9 @@ def test_all_custodians_together_cannot_put_a_hospital_in_anothers_place(honest:
 
 def test_all_custodians_together_cannot_replay_an_earlier_round(honest: Round) -> None:
     """Round 1's sum, signed again as round 2's."""
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
+    later = contribute_all(
+        honest.federation, honest.directory / "later", round_number=2, begun=False
+    )
     frames = decrypted(honest.federation, honest.charter, honest.total)
     masked = honest.forged_masked(frames, number=2)
     masks = tuple(
@@ -351,8 +355,8 @@ def test_all_custodians_together_cannot_replay_an_earlier_round(honest: Round) -
 
 
 def test_an_answer_of_an_earlier_round_is_no_answer(honest: Round) -> None:
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
     old = honest.masked(honest.total), honest.masks()
+    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
     new = honest.masked(summed(honest.charter, later), number=2), honest.masks(later, number=2)
     honest.opened(*new, number=2)
     for masked, masks in ((old[0], new[1]), (new[0], (*new[1][:-1], old[1][-1])), old):
@@ -361,6 +365,8 @@ def test_an_answer_of_an_earlier_round_is_no_answer(honest: Round) -> None:
 
 
 def test_contributions_of_an_earlier_round_are_not_unmasked(honest: Round) -> None:
+    honest.masked(honest.total)
+    honest.masks()
     with pytest.raises(ManifestRefused):
         honest.masks(number=2)
     # The decryptor sees no round in a sum; without masks of that round it is worth nothing.

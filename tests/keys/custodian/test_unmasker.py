@@ -45,7 +45,7 @@ def _answer(
     charter: Charter,
     members: list[SealedContribution],
 ) -> Answer:
-    begun = rounds_begun(federation, federation.charter)
+    begun = rounds_begun(federation, charter)
     return service.answer(charter, 1, members, rounds_begun=begun)
 
 
