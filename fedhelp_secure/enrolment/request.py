@@ -121,7 +121,7 @@ def open_request(envelope: bytes) -> EnrolmentRequest:
 
 def _sealing_key(state: StateDirectory) -> str:
     # An unmasker that has destroyed its first key keeps the public half: charters begin with it.
-    kept = state.role_directory() / "sealing.pub"
+    kept = state.root / state.identity.role.value / "sealing.pub"
     if kept.exists():
         return state.read(kept).decode("ascii")
     return state.unsealing_key().public.to_base64()

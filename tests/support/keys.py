@@ -7,7 +7,9 @@ from functools import lru_cache
 from support.federation import Federation
 
 from fedhelp_keys.custodian.epochs import EpochStore
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
+from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.round_keys import (
     RoundKeys,
     begin_under_first_epochs,
@@ -39,6 +41,14 @@ def keys_of_stores(federation: Federation, charter: Charter, round_number: int =
     return open_round_keys(
         charter, round_number, stated_by_stores(federation, charter, round_number)
     )
+
+
+def context_of(federation: Federation, charter: Charter, context_digest: str) -> PublicContext:
+    """The decryptor's public context of this digest, of whatever epoch."""
+    for path in federation.state("decryptor").role_directory().rglob("*.public"):
+        if digest(path.read_bytes()) == context_digest:
+            return PublicContext(path.read_bytes(), charter.secure_sum)
+    raise AssertionError("the decryptor has no such context")
 
 
 def stated_at_first(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from support.federation import Federation
-from support.keys import keys_at_first
+from support.keys import context_of, keys_at_first
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
@@ -81,7 +81,7 @@ def contribute(
         keys=ContributionKeys(
             signing_key=state.signing_key(),
             unsealing_key=state.unsealing_key(),
-            context=public_context(federation, chosen),
+            context=context_of(federation, chosen, keys.context_digest),
         ),
         out=out,
     )

@@ -1,7 +1,7 @@
 """A custodian's backup: what makes it this custodian, sealed to a key that exists in shares only.
 
 In it are the signing key, the TLS identity, what it trusts, and the statements of its epochs. Not
-in it are the secrets of epochs: a copy would outlive their destruction, and a custodian that has lost
+in it are the secrets of epochs: a copy would outlive their destruction, and a custodian that lost
 its answers must answer nothing that was sent under them. A restored custodian therefore makes its
 next epoch at once and begins rounds under that; of a round begun before it knows nothing, and
 refuses it (ADR 0021).
