@@ -1,10 +1,9 @@
-"""Logs in which the custodians' keys are not what they should be. Whoever changes the log signs it."""
+"""Logs in which the custodians' keys are not what they should be; who changes a log signs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.evidence import Story
@@ -75,7 +74,7 @@ def insert(story: Story, index: int, party: str, kind: str, envelope: bytes) -> 
 
 
 def resigned(
-    story: Story, party: str, kind: str, place: int, *, signer: str | None = None, **changes: Any
+    story: Story, party: str, kind: str, place: int, *, signer: str | None = None, **changes: object
 ) -> None:
     index = at(story, party, kind, place)
     document = peek_document(kind, envelope_at(story, index)) | changes
@@ -83,8 +82,8 @@ def resigned(
     replace(story, index, key.sign_document(kind, document))
 
 
-def changed(party: str, kind: str, place: int, **changes: Any) -> Callable[[Story], None]:
-    return lambda story: resigned(story, party, kind, place, **changes)
+def changed(party: str, kind: str, place: int, **changes: object) -> Callable[[Story], None]:
+    return lambda story: resigned(story, party, kind, place, signer=None, **changes)
 
 
 def signed_by_another(story: Story) -> None:
@@ -100,6 +99,7 @@ def stated_by_a_hospital(story: Story) -> None:
 
 
 def epoch_left_out(story: Story) -> None:
+    remove(story, at(story, "decryptor", DESTROYED_KIND, 0))
     remove(story, at(story, "decryptor", EPOCH_KIND, 1))
 
 
@@ -131,6 +131,7 @@ def statements_in_disorder(story: Story) -> None:
 
 
 def epoch_after_the_beginning(story: Story) -> None:
+    remove(story, at(story, "unmasker", DESTROYED_KIND, 0))
     index = at(story, "unmasker", EPOCH_KIND, 1)
     entry = story.entries.pop(index)
     story.entries.insert(at(story, "unmasker", BEGUN_KIND, 1) + 1, entry)
