@@ -148,11 +148,11 @@ def upload(
 class Custodian:
     """One custodian's server, which can go away and come back on the same port."""
 
-    def __init__(self, state: StateDirectory) -> None:
+    def __init__(self, state: StateDirectory, address: str = ANY_PORT) -> None:
         self._state = state
         self._decryptor: DecryptorService | None = None
         self._server: RunningServer | None = None
-        self.address = ANY_PORT
+        self.address = address
         self.start()
 
     def start(self) -> None:
