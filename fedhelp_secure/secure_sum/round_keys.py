@@ -74,13 +74,14 @@ def open_round_keys(
     parties = custodian_parties(charter)
     if len(stated) != len(parties):
         raise KeysRefused("a round's keys must be those of every custodian of the charter.")
+    charter_digest = charter.digest
     epochs = [
-        open_custodian_keys(charter, round_number, party, keys)
+        open_custodian_keys(charter_digest, round_number, party, keys)
         for party, keys in zip(parties, stated, strict=True)
     ]
     decryptor, *unmaskers = epochs
     return RoundKeys(
-        charter=charter.digest,
+        charter=charter_digest,
         round_number=round_number,
         epochs=tuple(epoch.epoch for epoch in epochs),
         context_digest=decryptor.key,
@@ -90,11 +91,11 @@ def open_round_keys(
 
 
 def open_custodian_keys(
-    charter: Charter, round_number: int, party: CustodianParty, stated: CustodianKeys
+    charter_digest: str, round_number: int, party: CustodianParty, stated: CustodianKeys
 ) -> KeyEpoch:
     """The epoch to which ``party`` bound a round; raises as `open_round_keys` does."""
     begun = open_begun(party, stated.round_begun)
-    if (begun.charter, begun.round) != (charter.digest, round_number):
+    if (begun.charter, begun.round) != (charter_digest, round_number):
         raise KeysRefused("a custodian's statement begins another round; ask for this round's.")
     chain = open_chain(party, stated.key_epochs)
     last = digest(stated.key_epochs[-1])

@@ -20,6 +20,7 @@ from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.epochs import (
     ANSWERED,
+    DESTROYED_KIND,
     EPOCH_KIND,
     sign_begun,
     sign_destroyed,
@@ -30,6 +31,8 @@ from fedhelp_secure.signing import open_document
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
+
+_LOST = "restored from a backup, which has no secrets"
 
 _LOG = logging.getLogger(__name__)
 
@@ -253,11 +256,18 @@ class EpochStore:
         """
         database = Database(state.role_directory() / FILE_NAME)
         with database.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO epochs (number, statement, closing, lost, destroyed)"
-                " VALUES (?1, ?2, 'restored from a backup, which has no secrets', 1, ?3)",
-                rows,
-            )
+            for number, statement, destroyed in rows:
+                connection.execute(
+                    "INSERT INTO epochs (number, statement, closing, lost, destroyed)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (
+                        number,
+                        statement,
+                        _LOST if destroyed is None else _reason(state, destroyed),
+                        destroyed is None,
+                        destroyed,
+                    ),
+                )
             _make(state, connection, rows[-1][0] + 1)
         return cls(state)
 
@@ -328,6 +338,10 @@ class EpochStore:
 def _present(database: sqlite3.Connection) -> int:
     """The number of the present epoch, 0 if there is none."""
     return int(database.execute("SELECT COALESCE(MAX(number), 0) FROM epochs").fetchone()[0])
+
+
+def _reason(state: StateDirectory, destroyed: bytes) -> str:
+    return str(open_document(DESTROYED_KIND, destroyed, state.signing_key().public)["reason"])
 
 
 def _make(state: StateDirectory, database: sqlite3.Connection, number: int) -> None:

@@ -54,7 +54,7 @@ class KeyBook:
     """The custodians' statements under one charter."""
 
     def __init__(self, charter: Charter, store: Store) -> None:
-        self._charter = charter
+        self._charter_digest = charter.digest
         self._store = store
         self._parties = custodian_parties(charter)
 
@@ -65,7 +65,7 @@ class KeyBook:
         if its epochs are not those that it stated before.
         """
         party = self._parties[index]
-        epoch = open_custodian_keys(self._charter, number, party, stated)
+        epoch = open_custodian_keys(self._charter_digest, number, party, stated)
         known = self._store.statements(party.identity.uri, EPOCH_KIND)
         shared = min(len(known), len(stated.key_epochs))
         if list(known[:shared]) != list(stated.key_epochs[:shared]):
@@ -108,7 +108,7 @@ class KeyBook:
         stated = self._stated(number)
         for keys in stated:
             yield GetRoundKeysResponse(custodian=keys)
-        decryptor = open_custodian_keys(self._charter, number, self._parties[0], stated[0])
+        decryptor = open_custodian_keys(self._charter_digest, number, self._parties[0], stated[0])
         if decryptor.key == context_digest:
             return
         for chunk in split(self._store.context(decryptor.key) or b""):
