@@ -79,3 +79,9 @@ class Database:
             # EXTRA: the commit is on the disk, directory entry included, before it returns.
             connection.execute("PRAGMA synchronous = EXTRA")
             yield connection
+
+
+def present_epoch(connection: sqlite3.Connection) -> int:
+    """The number of the present epoch, 0 if there is none."""
+    row = connection.execute("SELECT COALESCE(MAX(number), 0) FROM epochs").fetchone()
+    return int(row[0])

@@ -12,18 +12,17 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedhelp_keys.custodian import key_files
-from fedhelp_keys.custodian.database import FILE_NAME, Database
+from fedhelp_keys.custodian import destruction, key_files
+from fedhelp_keys.custodian.database import FILE_NAME, Database, present_epoch
+from fedhelp_keys.custodian.destruction import EpochRefused
 from fedhelp_keys.custodian.store import EpochGone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.epochs import (
-    ANSWERED,
     DESTROYED_KIND,
     EPOCH_KIND,
     sign_begun,
-    sign_destroyed,
     sign_epoch,
 )
 from fedhelp_secure.secure_sum.round_keys import MOST_EPOCHS, custodian_parties
@@ -47,12 +46,6 @@ class RoundOutOfOrder(PolicyError):
     """A round was to be begun while an earlier one waits for its answer, or after a later one."""
 
     code = "round-order"
-
-
-class EpochRefused(PolicyError):
-    """What was asked of an epoch is not for it."""
-
-    code = "epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +82,9 @@ class EpochStore:
         self._signing_key = state.signing_key()
         self._database = Database(state.role_directory() / FILE_NAME)
         with self._database.transaction() as database:
-            present = _present(database) or key_files.FIRST
+            present = present_epoch(database) or key_files.FIRST
             key = key_files.public_key(state, present)
-            if _present(database) == 0:
+            if present_epoch(database) == 0:
                 _state(state, database, present, key)
             elif self._document(_statement(database, present))["key"] != key:
                 raise StateError(
@@ -106,7 +99,7 @@ class EpochStore:
         many epochs as a chain may have.
         """
         with self._database.transaction() as database:
-            number = _present(database) + 1
+            number = present_epoch(database) + 1
             if number > MOST_EPOCHS:
                 raise EpochRefused(
                     f"a custodian has at most {MOST_EPOCHS} epochs; enrol a new one in its place."
@@ -126,7 +119,7 @@ class EpochStore:
             bound = _bound(database, charter.digest, round_number)
             if bound is None:
                 _check_order(database, charter.digest, round_number)
-                number = _present(database)
+                number = present_epoch(database)
                 begun = sign_begun(
                     self._signing_key,
                     self._state.identity,
@@ -176,7 +169,7 @@ class EpochStore:
         """A decryptor's public context of ``epoch``; raises EpochRefused if it has no such one."""
         path = key_files.public_context_path(self._state, epoch)
         with self._database.transaction() as database:
-            known = 1 <= epoch <= _present(database)
+            known = 1 <= epoch <= present_epoch(database)
         if not known or not path.exists():
             raise EpochRefused("the decryptor has no keys of this epoch; ask for a stated one.")
         return self._state.read(path)
@@ -186,44 +179,17 @@ class EpochStore:
 
         Also ends what a crash, or another process, left half done.
         """
-        with self._database.transaction() as database:
-            database.execute(
-                "UPDATE epochs SET closing = ? WHERE closing IS NULL"
-                " AND number < (SELECT MAX(number) FROM epochs)"
-                " AND number NOT IN (SELECT epoch FROM waiting)",
-                (ANSWERED,),
-            )
-        return self._destroy_closed()
+        destruction.close_finished(self._database)
+        return destruction.destroy_closed(self._state, self._database)
 
     def give_up(self, epoch: int, reason: str, *, abandon: bool) -> None:
         """Destroy an earlier epoch now.
 
-        With ``abandon`` also if rounds wait for it, which can never be opened then.
-
-        Raises EpochRefused for the present epoch, one that is gone, one that rounds wait for unless
-        they are abandoned, or an unsuitable reason; then nothing has changed.
+        With ``abandon`` also if rounds wait for it, which can never be opened then. Raises
+        EpochRefused as `destruction.close` does; then nothing has changed.
         """
-        if not reason.isprintable() or not 1 <= len(reason) <= 200:
-            raise EpochRefused("--reason must be one line of 1 to 200 characters.")
-        with self._database.transaction() as database:
-            if not 1 <= epoch < _present(database):
-                raise EpochRefused(
-                    "only an earlier epoch can be destroyed; make the next one first, with "
-                    "'fedhelp custodian rotate'."
-                )
-            waiting = database.execute("SELECT 1 FROM waiting WHERE epoch = ?", (epoch,)).fetchone()
-            if waiting and not abandon:
-                raise EpochRefused(
-                    f"rounds wait for epoch {epoch}; let them be answered, or give them up for "
-                    "good with --abandon."
-                )
-            closed = database.execute(
-                "UPDATE epochs SET closing = ?, abandoned = ? WHERE number = ? AND closing IS NULL",
-                (reason, waiting is not None, epoch),
-            )
-            if closed.rowcount != 1:
-                raise EpochRefused(f"epoch {epoch} is gone already; there is nothing to destroy.")
-        self._destroy_closed()
+        destruction.close(self._database, epoch, reason, abandon=abandon)
+        destruction.destroy_closed(self._state, self._database)
 
     def status(self) -> tuple[EpochStatus, ...]:
         """Every epoch, in order."""
@@ -278,31 +244,6 @@ class EpochStore:
                 "SELECT number, statement, destroyed FROM epochs ORDER BY number"
             ).fetchall()
 
-    def _destroy_closed(self) -> tuple[int, ...]:
-        with self._database.transaction() as database:
-            rows = database.execute(
-                "SELECT number, statement, closing, abandoned FROM epochs"
-                " WHERE closing IS NOT NULL AND destroyed IS NULL AND NOT lost ORDER BY number"
-            ).fetchall()
-        for number, statement, reason, abandoned in rows:
-            key_files.destroy(self._state, number)
-            record = sign_destroyed(
-                self._signing_key,
-                self._state.identity,
-                epoch=number,
-                epoch_envelope=statement,
-                reason=reason,
-                abandoned=bool(abandoned),
-                now=utc_now(),
-            )
-            with self._database.transaction() as database:
-                database.execute(
-                    "UPDATE epochs SET destroyed = ? WHERE number = ? AND destroyed IS NULL",
-                    (record, number),
-                )
-            _LOG.warning("the secret of key epoch %d is destroyed: %s", number, reason)
-        return tuple(row[0] for row in rows)
-
     def _chain(self, database: sqlite3.Connection, charter: Charter, *, last: int) -> list[bytes]:
         """The statements from the charter's epoch to ``last``."""
         own = next(
@@ -333,11 +274,6 @@ class EpochStore:
             fate = f"{'lost' if lost else 'destroyed'}: {closing}"
         key = digest(document["key"].encode("ascii"))
         return EpochStatus(number, key, document["created"], waiting, fate)
-
-
-def _present(database: sqlite3.Connection) -> int:
-    """The number of the present epoch, 0 if there is none."""
-    return int(database.execute("SELECT COALESCE(MAX(number), 0) FROM epochs").fetchone()[0])
 
 
 def _reason(state: StateDirectory, destroyed: bytes) -> str:

@@ -11,13 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import TypeVar
 
 from fedhelp_secure.charter import Charter, SecureSum
 from fedhelp_secure.errors import (
-    ConfigurationError,
     FedHelpError,
     MalformedMessage,
     PeerError,
@@ -32,6 +29,7 @@ from fedhelp_secure.secure_sum.epochs import KeyEpoch, KeysRefused
 from fedhelp_secure.secure_sum.residues import CiphertextRefused, weighted_sum
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
+from fedhelp_server.aggregator.asking import Asking
 from fedhelp_server.aggregator.blobs import BlobDamaged, BlobStore, IncomingBlob, check
 from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.custodians import Custodians
@@ -41,17 +39,12 @@ from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.rounds import FINAL, RoundEventKind, RoundState
 from fedhelp_server.aggregator.store import Store, StoredAnswer, StoredRound
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 10.0
-
 RECONNECT_SECONDS = 300
 """After a restart a round waits at least so long (or its whole deadline, if that is shorter): the
 aggregator's absence must not be what shuts a hospital out."""
 
 _LONGEST_WAIT_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
-
-_T = TypeVar("_T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,10 +67,7 @@ class Driver:
         self._blobs = blobs
         self._custodians = custodians
         self._stopping = threading.Event()
-        self._given_up = threading.Event()
-        """No custodian needs to be asked again: this process stops, or the round has failed."""
-        self._reasons: dict[Identity, str] = {}
-        self._reasons_lock = threading.Lock()
+        self._asking = Asking(charter, book, custodians)
         self._thread: threading.Thread | None = None
         self.failed = False
 
@@ -93,7 +83,7 @@ class Driver:
     def stop(self) -> None:
         """End the thread; what it was asking a custodian is asked again after the next start."""
         self._stopping.set()
-        self._given_up.set()
+        self._asking.give_up()
         self._book.close()
         self._custodians.close()
         if self._thread is not None:
@@ -125,7 +115,7 @@ class Driver:
 
     def _begin(self, number: int) -> None:
         """Have every custodian begin the round, then open it; or fail as `_finish` does."""
-        self._given_up.clear()
+        self._asking.begin()
         if self._stopping.is_set():
             return
         try:
@@ -140,10 +130,10 @@ class Driver:
         """What all custodians state; None if that is given up before."""
         custodians = custodians_of(self._charter)
         asked = [
-            partial(self._patiently, number, custodian, partial(self._begun, index, number))
+            partial(self._asking.patiently, number, custodian, partial(self._begun, index, number))
             for index, custodian in enumerate(custodians)
         ]
-        found = self._together(asked)
+        found = self._asking.together(asked)
         stated = tuple(each[0] for each in found if each is not None)
         if len(stated) < len(custodians) or found[0] is None:
             return None
@@ -190,7 +180,7 @@ class Driver:
     def _finish(self, current: StoredRound) -> None:
         """Sum, ask every custodian, open; or fail with the code of what was definitely refused."""
         number = current.number
-        self._given_up.clear()
+        self._asking.begin()
         if self._stopping.is_set():
             return
         try:
@@ -225,21 +215,7 @@ class Driver:
         for index, unmasker in enumerate(unmaskers):
             ask = partial(self._ask_unmasker, index, number)
             asked.append(partial(self._ask, number, unmasker, ask))
-        return all(self._together(asked))
-
-    def _together(self, asked: Sequence[Callable[[], _T]]) -> list[_T]:
-        """What every custodian gives, asked at the same time; raises the first definite refusal."""
-        with ThreadPoolExecutor(len(asked), thread_name_prefix="custodian") as pool:
-            running = [pool.submit(ask) for ask in asked]
-            try:
-                for done in as_completed(running):
-                    done.result()
-            except BaseException:
-                # The others are not waited for: nothing that they could give helps this round.
-                self._given_up.set()
-                self._custodians.hang_up()
-                raise
-            return [done.result() for done in running]
+        return all(self._asking.together(asked))
 
     def _make_sum(self, number: int) -> str:
         """Add the contributions of round ``number``; returns the digest of the sum's blob."""
@@ -284,25 +260,7 @@ class Driver:
                 self._keep(number, custodian, ask(body), body)
             return True
 
-        return bool(self._patiently(number, custodian, answered))
-
-    def _patiently(self, number: int, custodian: Identity, ask: Callable[[], _T]) -> _T | None:
-        """What ``ask`` returns, tried until ``custodian`` is there; None if that is given up."""
-        pause = FIRST_PAUSE_SECONDS
-        while not self._given_up.is_set():
-            try:
-                given = ask()
-            except (UnavailablePeer, ConfigurationError) as error:
-                if self._given_up.is_set():
-                    break
-                _LOG.warning("%s cannot be asked: %s", custodian, error)
-                self._say(number, custodian, _waiting(custodian, error))
-                self._given_up.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                self._say(number, custodian, "")
-                return given
-        return None
+        return bool(self._asking.patiently(number, custodian, answered))
 
     def _keep(self, number: int, custodian: Identity, answer: Answer, body: IncomingBlob) -> None:
         self._book.record_answer(
@@ -313,13 +271,6 @@ class Driver:
                 body_digest=self._blobs.keep(body),
             )
         )
-
-    def _say(self, number: int, custodian: Identity, reason: str) -> None:
-        """Tell watchers what the round waits for, of all custodians in the charter's order."""
-        with self._reasons_lock:
-            self._reasons[custodian] = reason
-            reasons = [self._reasons.get(each, "") for each in custodians_of(self._charter)]
-            self._book.say(number, "; ".join(filter(None, reasons)))
 
 
 def summed(
@@ -340,10 +291,3 @@ def summed(
         raise BlobDamaged(
             "a stored ciphertext is no ciphertext any more; restore the blob store."
         ) from error
-
-
-def _waiting(custodian: Identity, error: FedHelpError) -> str:
-    if isinstance(error, ConfigurationError):
-        # Our own certificate or file: watchers learn whose hand can mend it, and no more.
-        return f"waiting for the aggregator's operator (code {error.code})"
-    return f"waiting for custodian {custodian.name}"

@@ -18,8 +18,8 @@ from support.sums import contribute, summed
 from fedhelp_keys.custodian import key_files
 from fedhelp_keys.custodian.database import FILE_NAME
 from fedhelp_keys.custodian.decryptor import DecryptorService
+from fedhelp_keys.custodian.destruction import EpochRefused
 from fedhelp_keys.custodian.epochs import (
-    EpochRefused,
     EpochStore,
     RoundNotBegun,
     RoundOutOfOrder,
@@ -107,10 +107,14 @@ def test_rounds_are_begun_one_after_another(own: Federation, role: str, tmp_path
     for number in (2, 3):
         with pytest.raises(RoundOutOfOrder):
             store.begin(charter, number)
-    _answer(own, role, sent, 1)
-    store.begin(charter, 3)
-    with pytest.raises(RoundOutOfOrder):
-        store.begin(charter, 2)
+    for each in ROLES:
+        _answer(own, each, sent, 1)
+    third = contribute_all(own, tmp_path / "third", round_number=3)
+    for answered in (False, True):
+        with pytest.raises(RoundOutOfOrder):
+            store.begin(charter, 2)
+        if not answered:
+            _answer(own, role, third, 3)
 
 
 @pytest.mark.parametrize("role", ROLES)
