@@ -293,7 +293,7 @@ FALSE: list[tuple[str, str, Callable[[Story], None]]] = [
     ("key epochs", "before every custodian", statements_in_disorder),
     ("key epochs", "a second time", begun_twice),
     ("key epochs", "never opened", begun_and_never_opened),
-    ("key epochs", "had destroyed", begun_under_a_destroyed_epoch),
+    ("key epochs", "began round 2 under epoch 1", begun_under_a_destroyed_epoch),
     ("key epochs", "went back", begun_under_an_earlier_epoch),
     ("key epochs", "nonce twice", nonce_used_again),
     ("key epochs", "another charter", changed("unmasker", BEGUN_KIND, 0, charter=OTHER)),
