@@ -29,7 +29,7 @@ from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
 
-ROUNDS = 4
+ROUNDS = 3
 CUSTODIANS = ("decryptor", "unmasker", "unmasker-2")
 
 

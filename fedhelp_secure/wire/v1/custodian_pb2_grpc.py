@@ -64,8 +64,8 @@ class DecryptorServicer:
 
     def BeginRound(self, request, context):
         """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
-        same bytes. A round is begun only when the charter's round before it is answered.
-        Role: aggregator.
+        same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+        is answered. Role: aggregator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

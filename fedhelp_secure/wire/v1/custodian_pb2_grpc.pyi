@@ -38,8 +38,8 @@ class DecryptorStub:
     """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor."""
     BeginRound: _grpc.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]
     """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
-    same bytes. A round is begun only when the charter's round before it is answered.
-    Role: aggregator.
+    same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+    is answered. Role: aggregator.
     """
     DecryptSum: _grpc.StreamStreamMultiCallable[_custodian_pb2.DecryptSumRequest, _custodian_pb2.AnswerPart]
     """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
@@ -54,8 +54,8 @@ class DecryptorAsyncStub(DecryptorStub):
     """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor."""
     BeginRound: _aio.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]  # type: ignore[assignment]
     """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
-    same bytes. A round is begun only when the charter's round before it is answered.
-    Role: aggregator.
+    same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+    is answered. Role: aggregator.
     """
     DecryptSum: _aio.StreamStreamMultiCallable[_custodian_pb2.DecryptSumRequest, _custodian_pb2.AnswerPart]  # type: ignore[assignment]
     """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
@@ -79,8 +79,8 @@ class DecryptorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.CustodianKeys, _abc.Awaitable[_coordinator_pb2.CustodianKeys]]:
         """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
-        same bytes. A round is begun only when the charter's round before it is answered.
-        Role: aggregator.
+        same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+        is answered. Role: aggregator.
         """
 
     @_abc_1.abstractmethod

@@ -255,7 +255,7 @@ def _at(index: int, place: int) -> bytes:
     return TRUE[index].round_begun if place == 0 else TRUE[index].key_epochs[place - 1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(where=st.sampled_from(PLACES), at=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_no_byte_changes_unnoticed(where: tuple[int, int], at: int, flip: int) -> None:
     altered = bytearray(_at(*where))
@@ -264,7 +264,7 @@ def test_no_byte_changes_unnoticed(where: tuple[int, int], at: int, flip: int) -
         open_round_keys(CHARTER, 1, _with(*where, bytes(altered)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(where=st.sampled_from(PLACES), data=st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused(where: tuple[int, int], data: bytes) -> None:
     with pytest.raises(FedHelpError):
@@ -278,7 +278,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     where=st.sampled_from(PLACES),
     field=st.sampled_from(["epoch", "key", "previous", "round", "nonce", "charter", "name"]),
