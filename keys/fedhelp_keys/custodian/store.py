@@ -3,8 +3,9 @@
 SQLite enforces the rule itself (a primary key), also between two processes on one state directory.
 Bodies are files in a directory beside the database, complete and on the disk before their row
 exists: a crash in between leaves a file that no row names, and the next start removes it.
-Restoring an older copy of the database would forget answers: a custodian's state is not to be
-restored from a backup while a charter that it served still runs.
+Restoring an older copy of the database would forget answers: a custodian's state is never to be put
+back from a copy, only restored from its backup and shares (`fedhelp_keys.custodian.backup`), which
+begins a new epoch and answers no round begun before.
 """
 
 from __future__ import annotations
