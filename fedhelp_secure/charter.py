@@ -157,9 +157,13 @@ class Unmasker(SignedParty):
 
 
 class Custodians(_Document):
-    """The custodians' keys of one epoch."""
+    """The custodians, and the key of each with which its epochs begin under this charter.
+
+    Later epochs follow by signed statements: see `fedhelp_secure.secure_sum.epochs`.
+    """
 
     epoch: int = Field(ge=1)
+    """Whose keys these are."""
     decryptor: Decryptor
     unmaskers: tuple[Unmasker, ...] = Field(min_length=1, max_length=MAXIMUM_UNMASKERS)
     """In ascending order of name. All of them must answer, so the aggregator, the decryptor and

@@ -36,7 +36,9 @@ from fedhelp_secure.secure_sum.contribution import (
 from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
 from fedhelp_secure.secure_sum.opening import Answers, open_sum
 from fedhelp_secure.secure_sum.residues import check_chunk, weighted_sum
+from fedhelp_secure.secure_sum.round_keys import begin_under_first_epochs, open_round_keys
 from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.chunks import read_chunks
 
 _LARGEST = 500
@@ -92,6 +94,10 @@ def measure_ours(parties: Parties, round_number: int, folder: Path) -> Component
     secret = SecretContext(
         decryptor.read(decryptor.role_directory() / "context.secret"), charter.secure_sum
     )
+    custodians = (charter.custodians.decryptor, *charter.custodians.unmaskers)
+    signing_keys = {one.name: parties.states[one.name].signing_key() for one in custodians}
+    stated = begin_under_first_epochs(charter, round_number, signing_keys, now=utc_now())
+    round_keys = open_round_keys(charter, round_number, stated)
     releases = {item.name: invented(charter.secure_sum.values) for item in charter.hospitals}
     contributions: dict[str, Contribution] = {}
     preparing, encrypting = [], []
@@ -102,7 +108,7 @@ def measure_ours(parties: Parties, round_number: int, folder: Path) -> Component
         seconds, contributions[name] = timed(
             lambda name=name, release=release, keys=keys: make_contribution(  # type: ignore[misc]
                 charter,
-                round_number,
+                round_keys,
                 hospital=name,
                 release=release,
                 ledger_entry_digest=digest(b"rehearsal"),
@@ -226,7 +232,7 @@ def _unmask(
     for hospital, contribution in contributions.items():
         manifest = open_manifest(charter, contribution.manifest)
         purpose = mask_purpose(charter, round_number, hospital=hospital, unmasker=name)
-        info = purpose.seed_info(manifest.ciphertext_digest)
+        info = purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
         seed = state.unsealing_key().open(contribution.sealed_seeds[index], info)
         manifests.append((contribution.manifest, manifest))
         streams.append((charter.weight_of(hospital), MaskStream(seed, purpose)))

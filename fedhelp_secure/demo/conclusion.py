@@ -18,6 +18,7 @@ from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
 from fedhelp_secure.evidence.checkpoint import open_checkpoint
 from fedhelp_secure.evidence.entries import parse_entry
 from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.report.build import secure_sum_cost
 from fedhelp_secure.report.html import render
 from fedhelp_secure.report.model import (
@@ -31,7 +32,7 @@ from fedhelp_secure.report.model import (
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.wire.v1.evidence_pb2 import ListEntriesRequest
+from fedhelp_secure.wire.v1.evidence_pb2 import ListEntriesRequest, LogEntry
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
 
 _RECORD_TRIES = 60
@@ -99,10 +100,14 @@ def _await_record_of_the_call(auditor: StateDirectory, address: str, charter_fil
     with open_channel(auditor, address, expected=expected) as channel, translated_errors():
         for _ in range(_RECORD_TRIES):
             listed = EvidenceStub(channel).ListEntries(ListEntriesRequest(), timeout=30)
-            if any(parse_entry(item.entry).HasField("statement_submitted") for item in listed):
+            if any(_tells_of_the_call(parse_entry(item.entry)) for item in listed):
                 return
             time.sleep(_RECORD_PAUSE_SECONDS)
     raise ProcessFailed("the broker's record did not reach the log; see logs/broker.log.")
+
+
+def _tells_of_the_call(entry: LogEntry) -> bool:
+    return entry.statement_submitted.kind == CALL_KIND
 
 
 def _collect(options: DemoOptions, kind: str) -> Path:
@@ -135,12 +140,7 @@ def _report(
         origin=log_origin(charter),
         key=charter.aggregator.verifying_key(),
     )
-    calls = [
-        entry
-        for entry in entries
-        if entry.HasField("statement_submitted")
-        and entry.statement_submitted.kind == "foundation-model-call"
-    ]
+    calls = [entry for entry in entries if _tells_of_the_call(entry)]
     return Report(
         federation=charter.federation,
         charter=charter.digest,

@@ -3,8 +3,8 @@
 It uses no network and does not trust the aggregator: whatever the aggregator says is believed only
 as far as hospitals, custodians, broker and charter have signed it, or it can be recomputed. The
 steps are those of the table that `verify_bundle` is; what each of them checks is in
-`verify_log` (1 to 5), `verify_rounds` (6 to 8), `verify_ledgers` (9), `verify_calls` (10) and
-`verify_report` (11).
+`verify_log` (1 to 5), `verify_rounds` (6 to 8), `verify_epochs` (9), `verify_ledgers` (10),
+`verify_calls` (11) and `verify_report` (12).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 from fedhelp_secure.errors import FedHelpError, PeerError
 from fedhelp_secure.evidence import (
     verify_calls,
+    verify_epochs,
     verify_ledgers,
     verify_log,
     verify_report,
@@ -129,6 +130,14 @@ def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None
         "rounds",
         lambda: verify_rounds.check_rounds(record, accepted),
         lambda rounds: f"{len(rounds.summed)} opened over a cohort, {len(rounds.failed)} failed",
+    )
+    run.step(
+        "key epochs",
+        lambda: verify_epochs.check_epochs(record, accepted),
+        lambda epochs: (
+            f"{epochs.rounds} rounds under the {epochs.epochs} key epochs of the custodians, "
+            f"{epochs.destroyed} of them destroyed"
+        ),
     )
     losses = run.step(
         "ledgers",

@@ -1,4 +1,4 @@
-"""Part of step 9: the limits that a ledger states, and the consents that raised them.
+"""Part of step 10: the limits that a ledger states, and the consents that raised them.
 
 Worked out anew, as the losses are: only the definitions of the records are shared with the ledger.
 A bundle does not hold the site's policy, so what is checked is that the file's limits, which every

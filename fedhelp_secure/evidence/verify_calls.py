@@ -1,4 +1,4 @@
-"""Step 10 of the verifier: the foundation model was asked at most once, about public images."""
+"""Step 11 of the verifier: the foundation model was asked at most once, about public images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FINAL = frozenset({"answered", "refused", "abandoned"})
 
 
 def check_calls(record: Record) -> int:
-    """Step 10: the number of calls to the foundation model, 0 or 1.
+    """Step 11: the number of calls to the foundation model, 0 or 1.
 
     Its record must be final, signed by the charter's broker, and about the charter's purpose,
     model, host and public proxy set.

@@ -1,4 +1,4 @@
-"""Part of step 9: one ledger, entry by entry, worked out anew."""
+"""Part of step 10: one ledger, entry by entry, worked out anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 9 of the verifier: every hospital debited every release, and by how much.
+"""Step 10 of the verifier: every hospital debited every release, and by how much.
 
 ``fedhelp audit budget`` is this step by itself. Only the definitions of the ledger's records are
 shared with the ledger: the chain, the sensitivities, the losses and the epsilons are worked out
@@ -90,7 +90,7 @@ def check_ledgers(
     *,
     rounds: Rounds | None,
 ) -> Mapping[str, Losses]:
-    """Step 9: the losses by hospital, for every hospital that has a ledger.
+    """Step 10: the losses by hospital, for every hospital that has a ledger.
 
     Every hospital that contributed must have one, its entries signed by it and chained by digest;
     every manifest must name the reservation of its round; every stated loss, total and epsilon must

@@ -19,11 +19,14 @@ from fedhelp_secure.evidence.entries import named_objects, parse_entry
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import MerkleTree
+from fedhelp_secure.secure_sum.epochs import BEGUN_KIND, DESTROYED_KIND, EPOCH_KIND
 from fedhelp_secure.signing import VerifyingKey, open_document, peek_document
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, StatementSubmitted
 
-STATEMENT_KINDS = frozenset({"foundation-model-call", "ledger-head", "report"})
+STATEMENT_KINDS = frozenset(
+    {"foundation-model-call", "ledger-head", "report", EPOCH_KIND, BEGUN_KIND, DESTROYED_KIND}
+)
 """What parties may submit to the log; it is the DSSE kind too."""
 
 
@@ -229,6 +232,8 @@ def _key_of(charter: Charter, party: Identity) -> VerifyingKey:
         Role.HOSPITAL: charter.hospitals,
         Role.BROKER: (charter.broker,),
         Role.AUDITOR: charter.auditors,
+        Role.DECRYPTOR: (charter.custodians.decryptor,),
+        Role.UNMASKER: charter.custodians.unmaskers,
     }
     for candidate in parties.get(party.role, ()):
         if candidate.name == party.name:

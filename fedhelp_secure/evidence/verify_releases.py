@@ -1,4 +1,4 @@
-"""Part of step 9: a ledger beside manifests, log and the other hospitals' ledgers.
+"""Part of step 10: a ledger beside manifests, log and the other hospitals' ledgers.
 
 Every function raises BundleRefused naming the round.
 """

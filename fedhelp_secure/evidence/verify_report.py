@@ -1,4 +1,4 @@
-"""Step 11 of the verifier: the report says nothing better than the evidence proves."""
+"""Step 12 of the verifier: the report says nothing better than the evidence proves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_report(
     losses: Mapping[str, Losses],
     calls: int,
 ) -> ReportClaims:
-    """Step 11: charter, log, rounds, calls and every epsilon of report.json against the evidence.
+    """Step 12: charter, log, rounds, calls and every epsilon of report.json against the evidence.
 
     A reported epsilon may be above the recomputed one, never below.
     """

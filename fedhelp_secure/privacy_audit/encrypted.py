@@ -23,6 +23,8 @@ from fedhelp_secure.secure_sum.contribution import (
 from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
 from fedhelp_secure.secure_sum.opening import Answers, open_sum
 from fedhelp_secure.secure_sum.residues import weighted_sum
+from fedhelp_secure.secure_sum.round_keys import begin_under_first_epochs, open_round_keys
+from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.chunks import read_chunks
 
 
@@ -41,10 +43,12 @@ def encrypted_sum(
     charter = parties.charter
     folder.mkdir()
     context = PublicContext(parties.public_context, charter.secure_sum)
+    stated = begin_under_first_epochs(charter, round_number, parties.signing_keys, now=utc_now())
+    round_keys = open_round_keys(charter, round_number, stated)
     contributions = {
         name: make_contribution(
             charter,
-            round_number,
+            round_keys,
             hospital=name,
             release=release,
             ledger_entry_digest=ledger_entries[name],
@@ -84,7 +88,8 @@ def _answers(
         manifest = open_manifest(charter, part.manifest)
         purpose = mask_purpose(charter, round_number, hospital=name, unmasker=unmasker.name)
         seed = parties.unsealing_keys[unmasker.name].open(
-            part.sealed_seeds[0], purpose.seed_info(manifest.ciphertext_digest)
+            part.sealed_seeds[0],
+            purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest),
         )
         manifests.append((part.manifest, manifest))
         streams.append((charter.weight_of(name), MaskStream(seed, purpose)))

@@ -19,10 +19,12 @@ from fedhelp_secure.charter import Charter, Digest, Group, Label
 from fedhelp_secure.errors import MalformedMessage, PeerError
 from fedhelp_secure.sealing import SEALED_OVERHEAD, UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import Authenticator, RoundPurpose, key_info
+from fedhelp_secure.secure_sum.epochs import KeysRefused
 from fedhelp_secure.secure_sum.masks import SEED_BYTES, MaskPurpose, MaskStream, draw_seed
 from fedhelp_secure.secure_sum.packing import pack_lanes
 from fedhelp_secure.secure_sum.residues import ContextRefused
 from fedhelp_secure.secure_sum.ring import OutsideRing, add
+from fedhelp_secure.secure_sum.round_keys import RoundKeys
 from fedhelp_secure.signing import SigningKey, open_document, peek_document
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Manifest:
     """Of each unmasker's sealed seed, in the charter's order."""
     ledger_entry_digest: Digest
     """Of the ledger entry that was debited before anything was encrypted."""
+    round_keys_digest: Digest
+    """Of the custodians' statements that bind the round to their keys' epochs."""
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values: what is signed."""
@@ -83,13 +87,14 @@ class Contribution:
     """The file with the residues, ``ciphertext_bytes`` long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ContributionKeys:
     """The keys with which a hospital contributes. Its repr shows nothing of them."""
 
     signing_key: SigningKey
     unsealing_key: UnsealingKey
     context: PublicContext
+    """Of the decryptor's epoch; another one takes its place when a round is under another epoch."""
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -135,7 +140,7 @@ def mask_purpose(
 
 def make_contribution(
     charter: Charter,
-    round_number: int,
+    round_keys: RoundKeys,
     *,
     hospital: str,
     release: NDArray[np.int64],
@@ -145,12 +150,14 @@ def make_contribution(
 ) -> Contribution:
     """Authenticate, mask, encrypt, seal and sign ``release`` (already noised; int64 [values]).
 
-    The ciphertext goes to the new file ``out``, frame by frame. Store the result: a retry must send
-    the same bytes. Raises ContextRefused unless the context is the one that the charter pins,
-    OutsideRing if the release does not fit, RoundRefused for a round outside the charter, and
-    SignatureRefused for another key than the hospital's.
+    The round is the one of ``round_keys``. The ciphertext goes to the new file ``out``, frame by
+    frame. Store the result: a retry must send the same bytes. Raises ContextRefused unless the
+    context is that of the round's keys, KeysRefused for another charter's keys, OutsideRing if the
+    release does not fit, RoundRefused for a round outside the charter, and SignatureRefused for
+    another key than the hospital's.
     """
-    _check_context(charter, keys.context)
+    round_number = round_keys.round_number
+    _check_keys(charter, round_keys, keys.context)
     check_round(charter, round_number)
     unmaskers = charter.custodians.unmaskers
     purposes = [
@@ -162,8 +169,8 @@ def make_contribution(
     masks = [MaskStream(seed, purpose) for seed, purpose in zip(seeds, purposes, strict=True)]
     ciphertext_digest = _encrypt(charter, _frames(charter, release, tags), masks, keys.context, out)
     sealed_seeds = tuple(
-        unmasker.recipient_key().seal(seed, purpose.seed_info(ciphertext_digest))
-        for unmasker, seed, purpose in zip(unmaskers, seeds, purposes, strict=True)
+        key.seal(seed, purpose.seed_info(ciphertext_digest, round_keys.digest))
+        for key, seed, purpose in zip(round_keys.sealing_keys, seeds, purposes, strict=True)
     )
     manifest = Manifest(
         version=1,
@@ -176,6 +183,7 @@ def make_contribution(
         ciphertext_bytes=charter.secure_sum.ciphertext_bytes,
         seed_digests=tuple(digest(sealed) for sealed in sealed_seeds),
         ledger_entry_digest=check_digest_form(ledger_entry_digest),
+        round_keys_digest=round_keys.digest,
     )
     envelope = keys.signing_key.sign_document(KIND, manifest.document())
     # Our own reading of it: another hospital's key or name would only be noticed after the upload.
@@ -287,17 +295,28 @@ def check_sealed_seeds(manifest: Manifest, sealed_seeds: tuple[bytes, ...]) -> N
         check_sealed_seed(manifest, index, sealed_seed)
 
 
+def check_round_keys(manifest: Manifest, round_keys_digest: str) -> None:
+    """Raises ManifestRefused unless ``manifest`` was made under the round's keys."""
+    if manifest.round_keys_digest != round_keys_digest:
+        raise ManifestRefused(
+            "a manifest is for other keys than the custodians bound this round to: it was made for "
+            "another beginning of the round, and cannot be opened."
+        )
+
+
 def check_round(charter: Charter, round_number: int) -> None:
     """Raises RoundRefused unless the charter has a round of this number."""
     if not 1 <= round_number <= charter.rounds.count:
         raise RoundRefused("there is no such round in the charter; fetch the present charter.")
 
 
-def _check_context(charter: Charter, context: PublicContext) -> None:
-    if context.digest != charter.custodians.decryptor.context_digest:
+def _check_keys(charter: Charter, round_keys: RoundKeys, context: PublicContext) -> None:
+    if round_keys.charter != charter.digest:
+        raise KeysRefused("a round's keys are another charter's; fetch those of this charter.")
+    if context.digest != round_keys.context_digest:
         raise ContextRefused(
-            "the public context is not the one that the charter pins; fetch it again from the "
-            "decryptor that the charter names."
+            "the public context is not that of the epoch to which the decryptor bound the round; "
+            "fetch the round's keys again."
         )
 
 

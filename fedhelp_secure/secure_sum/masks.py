@@ -51,8 +51,12 @@ class MaskPurpose:
             }
         )
 
-    def seed_info(self, ciphertext_digest: str) -> bytes:
-        """The HPKE ``info`` under which a seed is sealed: it opens for this contribution only."""
+    def seed_info(self, ciphertext_digest: str, round_keys_digest: str) -> bytes:
+        """The HPKE ``info`` under which a seed is sealed.
+
+        It opens for this contribution only, and for the one beginning of the round that
+        ``round_keys_digest`` names (`fedhelp_secure.secure_sum.round_keys`).
+        """
         return canonical_json(
             {
                 "domain": domains.MASK_SEED,
@@ -61,6 +65,7 @@ class MaskPurpose:
                 "hospital": self.hospital,
                 "unmasker": self.unmasker,
                 "ciphertext_digest": ciphertext_digest,
+                "round_keys_digest": round_keys_digest,
             }
         )
 

@@ -33,10 +33,13 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
         _COORDINATOR + "Contribute": frozenset({Role.HOSPITAL}),
         _COORDINATOR + "FetchTeacher": frozenset({Role.HOSPITAL}),
         _COORDINATOR + "GetReceipt": frozenset({Role.HOSPITAL}),
+        _COORDINATOR + "GetRoundKeys": frozenset({Role.HOSPITAL}),
         _DECRYPTOR + "GetPublicContext": frozenset(
             {Role.REGISTRAR, Role.AGGREGATOR, Role.HOSPITAL, Role.AUDITOR}
         ),
+        _DECRYPTOR + "BeginRound": frozenset({Role.AGGREGATOR}),
         _DECRYPTOR + "DecryptSum": frozenset({Role.AGGREGATOR}),
+        _UNMASKER + "BeginRound": frozenset({Role.AGGREGATOR}),
         _UNMASKER + "UnmaskSum": frozenset({Role.AGGREGATOR}),
         _BROKER + "GetAnswer": frozenset({Role.HOSPITAL, Role.AUDITOR}),
         _EVIDENCE + "GetCheckpoint": EVERY_ROLE,

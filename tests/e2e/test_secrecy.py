@@ -145,17 +145,20 @@ class Round:
         for name in self.names:
             state = self.federation.state(name)
             self.releases[name] = generator.integers(-bound, bound, VALUES)
+            keys = ContributionKeys(state.signing_key(), state.unsealing_key(), context)
+            coordinator = self._coordinator(name)
+            coordinator.wait_until_open(1, lambda reason: None)
             contribution = make_contribution(
                 self.charter,
-                1,
+                coordinator.round_keys(1, keys),
                 hospital=name,
                 release=self.releases[name],
                 ledger_entry_digest=digest(b"none"),
-                keys=ContributionKeys(state.signing_key(), state.unsealing_key(), context),
+                keys=keys,
                 out=folder / name,
             )
             self._learn_masks(name, contribution)
-            self._coordinator(name).contribute(1, contribution)
+            coordinator.contribute(1, contribution)
         coordinator = self._coordinator(self.names[0])
         coordinator.wait_until_opened(1, lambda reason: None)
         plain_sum = sum(
@@ -172,7 +175,8 @@ class Round:
         for unmasker, sealed in zip(UNMASKERS, contribution.sealed_seeds, strict=True):
             purpose = mask_purpose(self.charter, 1, hospital=name, unmasker=unmasker)
             key = self.federation.state(unmasker).unsealing_key()
-            seed = key.open(sealed, purpose.seed_info(manifest.ciphertext_digest))
+            info = purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
+            seed = key.open(sealed, info)
             self.seeds[unmasker][name] = seed
             mask = MaskStream(seed, purpose).take(self.charter.secure_sum.elements)
             # As far as the release fills it: the authenticator's values come after.

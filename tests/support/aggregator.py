@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support.charters import complete
 from support.federation import Federation
+from support.keys import context_of, keys_of_stores
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
 from fedhelp_keys.custodian.unmasker import UnmaskerService
@@ -30,7 +31,6 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, parse_charter, sign_charter
 from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import Answer
-from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import (
     Contribution,
     ContributionKeys,
@@ -104,12 +104,16 @@ def weighted_sum(charter: Charter, hospitals: list[str], round_number: int = 1) 
 def contribution_of(
     federation: Federation, charter: Charter, hospital: str, round_number: int = 1
 ) -> Contribution:
-    """A valid contribution; every call gives other bytes, in a new file."""
+    """A valid contribution; every call gives other bytes, in a new file.
+
+    The custodians' stores have begun the round then, if the aggregator has not asked them before.
+    """
     state = federation.state(hospital)
-    context = PublicContext(context_file(federation).read_bytes(), charter.secure_sum)
+    round_keys = keys_of_stores(federation, charter, round_number)
+    context = context_of(federation, charter, round_keys.context_digest)
     return make_contribution(
         charter,
-        round_number,
+        round_keys,
         hospital=hospital,
         release=release_of(charter, hospital, round_number),
         ledger_entry_digest=LEDGER_DIGEST,
@@ -144,11 +148,11 @@ def upload(
 class Custodian:
     """One custodian's server, which can go away and come back on the same port."""
 
-    def __init__(self, state: StateDirectory) -> None:
+    def __init__(self, state: StateDirectory, address: str = ANY_PORT) -> None:
         self._state = state
         self._decryptor: DecryptorService | None = None
         self._server: RunningServer | None = None
-        self.address = ANY_PORT
+        self.address = address
         self.start()
 
     def start(self) -> None:
@@ -307,6 +311,7 @@ class AggregatorBase:
         return self._parties[key]
 
     def contribute(self, *hospitals: str, round_number: int = 1) -> list[Receipt]:
+        self.party(hospitals[0]).wait_for(wire.ROUND_STATE_OPEN, round_number)
         return [
             self.party(name).contribute(
                 contribution_of(self.federation, self.charter, name, round_number), round_number

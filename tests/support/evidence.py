@@ -16,8 +16,13 @@ from typing import Any
 
 import numpy as np
 from support.federation import Federation
-from support.sums import answers_of, contribute, summed
+from support.keys import keys_of_stores, stated_by_stores
+from support.secure_sum import ask_decryptor, ask_unmaskers
+from support.sums import contribute, summed
 
+from fedhelp_keys.custodian.decryptor import DecryptorService
+from fedhelp_keys.custodian.epochs import EpochStore
+from fedhelp_keys.custodian.unmasker import UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.evidence import layout
@@ -34,6 +39,9 @@ from fedhelp_secure.foundation_model import (
 )
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.secure_sum.contribution import Contribution
+from fedhelp_secure.secure_sum.epochs import BEGUN_KIND, DESTROYED_KIND, EPOCH_KIND
+from fedhelp_secure.secure_sum.opening import Answers
+from fedhelp_secure.secure_sum.round_keys import custodian_parties
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.wire.v1.evidence_pb2 import (
@@ -159,6 +167,9 @@ def tell(federation: Federation, scratch: Path) -> Story:
     submit(story, Role.BROKER, "foundation-model-call", call_record(charter))
     for number in range(1, charter.rounds.count + 1):
         _round(story, number, ledgers, scratch / f"round-{number}")
+        # Each round is under keys of its own.
+        for party in custodian_parties(charter):
+            EpochStore(federation.state(party.identity.name)).rotate()
     for name, ledger in ledgers.items():
         ledger.export(scratch / f"{name}.jsonl")
         story.ledgers[name] = (scratch / f"{name}.jsonl").read_bytes()
@@ -169,8 +180,7 @@ def tell(federation: Federation, scratch: Path) -> Story:
 def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path) -> None:
     federation, charter = story.federation, story.charter
     scratch.mkdir()
-    opened = RoundOpened(charter_digest=charter.digest, round=number)
-    story.add(LogEntry(round_opened=opened))
+    begin(story, number)
     parts: dict[str, Contribution] = {}
     for name, ledger in ledgers.items():
         part = contribute(
@@ -179,6 +189,7 @@ def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path)
             scratch / name,
             release=np.arange(charter.secure_sum.values, dtype=np.int64),
             round_number=number,
+            round_keys=keys_of_stores(federation, charter, number),
             ledger_entry_digest=ledger.reserve(charter, number).digest,
         )
         parts[name] = part
@@ -196,7 +207,7 @@ def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path)
     closed = RoundClosed(charter_digest=charter.digest, round=number, hospitals=sorted(parts))
     story.add(LogEntry(round_closed=closed))
     total = summed(charter, parts)
-    answers = answers_of(federation, parts, scratch, round_number=number, total=total)
+    answers = _answers(federation, number, parts, total)
     unmasked = [answer.statement for answer in answers.unmaskers]
     story.objects += [answers.decryptor.statement, *unmasked]
     for name, part in parts.items():
@@ -218,6 +229,56 @@ def _round(story: Story, number: int, ledgers: dict[str, Ledger], scratch: Path)
         unmasker_statement_digests=[digest(statement) for statement in unmasked],
     )
     story.add(LogEntry(round_summed=summed_round))
+
+
+def begin(story: Story, number: int) -> None:
+    """Every custodian begins a round; what is new of its statements is logged, then the round."""
+    stated = stated_by_stores(story.federation, story.charter, number)
+    for party, keys in zip(custodian_parties(story.charter), stated, strict=True):
+        name = party.identity.name
+        for envelope in keys.key_epochs:
+            state(story, name, EPOCH_KIND, envelope)
+        for envelope in keys.destroyed:
+            state(story, name, DESTROYED_KIND, envelope)
+        state(story, name, BEGUN_KIND, keys.round_begun)
+    opened = RoundOpened(
+        charter_digest=story.charter.digest,
+        round=number,
+        round_begun_digests=[digest(keys.round_begun) for keys in stated],
+    )
+    story.add(LogEntry(round_opened=opened))
+
+
+def state(story: Story, party: str, kind: str, envelope: bytes) -> None:
+    """Log a statement of ``party``, unless it is there."""
+    if envelope in story.objects:
+        return
+    story.objects.append(envelope)
+    statement = StatementSubmitted(
+        submitter=story.federation.state(party).identity.uri,
+        kind=kind,
+        envelope_digest=digest(envelope),
+    )
+    story.add(LogEntry(statement_submitted=statement))
+
+
+def _answers(
+    federation: Federation, number: int, parts: dict[str, Contribution], total: bytes
+) -> Answers:
+    """The custodians' own answers, by services on their states."""
+    charter = federation.charter
+    decryptor = DecryptorService(federation.state("decryptor"))
+    unmaskers = {
+        one.name: UnmaskerService(federation.state(one.name))
+        for one in charter.custodians.unmaskers
+    }
+    try:
+        return Answers(
+            ask_decryptor(decryptor, charter, total, round_number=number),
+            ask_unmaskers(federation, unmaskers, charter, parts, round_number=number),
+        )
+    finally:
+        decryptor.close()
 
 
 def report_of(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ its bundle. Nothing is shared between two calls.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def make_federation(
     charter = parse_charter(complete(document))
     governance_key = registrar.signing_key()
     return Federation(root, states, charter, sign_charter(charter, governance_key), governance_key)
+
+
+def copied(federation: Federation, root: Path) -> Federation:
+    """The same parties with states of their own in the new ``root``."""
+    shutil.copytree(federation.root, root)
+    states = {
+        name: StateDirectory(root / state.root.relative_to(federation.root), state.identity)
+        for name, state in federation.states.items()
+    }
+    return replace(federation, root=root, states=states)
 
 
 def join(registrar: StateDirectory, root: Path, identity: Identity) -> StateDirectory:

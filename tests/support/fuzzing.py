@@ -230,7 +230,9 @@ class Round:
             check_sealed_seed(manifest, 0, data)
         except FedHelpError:
             # Nor does it open for the unmasker.
-            key.open(data, purpose.seed_info(manifest.ciphertext_digest))
+            key.open(
+                data, purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
+            )
             raise Finding("an altered seed opened") from None
         if data != self._parts[HOSPITAL].sealed_seeds[0]:
             raise Finding("an altered seed was accepted")

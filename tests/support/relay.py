@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 from support.federation import Federation
+from support.keys import stated_at_first
 from support.sums import answers_of, summed
 
 from fedhelp_secure.canonical import digest
@@ -38,6 +39,7 @@ class NoContribution(PolicyError):
 
 
 Parts = list[wire.FetchTeacherResponse]
+Stated = tuple[wire.CustodianKeys, ...]
 
 _POLL_SECONDS = 0.02
 
@@ -55,6 +57,8 @@ class Relay(CoordinatorServicer):
     """What the decryptor gets instead of the ciphertext sum."""
     alter_parts: Callable[[Parts], Parts] = lambda parts: parts
     """What a hospital gets instead of the answers."""
+    alter_keys: Callable[[Stated], Stated] = lambda stated: stated
+    """What a hospital gets instead of the custodians' statements."""
     lost_calls: int = 0
     """So many uploads, and so many downloads, end as if the connection had been lost."""
     withholding: bool = False
@@ -132,6 +136,14 @@ class Relay(CoordinatorServicer):
         with self._lock:
             self._lose("download")
         yield from parts[2:]
+
+    def GetRoundKeys(  # noqa: N802
+        self, request: wire.GetRoundKeysRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.GetRoundKeysResponse]:
+        for keys in self.alter_keys(
+            stated_at_first(self.federation, self.federation.charter, request.round)
+        ):
+            yield wire.GetRoundKeysResponse(custodian=keys)
 
     def GetReceipt(  # noqa: N802
         self, request: wire.GetReceiptRequest, context: grpc.ServicerContext

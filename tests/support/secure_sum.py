@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from support.federation import Federation
+from support.keys import keys_of_stores, rounds_begun
 from support.sums import chunks, contribute, public_context
 
 from fedhelp_keys.custodian.decryptor import DecryptorService
@@ -28,11 +29,16 @@ def contribute_all(
     hospitals: Iterable[str] | None = None,
     round_number: int = 1,
     charter: Charter | None = None,
+    begun: bool = True,
 ) -> dict[str, Contribution]:
-    """Every hospital's contribution, in ascending order of name, files in a new ``directory``."""
+    """Every hospital's contribution, in ascending order of name, files in a new ``directory``.
+
+    The custodians' stores have begun the round then, unless that is not wanted.
+    """
     chosen = charter or federation.charter
     names = [one.name for one in chosen.hospitals] if hospitals is None else hospitals
     directory.mkdir(parents=True)
+    keys = keys_of_stores(federation, chosen, round_number) if begun else None
     return {
         name: contribute(
             federation,
@@ -41,6 +47,7 @@ def contribute_all(
             release=None if releases is None else releases[name],
             round_number=round_number,
             charter=chosen,
+            round_keys=keys,
         )
         for name in sorted(names)
     }
@@ -50,6 +57,7 @@ def ask_decryptor(
     service: DecryptorService, charter: Charter, total: bytes, *, round_number: int = 1
 ) -> Answer:
     """The decryptor's answer to the ciphertext sum ``total``, sent as it should be."""
+    service.epochs.begin(charter, round_number)
     return service.answer(
         charter, round_number, sum_digest=digest(total), chunks=chunks(total, charter)
     )
@@ -64,6 +72,7 @@ def members_for(
 
 
 def ask_unmaskers(
+    federation: Federation,
     services: Mapping[str, UnmaskerService],
     charter: Charter,
     sent: Mapping[str, Contribution],
@@ -71,8 +80,11 @@ def ask_unmaskers(
     round_number: int = 1,
 ) -> tuple[Answer, ...]:
     """Every unmasker's answer, in the charter's order."""
+    begun = rounds_begun(federation, charter, round_number)
     return tuple(
-        services[one.name].answer(charter, round_number, members_for(charter, one.name, sent))
+        services[one.name].answer(
+            charter, round_number, members_for(charter, one.name, sent), rounds_begun=begun
+        )
         for one in charter.custodians.unmaskers
     )
 

@@ -56,6 +56,11 @@ class Coordinator(coordinator_pb2_grpc.CoordinatorServicer):
         response.receipt.entry = self._act(context)
         return response
 
+    def GetRoundKeys(  # noqa: N802
+        self, request: coordinator_pb2.GetRoundKeysRequest, context: grpc.ServicerContext
+    ) -> Iterator[coordinator_pb2.GetRoundKeysResponse]:
+        yield coordinator_pb2.GetRoundKeysResponse(context_chunk=self._act(context))
+
 
 class Decryptor(custodian_pb2_grpc.DecryptorServicer):
     """DecryptSum (many to many)."""
@@ -75,6 +80,11 @@ class Decryptor(custodian_pb2_grpc.DecryptorServicer):
         self, request: custodian_pb2.GetPublicContextRequest, context: grpc.ServicerContext
     ) -> Iterator[custodian_pb2.GetPublicContextResponse]:
         yield custodian_pb2.GetPublicContextResponse(chunk=self._act(context))
+
+    def BeginRound(  # noqa: N802
+        self, request: custodian_pb2.BeginRoundRequest, context: grpc.ServicerContext
+    ) -> coordinator_pb2.CustodianKeys:
+        return coordinator_pb2.CustodianKeys(round_begun=self._act(context))
 
 
 def register(act: Act) -> Callable[[grpc.Server], None]:

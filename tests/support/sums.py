@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from support.federation import Federation
+from support.keys import context_of, keys_at_first
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
@@ -33,6 +34,7 @@ from fedhelp_secure.secure_sum.masks import MaskStream
 from fedhelp_secure.secure_sum.opening import Answers
 from fedhelp_secure.secure_sum.residues import weighted_sum
 from fedhelp_secure.secure_sum.ring import add, scale
+from fedhelp_secure.secure_sum.round_keys import RoundKeys
 
 LEDGER_ENTRY = digest(b"a ledger entry")
 
@@ -60,21 +62,26 @@ def contribute(
     round_number: int = 1,
     charter: Charter | None = None,
     ledger_entry_digest: str = LEDGER_ENTRY,
+    round_keys: RoundKeys | None = None,
 ) -> Contribution:
-    """What ``hospital`` sends, its ciphertext in the new file ``out``; ones unless given."""
+    """What ``hospital`` sends, its ciphertext in the new file ``out``; ones unless given.
+
+    Under the charter's own keys, unless ``round_keys`` are given.
+    """
     chosen = charter or federation.charter
+    keys = round_keys or keys_at_first(federation, chosen, round_number)
     values = np.ones(chosen.secure_sum.values, dtype=np.int64) if release is None else release
     state = federation.state(hospital)
     return make_contribution(
         chosen,
-        round_number,
+        keys,
         hospital=hospital,
         release=values,
         ledger_entry_digest=ledger_entry_digest,
         keys=ContributionKeys(
             signing_key=state.signing_key(),
             unsealing_key=state.unsealing_key(),
-            context=public_context(federation, chosen),
+            context=context_of(federation, chosen, keys.context_digest),
         ),
         out=out,
     )
@@ -133,7 +140,8 @@ def mask_sum(
         manifest = open_manifest(charter, part.manifest)
         purpose = mask_purpose(charter, manifest.round, hospital=hospital, unmasker=unmasker)
         sealed = part.sealed_seeds[names.index(unmasker)]
-        seed = key.open(sealed, purpose.seed_info(manifest.ciphertext_digest))
+        info = purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
+        seed = key.open(sealed, info)
         streams.append((charter.weight_of(hospital), MaskStream(seed, purpose)))
     bits = charter.secure_sum.packed_bits
     for size in frame_sizes(charter.secure_sum):

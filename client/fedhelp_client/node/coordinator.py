@@ -30,11 +30,13 @@ from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.ckks import PublicContext
-from fedhelp_secure.secure_sum.contribution import Contribution
+from fedhelp_secure.secure_sum.contribution import Contribution, ContributionKeys
+from fedhelp_secure.secure_sum.epochs import KeysRefused
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
+from fedhelp_secure.secure_sum.round_keys import RoundKeys, open_round_keys
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import printable
-from fedhelp_secure.transport.chunks import read_chunks
+from fedhelp_secure.transport.chunks import CHUNK_BYTES, read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.store import TrustListOutdated
@@ -183,6 +185,35 @@ class Coordinator:
                 raise
             return None
 
+    def round_keys(self, round_number: int, keys: ContributionKeys) -> RoundKeys:
+        """The custodians' keys of a round that has begun, proved by their own statements.
+
+        ``keys`` gets the decryptor's public context of that epoch if it has another one. Raises
+        what `open_round_keys` raises, and KeysRefused for a context that was not stated.
+        """
+        request = wire.GetRoundKeysRequest(
+            charter_digest=self.charter.digest,
+            round=round_number,
+            context_digest=keys.context.digest,
+        )
+
+        def call() -> tuple[list[wire.CustodianKeys], bytes]:
+            with self._connection() as stub:
+                parts = stub.GetRoundKeys(request, timeout=_CALL_SECONDS)
+                return _received_keys(parts, count=1 + len(self.charter.custodians.unmaskers))
+
+        stated, context = retried(call)
+        opened = open_round_keys(self.charter, round_number, stated)
+        if opened.context_digest != keys.context.digest:
+            if digest(context) != opened.context_digest:
+                raise KeysRefused(
+                    "the aggregator gave another CKKS context than the decryptor stated; ask its "
+                    "operator, and do not encrypt under it."
+                )
+            _log.info("round %d is under a new epoch of the decryptor's keys", round_number)
+            keys.context = PublicContext(context, self.charter.secure_sum)
+        return opened
+
     @contextlib.contextmanager
     def _connection(self) -> Iterator[CoordinatorStub]:
         """A connection for one call, so that a renewed certificate is used from the next call on.
@@ -300,7 +331,10 @@ def _open(state: StateDirectory, address: str, aggregator: str) -> grpc.Channel:
 
 
 def read_context(charter: Charter, path: Path) -> PublicContext:
-    """The public CKKS context in the file at ``path``; CharterRefused if it is another."""
+    """The public CKKS context in the file at ``path``; CharterRefused if it is another.
+
+    It is that of the charter's own epoch; `Coordinator.round_keys` gets later ones.
+    """
     context = path.read_bytes()
     if digest(context) != charter.custodians.decryptor.context_digest:
         raise CharterRefused(f"{path} is not the charter's CKKS context; fetch the one it names.")
@@ -353,6 +387,25 @@ def _received(
     return [
         answer_of(header, _body(folder, number)) for number, header in enumerate(headers, start=1)
     ]
+
+
+def _received_keys(
+    parts: Iterator[wire.GetRoundKeysResponse], *, count: int
+) -> tuple[list[wire.CustodianKeys], bytes]:
+    """What at most ``count`` custodians stated, and the context: at most CHUNK_BYTES."""
+    stated: list[wire.CustodianKeys] = []
+    context: list[bytes] = []
+    for part in parts:
+        if part.WhichOneof("part") == "context_chunk":
+            context.append(part.context_chunk)
+        else:
+            stated.append(part.custodian)
+        if len(stated) > count or sum(map(len, context)) > CHUNK_BYTES:
+            raise MalformedMessage(
+                "a round's keys are more than its charter's custodians have; ask the aggregator's "
+                "operator."
+            )
+    return stated, b"".join(context)
 
 
 def _body(folder: Path, number: int) -> Path:

@@ -30,6 +30,7 @@ from fedhelp_secure.secure_sum.contribution import (
     ContributionKeys,
     make_contribution,
 )
+from fedhelp_secure.secure_sum.round_keys import RoundKeys
 from fedhelp_secure.state import StateDirectory
 
 Listener = Callable[[str], None]
@@ -67,7 +68,7 @@ class RoundFigures:
     upload_bytes: int = 0
     download_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: encrypt, upload, wait (for the others and the custodians), fetch, open."""
+    """By stage: keys, encrypt, upload, wait (for the others and the custodians), fetch, open."""
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     """The same stages, the processor time of this process."""
     hospitals: tuple[str, ...] = ()
@@ -159,8 +160,10 @@ class Rehearsal:
         if contribution is None:
             invented = invent(charter)
             figures.started = time.monotonic()
+            with figures.stage("keys"):
+                round_keys = self.coordinator.round_keys(number, self.keys)
             with figures.stage("encrypt"):
-                contribution = self._contribution(number, invented)
+                contribution = self._contribution(round_keys, invented)
         with figures.stage("upload"):
             receipt = self.coordinator.contribute(number, contribution)
         self.files.store_receipt(number, receipt.SerializeToString(deterministic=True))
@@ -174,13 +177,13 @@ class Rehearsal:
             figures.invented_digest = digest_of_integers(invented)
         return figures, invented
 
-    def _contribution(self, number: int, invented: NDArray[np.int64]) -> Contribution:
+    def _contribution(self, round_keys: RoundKeys, invented: NDArray[np.int64]) -> Contribution:
         charter = self.coordinator.charter
         return self.files.store(
-            number,
+            round_keys.round_number,
             lambda ciphertext: make_contribution(
                 charter,
-                number,
+                round_keys,
                 hospital=self.coordinator.state.identity.name,
                 release=invented,
                 # There is no ledger: the digest only says so, in the place of an entry's.

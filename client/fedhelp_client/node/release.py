@@ -142,6 +142,9 @@ class Releaser:
             _log.warning("round %d closed without this hospital: nothing was debited", round_number)
         if contribution is not None:
             self._send(round_number, contribution)
+            # While it waits, for the case that the round brought a new context.
+            left = self.charter.rounds.count - round_number
+            self.keys.context.prepare(left * self.charter.secure_sum.frames)
         self.coordinator.wait_until_opened(round_number, self._say)
         opened = self.coordinator.fetch_sum(round_number)
         self.listener(Step.OPENED, round_number)
@@ -172,8 +175,10 @@ class Releaser:
         stored = self.files.stored(round_number)
         if stored is not None:
             return stored
-        # Before the debit: patients that may not be released must not cost budget.
+        # Before the debit: patients that may not be released must not cost budget, nor must keys
+        # that do not hold.
         noised = prepare()
+        round_keys = self.coordinator.round_keys(round_number, self.keys)
         entry_digest = self._reserve(round_number, previous)
         if entry_digest is None:
             return None
@@ -184,7 +189,7 @@ class Releaser:
         def make(ciphertext: Path) -> Contribution:
             made = make_contribution(
                 self.charter,
-                round_number,
+                round_keys,
                 hospital=hospital,
                 release=release,
                 ledger_entry_digest=entry_digest,

@@ -25,41 +25,47 @@ _sym_db = _symbol_database.Default()
 from fedhelp_secure.wire.v1 import evidence_pb2 as fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(fedhelp_secure/wire/v1/coordinator.proto\x12\x16\x66\x65\x64help_secure.wire.v1\x1a%fedhelp_secure/wire/v1/evidence.proto\"\x13\n\x11GetCharterRequest\"&\n\x12GetCharterResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"=\n\x12WatchRoundsRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x0c\"u\n\nRoundEvent\x12\r\n\x05round\x18\x01 \x01(\r\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".fedhelp_secure.wire.v1.RoundState\x12\x15\n\rcontributions\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"c\n\x12\x43ontributionHeader\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x14\n\x0csealed_seeds\x18\x04 \x03(\x0c\"u\n\x11\x43ontributeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.fedhelp_secure.wire.v1.ContributionHeaderH\x00\x12\x1a\n\x10\x63iphertext_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"F\n\x12\x43ontributeResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.fedhelp_secure.wire.v1.Receipt\"<\n\x13\x46\x65tchTeacherRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\"l\n\x14\x46\x65tchTeacherResponse\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32$.fedhelp_secure.wire.v1.AnswerHeaderH\x00\x12\x14\n\nbody_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Y\n\x0c\x41nswerHeader\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x36\n\x0bsealed_keys\x18\x02 \x03(\x0b\x32!.fedhelp_secure.wire.v1.SealedKey\".\n\tSealedKey\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\":\n\x11GetReceiptRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\"X\n\x12GetReceiptResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.fedhelp_secure.wire.v1.Receipt\x12\x10\n\x08manifest\x18\x02 \x01(\x0c*\xa0\x01\n\nRoundState\x12\x1b\n\x17ROUND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUND_STATE_PENDING\x10\x01\x12\x14\n\x10ROUND_STATE_OPEN\x10\x02\x12\x16\n\x12ROUND_STATE_CLOSED\x10\x03\x12\x16\n\x12ROUND_STATE_OPENED\x10\x04\x12\x16\n\x12ROUND_STATE_FAILED\x10\x05\x32\x8c\x04\n\x0b\x43oordinator\x12\x63\n\nGetCharter\x12).fedhelp_secure.wire.v1.GetCharterRequest\x1a*.fedhelp_secure.wire.v1.GetCharterResponse\x12_\n\x0bWatchRounds\x12*.fedhelp_secure.wire.v1.WatchRoundsRequest\x1a\".fedhelp_secure.wire.v1.RoundEvent0\x01\x12\x65\n\nContribute\x12).fedhelp_secure.wire.v1.ContributeRequest\x1a*.fedhelp_secure.wire.v1.ContributeResponse(\x01\x12k\n\x0c\x46\x65tchTeacher\x12+.fedhelp_secure.wire.v1.FetchTeacherRequest\x1a,.fedhelp_secure.wire.v1.FetchTeacherResponse0\x01\x12\x63\n\nGetReceipt\x12).fedhelp_secure.wire.v1.GetReceiptRequest\x1a*.fedhelp_secure.wire.v1.GetReceiptResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(fedhelp_secure/wire/v1/coordinator.proto\x12\x16\x66\x65\x64help_secure.wire.v1\x1a%fedhelp_secure/wire/v1/evidence.proto\"\x13\n\x11GetCharterRequest\"&\n\x12GetCharterResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"T\n\x13GetRoundKeysRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_digest\x18\x03 \x01(\t\"s\n\x14GetRoundKeysResponse\x12:\n\tcustodian\x18\x01 \x01(\x0b\x32%.fedhelp_secure.wire.v1.CustodianKeysH\x00\x12\x17\n\rcontext_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"K\n\rCustodianKeys\x12\x13\n\x0bround_begun\x18\x01 \x01(\x0c\x12\x12\n\nkey_epochs\x18\x02 \x03(\x0c\x12\x11\n\tdestroyed\x18\x03 \x03(\x0c\"=\n\x12WatchRoundsRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x0c\"u\n\nRoundEvent\x12\r\n\x05round\x18\x01 \x01(\r\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".fedhelp_secure.wire.v1.RoundState\x12\x15\n\rcontributions\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"c\n\x12\x43ontributionHeader\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x14\n\x0csealed_seeds\x18\x04 \x03(\x0c\"u\n\x11\x43ontributeRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.fedhelp_secure.wire.v1.ContributionHeaderH\x00\x12\x1a\n\x10\x63iphertext_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"F\n\x12\x43ontributeResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.fedhelp_secure.wire.v1.Receipt\"<\n\x13\x46\x65tchTeacherRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\"l\n\x14\x46\x65tchTeacherResponse\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32$.fedhelp_secure.wire.v1.AnswerHeaderH\x00\x12\x14\n\nbody_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Y\n\x0c\x41nswerHeader\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x36\n\x0bsealed_keys\x18\x02 \x03(\x0b\x32!.fedhelp_secure.wire.v1.SealedKey\".\n\tSealedKey\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\":\n\x11GetReceiptRequest\x12\x16\n\x0e\x63harter_digest\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\"X\n\x12GetReceiptResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.fedhelp_secure.wire.v1.Receipt\x12\x10\n\x08manifest\x18\x02 \x01(\x0c*\xa0\x01\n\nRoundState\x12\x1b\n\x17ROUND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUND_STATE_PENDING\x10\x01\x12\x14\n\x10ROUND_STATE_OPEN\x10\x02\x12\x16\n\x12ROUND_STATE_CLOSED\x10\x03\x12\x16\n\x12ROUND_STATE_OPENED\x10\x04\x12\x16\n\x12ROUND_STATE_FAILED\x10\x05\x32\xf9\x04\n\x0b\x43oordinator\x12\x63\n\nGetCharter\x12).fedhelp_secure.wire.v1.GetCharterRequest\x1a*.fedhelp_secure.wire.v1.GetCharterResponse\x12_\n\x0bWatchRounds\x12*.fedhelp_secure.wire.v1.WatchRoundsRequest\x1a\".fedhelp_secure.wire.v1.RoundEvent0\x01\x12\x65\n\nContribute\x12).fedhelp_secure.wire.v1.ContributeRequest\x1a*.fedhelp_secure.wire.v1.ContributeResponse(\x01\x12k\n\x0c\x46\x65tchTeacher\x12+.fedhelp_secure.wire.v1.FetchTeacherRequest\x1a,.fedhelp_secure.wire.v1.FetchTeacherResponse0\x01\x12\x63\n\nGetReceipt\x12).fedhelp_secure.wire.v1.GetReceiptRequest\x1a*.fedhelp_secure.wire.v1.GetReceiptResponse\x12k\n\x0cGetRoundKeys\x12+.fedhelp_secure.wire.v1.GetRoundKeysRequest\x1a,.fedhelp_secure.wire.v1.GetRoundKeysResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedhelp_secure.wire.v1.coordinator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUNDSTATE']._serialized_start=1104
-  _globals['_ROUNDSTATE']._serialized_end=1264
+  _globals['_ROUNDSTATE']._serialized_start=1384
+  _globals['_ROUNDSTATE']._serialized_end=1544
   _globals['_GETCHARTERREQUEST']._serialized_start=107
   _globals['_GETCHARTERREQUEST']._serialized_end=126
   _globals['_GETCHARTERRESPONSE']._serialized_start=128
   _globals['_GETCHARTERRESPONSE']._serialized_end=166
-  _globals['_WATCHROUNDSREQUEST']._serialized_start=168
-  _globals['_WATCHROUNDSREQUEST']._serialized_end=229
-  _globals['_ROUNDEVENT']._serialized_start=231
-  _globals['_ROUNDEVENT']._serialized_end=348
-  _globals['_CONTRIBUTIONHEADER']._serialized_start=350
-  _globals['_CONTRIBUTIONHEADER']._serialized_end=449
-  _globals['_CONTRIBUTEREQUEST']._serialized_start=451
-  _globals['_CONTRIBUTEREQUEST']._serialized_end=568
-  _globals['_CONTRIBUTERESPONSE']._serialized_start=570
-  _globals['_CONTRIBUTERESPONSE']._serialized_end=640
-  _globals['_FETCHTEACHERREQUEST']._serialized_start=642
-  _globals['_FETCHTEACHERREQUEST']._serialized_end=702
-  _globals['_FETCHTEACHERRESPONSE']._serialized_start=704
-  _globals['_FETCHTEACHERRESPONSE']._serialized_end=812
-  _globals['_ANSWERHEADER']._serialized_start=814
-  _globals['_ANSWERHEADER']._serialized_end=903
-  _globals['_SEALEDKEY']._serialized_start=905
-  _globals['_SEALEDKEY']._serialized_end=951
-  _globals['_GETRECEIPTREQUEST']._serialized_start=953
-  _globals['_GETRECEIPTREQUEST']._serialized_end=1011
-  _globals['_GETRECEIPTRESPONSE']._serialized_start=1013
-  _globals['_GETRECEIPTRESPONSE']._serialized_end=1101
-  _globals['_COORDINATOR']._serialized_start=1267
-  _globals['_COORDINATOR']._serialized_end=1791
+  _globals['_GETROUNDKEYSREQUEST']._serialized_start=168
+  _globals['_GETROUNDKEYSREQUEST']._serialized_end=252
+  _globals['_GETROUNDKEYSRESPONSE']._serialized_start=254
+  _globals['_GETROUNDKEYSRESPONSE']._serialized_end=369
+  _globals['_CUSTODIANKEYS']._serialized_start=371
+  _globals['_CUSTODIANKEYS']._serialized_end=446
+  _globals['_WATCHROUNDSREQUEST']._serialized_start=448
+  _globals['_WATCHROUNDSREQUEST']._serialized_end=509
+  _globals['_ROUNDEVENT']._serialized_start=511
+  _globals['_ROUNDEVENT']._serialized_end=628
+  _globals['_CONTRIBUTIONHEADER']._serialized_start=630
+  _globals['_CONTRIBUTIONHEADER']._serialized_end=729
+  _globals['_CONTRIBUTEREQUEST']._serialized_start=731
+  _globals['_CONTRIBUTEREQUEST']._serialized_end=848
+  _globals['_CONTRIBUTERESPONSE']._serialized_start=850
+  _globals['_CONTRIBUTERESPONSE']._serialized_end=920
+  _globals['_FETCHTEACHERREQUEST']._serialized_start=922
+  _globals['_FETCHTEACHERREQUEST']._serialized_end=982
+  _globals['_FETCHTEACHERRESPONSE']._serialized_start=984
+  _globals['_FETCHTEACHERRESPONSE']._serialized_end=1092
+  _globals['_ANSWERHEADER']._serialized_start=1094
+  _globals['_ANSWERHEADER']._serialized_end=1183
+  _globals['_SEALEDKEY']._serialized_start=1185
+  _globals['_SEALEDKEY']._serialized_end=1231
+  _globals['_GETRECEIPTREQUEST']._serialized_start=1233
+  _globals['_GETRECEIPTREQUEST']._serialized_end=1291
+  _globals['_GETRECEIPTRESPONSE']._serialized_start=1293
+  _globals['_GETRECEIPTRESPONSE']._serialized_end=1381
+  _globals['_COORDINATOR']._serialized_start=1547
+  _globals['_COORDINATOR']._serialized_end=2180
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,99 @@ class GetCharterResponse(_message.Message):
 Global___GetCharterResponse: _TypeAlias = GetCharterResponse  # noqa: Y015
 
 @_typing.final
+class GetRoundKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    CONTEXT_DIGEST_FIELD_NUMBER: _builtins.int
+    charter_digest: _builtins.str
+    round: _builtins.int
+    """1 to the charter's round count."""
+    context_digest: _builtins.str
+    """Digest of the public context that the caller has, or empty."""
+    def __init__(
+        self,
+        *,
+        charter_digest: _builtins.str = ...,
+        round: _builtins.int = ...,
+        context_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "context_digest", b"context_digest", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRoundKeysRequest: _TypeAlias = GetRoundKeysRequest  # noqa: Y015
+
+@_typing.final
+class GetRoundKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTODIAN_FIELD_NUMBER: _builtins.int
+    CONTEXT_CHUNK_FIELD_NUMBER: _builtins.int
+    context_chunk: _builtins.bytes
+    """Next part of the serialised public CKKS context; 1 byte to 1 MiB."""
+    @_builtins.property
+    def custodian(self) -> Global___CustodianKeys:
+        """One for each custodian."""
+
+    def __init__(
+        self,
+        *,
+        custodian: Global___CustodianKeys | None = ...,
+        context_chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "custodian", b"custodian", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "custodian", b"custodian", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["custodian", "context_chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetRoundKeysResponse: _TypeAlias = GetRoundKeysResponse  # noqa: Y015
+
+@_typing.final
+class CustodianKeys(_message.Message):
+    """What one custodian signed about the keys of one round. DSSE envelopes (JSON, UTF-8), each at most
+    8 KiB.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_BEGUN_FIELD_NUMBER: _builtins.int
+    KEY_EPOCHS_FIELD_NUMBER: _builtins.int
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    round_begun: _builtins.bytes
+    """"round-begun": binds charter and round to an epoch, with a fresh nonce."""
+    @_builtins.property
+    def key_epochs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """"key-epoch": every epoch from the charter's to the round's, each naming the one before it; at
+        most 1000.
+        """
+
+    @_builtins.property
+    def destroyed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """"key-epoch-destroyed": the epochs among them whose secrets are gone."""
+
+    def __init__(
+        self,
+        *,
+        round_begun: _builtins.bytes = ...,
+        key_epochs: _abc.Iterable[_builtins.bytes] | None = ...,
+        destroyed: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "key_epochs", b"key_epochs", "round_begun", b"round_begun"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustodianKeys: _TypeAlias = CustodianKeys  # noqa: Y015
+
+@_typing.final
 class WatchRoundsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -59,6 +59,11 @@ class CoordinatorStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptResponse.FromString,
                 _registered_method=True)
+        self.GetRoundKeys = channel.unary_stream(
+                '/fedhelp_secure.wire.v1.Coordinator/GetRoundKeys',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -106,6 +111,15 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRoundKeys(self, request, context):
+        """The keys to which custodians bound a round that has begun: for each custodian, the decryptor
+        first, then the unmaskers in the charter's order, its signed statements; then the decryptor's
+        public context of that epoch in chunks, unless the caller has it. Role: hospital.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +147,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.GetReceipt,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptResponse.SerializeToString,
+            ),
+            'GetRoundKeys': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRoundKeys,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,6 +289,33 @@ class Coordinator:
             '/fedhelp_secure.wire.v1.Coordinator/GetReceipt',
             fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoundKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Coordinator/GetRoundKeys',
+            fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.GetRoundKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,11 @@ class CoordinatorStub:
     """The receipt of the caller's own contribution to one round, and the manifest that the caller
     signed: what a hospital compares its ledger with before it releases. Role: hospital.
     """
+    GetRoundKeys: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.GetRoundKeysRequest, _coordinator_pb2.GetRoundKeysResponse]
+    """The keys to which custodians bound a round that has begun: for each custodian, the decryptor
+    first, then the unmaskers in the charter's order, its signed statements; then the decryptor's
+    public context of that epoch in chunks, unless the caller has it. Role: hospital.
+    """
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
@@ -78,6 +83,11 @@ class CoordinatorAsyncStub(CoordinatorStub):
     GetReceipt: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetReceiptRequest, _coordinator_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """The receipt of the caller's own contribution to one round, and the manifest that the caller
     signed: what a hospital compares its ledger with before it releases. Role: hospital.
+    """
+    GetRoundKeys: _aio.UnaryStreamMultiCallable[_coordinator_pb2.GetRoundKeysRequest, _coordinator_pb2.GetRoundKeysResponse]  # type: ignore[assignment]
+    """The keys to which custodians bound a round that has begun: for each custodian, the decryptor
+    first, then the unmaskers in the charter's order, its signed statements; then the decryptor's
+    public context of that epoch in chunks, unless the caller has it. Role: hospital.
     """
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
@@ -130,6 +140,17 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_pb2.GetReceiptResponse, _abc.Awaitable[_coordinator_pb2.GetReceiptResponse]]:
         """The receipt of the caller's own contribution to one round, and the manifest that the caller
         signed: what a hospital compares its ledger with before it releases. Role: hospital.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRoundKeys(
+        self,
+        request: _coordinator_pb2.GetRoundKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.GetRoundKeysResponse], _abc.AsyncIterator[_coordinator_pb2.GetRoundKeysResponse]]:
+        """The keys to which custodians bound a round that has begun: for each custodian, the decryptor
+        first, then the unmaskers in the charter's order, its signed statements; then the decryptor's
+        public context of that epoch in chunks, unless the caller has it. Role: hospital.
         """
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,31 +25,33 @@ _sym_db = _symbol_database.Default()
 from fedhelp_secure.wire.v1 import coordinator_pb2 as fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&fedhelp_secure/wire/v1/custodian.proto\x12\x16\x66\x65\x64help_secure.wire.v1\x1a(fedhelp_secure/wire/v1/coordinator.proto\"(\n\x17GetPublicContextRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\r\")\n\x18GetPublicContextResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"F\n\x10\x44\x65\x63ryptSumHeader\x12\x0f\n\x07\x63harter\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nsum_digest\x18\x03 \x01(\t\"s\n\x11\x44\x65\x63ryptSumRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.fedhelp_secure.wire.v1.DecryptSumHeaderH\x00\x12\x1a\n\x10\x63iphertext_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"1\n\x0fUnmaskSumHeader\x12\x0f\n\x07\x63harter\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\";\n\x12SealedContribution\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x13\n\x0bsealed_seed\x18\x02 \x01(\x0c\"\x99\x01\n\x10UnmaskSumRequest\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.fedhelp_secure.wire.v1.UnmaskSumHeaderH\x00\x12\x42\n\x0c\x63ontribution\x18\x02 \x01(\x0b\x32*.fedhelp_secure.wire.v1.SealedContributionH\x00\x42\x06\n\x04part\"b\n\nAnswerPart\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32$.fedhelp_secure.wire.v1.AnswerHeaderH\x00\x12\x14\n\nbody_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xe5\x01\n\tDecryptor\x12w\n\x10GetPublicContext\x12/.fedhelp_secure.wire.v1.GetPublicContextRequest\x1a\x30.fedhelp_secure.wire.v1.GetPublicContextResponse0\x01\x12_\n\nDecryptSum\x12).fedhelp_secure.wire.v1.DecryptSumRequest\x1a\".fedhelp_secure.wire.v1.AnswerPart(\x01\x30\x01\x32i\n\x08Unmasker\x12]\n\tUnmaskSum\x12(.fedhelp_secure.wire.v1.UnmaskSumRequest\x1a\".fedhelp_secure.wire.v1.AnswerPart(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&fedhelp_secure/wire/v1/custodian.proto\x12\x16\x66\x65\x64help_secure.wire.v1\x1a(fedhelp_secure/wire/v1/coordinator.proto\"3\n\x11\x42\x65ginRoundRequest\x12\x0f\n\x07\x63harter\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\"(\n\x17GetPublicContextRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\r\")\n\x18GetPublicContextResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"F\n\x10\x44\x65\x63ryptSumHeader\x12\x0f\n\x07\x63harter\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nsum_digest\x18\x03 \x01(\t\"s\n\x11\x44\x65\x63ryptSumRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.fedhelp_secure.wire.v1.DecryptSumHeaderH\x00\x12\x1a\n\x10\x63iphertext_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"G\n\x0fUnmaskSumHeader\x12\x0f\n\x07\x63harter\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\r\x12\x14\n\x0crounds_begun\x18\x03 \x03(\x0c\";\n\x12SealedContribution\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x13\n\x0bsealed_seed\x18\x02 \x01(\x0c\"\x99\x01\n\x10UnmaskSumRequest\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.fedhelp_secure.wire.v1.UnmaskSumHeaderH\x00\x12\x42\n\x0c\x63ontribution\x18\x02 \x01(\x0b\x32*.fedhelp_secure.wire.v1.SealedContributionH\x00\x42\x06\n\x04part\"b\n\nAnswerPart\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32$.fedhelp_secure.wire.v1.AnswerHeaderH\x00\x12\x14\n\nbody_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xc5\x02\n\tDecryptor\x12w\n\x10GetPublicContext\x12/.fedhelp_secure.wire.v1.GetPublicContextRequest\x1a\x30.fedhelp_secure.wire.v1.GetPublicContextResponse0\x01\x12^\n\nBeginRound\x12).fedhelp_secure.wire.v1.BeginRoundRequest\x1a%.fedhelp_secure.wire.v1.CustodianKeys\x12_\n\nDecryptSum\x12).fedhelp_secure.wire.v1.DecryptSumRequest\x1a\".fedhelp_secure.wire.v1.AnswerPart(\x01\x30\x01\x32\xc9\x01\n\x08Unmasker\x12^\n\nBeginRound\x12).fedhelp_secure.wire.v1.BeginRoundRequest\x1a%.fedhelp_secure.wire.v1.CustodianKeys\x12]\n\tUnmaskSum\x12(.fedhelp_secure.wire.v1.UnmaskSumRequest\x1a\".fedhelp_secure.wire.v1.AnswerPart(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedhelp_secure.wire.v1.custodian_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETPUBLICCONTEXTREQUEST']._serialized_start=108
-  _globals['_GETPUBLICCONTEXTREQUEST']._serialized_end=148
-  _globals['_GETPUBLICCONTEXTRESPONSE']._serialized_start=150
-  _globals['_GETPUBLICCONTEXTRESPONSE']._serialized_end=191
-  _globals['_DECRYPTSUMHEADER']._serialized_start=193
-  _globals['_DECRYPTSUMHEADER']._serialized_end=263
-  _globals['_DECRYPTSUMREQUEST']._serialized_start=265
-  _globals['_DECRYPTSUMREQUEST']._serialized_end=380
-  _globals['_UNMASKSUMHEADER']._serialized_start=382
-  _globals['_UNMASKSUMHEADER']._serialized_end=431
-  _globals['_SEALEDCONTRIBUTION']._serialized_start=433
-  _globals['_SEALEDCONTRIBUTION']._serialized_end=492
-  _globals['_UNMASKSUMREQUEST']._serialized_start=495
-  _globals['_UNMASKSUMREQUEST']._serialized_end=648
-  _globals['_ANSWERPART']._serialized_start=650
-  _globals['_ANSWERPART']._serialized_end=748
-  _globals['_DECRYPTOR']._serialized_start=751
-  _globals['_DECRYPTOR']._serialized_end=980
-  _globals['_UNMASKER']._serialized_start=982
-  _globals['_UNMASKER']._serialized_end=1087
+  _globals['_BEGINROUNDREQUEST']._serialized_start=108
+  _globals['_BEGINROUNDREQUEST']._serialized_end=159
+  _globals['_GETPUBLICCONTEXTREQUEST']._serialized_start=161
+  _globals['_GETPUBLICCONTEXTREQUEST']._serialized_end=201
+  _globals['_GETPUBLICCONTEXTRESPONSE']._serialized_start=203
+  _globals['_GETPUBLICCONTEXTRESPONSE']._serialized_end=244
+  _globals['_DECRYPTSUMHEADER']._serialized_start=246
+  _globals['_DECRYPTSUMHEADER']._serialized_end=316
+  _globals['_DECRYPTSUMREQUEST']._serialized_start=318
+  _globals['_DECRYPTSUMREQUEST']._serialized_end=433
+  _globals['_UNMASKSUMHEADER']._serialized_start=435
+  _globals['_UNMASKSUMHEADER']._serialized_end=506
+  _globals['_SEALEDCONTRIBUTION']._serialized_start=508
+  _globals['_SEALEDCONTRIBUTION']._serialized_end=567
+  _globals['_UNMASKSUMREQUEST']._serialized_start=570
+  _globals['_UNMASKSUMREQUEST']._serialized_end=723
+  _globals['_ANSWERPART']._serialized_start=725
+  _globals['_ANSWERPART']._serialized_end=823
+  _globals['_DECRYPTOR']._serialized_start=826
+  _globals['_DECRYPTOR']._serialized_end=1151
+  _globals['_UNMASKER']._serialized_start=1154
+  _globals['_UNMASKER']._serialized_end=1355
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,11 @@ The custodians. The decryptor (A) sees only masked sums, each unmasker (B) only 
 They are called by the aggregator alone, and seal their answers to the hospitals.
 """
 
+from collections import abc as _abc
 from fedhelp_secure.wire.v1 import coordinator_pb2 as _coordinator_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class BeginRoundRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARTER_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    charter: _builtins.bytes
+    """DSSE envelope of the charter; at most 1 MiB."""
+    round: _builtins.int
+    """1 to the charter's round count."""
+    def __init__(
+        self,
+        *,
+        charter: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginRoundRequest: _TypeAlias = BeginRoundRequest  # noqa: Y015
 
 @_typing.final
 class GetPublicContextRequest(_message.Message):
@@ -121,17 +147,25 @@ class UnmaskSumHeader(_message.Message):
 
     CHARTER_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    ROUNDS_BEGUN_FIELD_NUMBER: _builtins.int
     charter: _builtins.bytes
     round: _builtins.int
+    @_builtins.property
+    def rounds_begun(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Every custodian's "round-begun" statement for the round, the decryptor's first, then the
+        unmaskers' in the charter's order: what the manifests name; each at most 8 KiB.
+        """
+
     def __init__(
         self,
         *,
         charter: _builtins.bytes = ...,
         round: _builtins.int = ...,
+        rounds_begun: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "round", b"round", "rounds_begun", b"rounds_begun"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from fedhelp_secure.wire.v1 import coordinator_pb2 as fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2
 from fedhelp_secure.wire.v1 import custodian_pb2 as fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -39,6 +40,11 @@ class DecryptorStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextResponse.FromString,
                 _registered_method=True)
+        self.BeginRound = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Decryptor/BeginRound',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.FromString,
+                _registered_method=True)
         self.DecryptSum = channel.stream_stream(
                 '/fedhelp_secure.wire.v1.Decryptor/DecryptSum',
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.DecryptSumRequest.SerializeToString,
@@ -50,7 +56,16 @@ class DecryptorServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetPublicContext(self, request, context):
-        """The public keys of the present epoch. Roles: registrar, aggregator, hospital, auditor.
+        """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginRound(self, request, context):
+        """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
+        same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+        is answered. Role: aggregator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -59,7 +74,7 @@ class DecryptorServicer:
     def DecryptSum(self, request_iterator, context):
         """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
         recipients. One sum for a (charter, round): the same sum again returns the stored answer,
-        another sum is refused. Role: aggregator.
+        another sum is refused. The round must have been begun. Role: aggregator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +87,11 @@ def add_DecryptorServicer_to_server(servicer, server):
                     servicer.GetPublicContext,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextResponse.SerializeToString,
+            ),
+            'BeginRound': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginRound,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.SerializeToString,
             ),
             'DecryptSum': grpc.stream_stream_rpc_method_handler(
                     servicer.DecryptSum,
@@ -106,6 +126,33 @@ class Decryptor:
             '/fedhelp_secure.wire.v1.Decryptor/GetPublicContext',
             fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.GetPublicContextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Decryptor/BeginRound',
+            fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.FromString,
             options,
             channel_credentials,
             insecure,
@@ -153,6 +200,11 @@ class UnmaskerStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.BeginRound = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Unmasker/BeginRound',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.FromString,
+                _registered_method=True)
         self.UnmaskSum = channel.stream_stream(
                 '/fedhelp_secure.wire.v1.Unmasker/UnmaskSum',
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.UnmaskSumRequest.SerializeToString,
@@ -162,6 +214,13 @@ class UnmaskerStub:
 
 class UnmaskerServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def BeginRound(self, request, context):
+        """As the decryptor's. Role: aggregator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def UnmaskSum(self, request_iterator, context):
         """Checks the manifests and the cohort, sums the masks and seals the sum to the recipients.
@@ -174,6 +233,11 @@ class UnmaskerServicer:
 
 def add_UnmaskerServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'BeginRound': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginRound,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.SerializeToString,
+            ),
             'UnmaskSum': grpc.stream_stream_rpc_method_handler(
                     servicer.UnmaskSum,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.UnmaskSumRequest.FromString,
@@ -189,6 +253,33 @@ def add_UnmaskerServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Unmasker:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def BeginRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Unmasker/BeginRound',
+            fedhelp__secure_dot_wire_dot_v1_dot_custodian__pb2.BeginRoundRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_coordinator__pb2.CustodianKeys.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def UnmaskSum(request_iterator,

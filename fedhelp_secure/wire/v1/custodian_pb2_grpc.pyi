@@ -6,6 +6,7 @@ They are called by the aggregator alone, and seal their answers to the hospitals
 """
 
 from collections import abc as _abc
+from fedhelp_secure.wire.v1 import coordinator_pb2 as _coordinator_pb2
 from fedhelp_secure.wire.v1 import custodian_pb2 as _custodian_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -34,22 +35,32 @@ class DecryptorStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DecryptorAsyncStub: ...
     GetPublicContext: _grpc.UnaryStreamMultiCallable[_custodian_pb2.GetPublicContextRequest, _custodian_pb2.GetPublicContextResponse]
-    """The public keys of the present epoch. Roles: registrar, aggregator, hospital, auditor."""
+    """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor."""
+    BeginRound: _grpc.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]
+    """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
+    same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+    is answered. Role: aggregator.
+    """
     DecryptSum: _grpc.StreamStreamMultiCallable[_custodian_pb2.DecryptSumRequest, _custodian_pb2.AnswerPart]
     """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
     recipients. One sum for a (charter, round): the same sum again returns the stored answer,
-    another sum is refused. Role: aggregator.
+    another sum is refused. The round must have been begun. Role: aggregator.
     """
 
 @_typing.type_check_only
 class DecryptorAsyncStub(DecryptorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPublicContext: _aio.UnaryStreamMultiCallable[_custodian_pb2.GetPublicContextRequest, _custodian_pb2.GetPublicContextResponse]  # type: ignore[assignment]
-    """The public keys of the present epoch. Roles: registrar, aggregator, hospital, auditor."""
+    """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor."""
+    BeginRound: _aio.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]  # type: ignore[assignment]
+    """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
+    same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+    is answered. Role: aggregator.
+    """
     DecryptSum: _aio.StreamStreamMultiCallable[_custodian_pb2.DecryptSumRequest, _custodian_pb2.AnswerPart]  # type: ignore[assignment]
     """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
     recipients. One sum for a (charter, round): the same sum again returns the stored answer,
-    another sum is refused. Role: aggregator.
+    another sum is refused. The round must have been begun. Role: aggregator.
     """
 
 class DecryptorServicer(metaclass=_abc_1.ABCMeta):
@@ -59,7 +70,18 @@ class DecryptorServicer(metaclass=_abc_1.ABCMeta):
         request: _custodian_pb2.GetPublicContextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_custodian_pb2.GetPublicContextResponse], _abc.AsyncIterator[_custodian_pb2.GetPublicContextResponse]]:
-        """The public keys of the present epoch. Roles: registrar, aggregator, hospital, auditor."""
+        """The public keys of an epoch. Roles: registrar, aggregator, hospital, auditor."""
+
+    @_abc_1.abstractmethod
+    def BeginRound(
+        self,
+        request: _custodian_pb2.BeginRoundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.CustodianKeys, _abc.Awaitable[_coordinator_pb2.CustodianKeys]]:
+        """Binds a (charter, round) to the present epoch, once, and says so; the same again returns the
+        same bytes. A charter's rounds are begun in ascending order, each when the one begun before it
+        is answered. Role: aggregator.
+        """
 
     @_abc_1.abstractmethod
     def DecryptSum(
@@ -69,7 +91,7 @@ class DecryptorServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_custodian_pb2.AnswerPart], _abc.AsyncIterator[_custodian_pb2.AnswerPart]]:
         """Decrypts the weighted ciphertext sum of one round and seals the masked integers to the
         recipients. One sum for a (charter, round): the same sum again returns the stored answer,
-        another sum is refused. Role: aggregator.
+        another sum is refused. The round must have been begun. Role: aggregator.
         """
 
 def add_DecryptorServicer_to_server(servicer: DecryptorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -79,6 +101,8 @@ class UnmaskerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UnmaskerAsyncStub: ...
+    BeginRound: _grpc.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]
+    """As the decryptor's. Role: aggregator."""
     UnmaskSum: _grpc.StreamStreamMultiCallable[_custodian_pb2.UnmaskSumRequest, _custodian_pb2.AnswerPart]
     """Checks the manifests and the cohort, sums the masks and seals the sum to the recipients.
     One set for a (charter, round), as above. Role: aggregator.
@@ -87,12 +111,22 @@ class UnmaskerStub:
 @_typing.type_check_only
 class UnmaskerAsyncStub(UnmaskerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    BeginRound: _aio.UnaryUnaryMultiCallable[_custodian_pb2.BeginRoundRequest, _coordinator_pb2.CustodianKeys]  # type: ignore[assignment]
+    """As the decryptor's. Role: aggregator."""
     UnmaskSum: _aio.StreamStreamMultiCallable[_custodian_pb2.UnmaskSumRequest, _custodian_pb2.AnswerPart]  # type: ignore[assignment]
     """Checks the manifests and the cohort, sums the masks and seals the sum to the recipients.
     One set for a (charter, round), as above. Role: aggregator.
     """
 
 class UnmaskerServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def BeginRound(
+        self,
+        request: _custodian_pb2.BeginRoundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.CustodianKeys, _abc.Awaitable[_coordinator_pb2.CustodianKeys]]:
+        """As the decryptor's. Role: aggregator."""
+
     @_abc_1.abstractmethod
     def UnmaskSum(
         self,

@@ -134,17 +134,25 @@ class RoundOpened(_message.Message):
 
     CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    ROUND_BEGUN_DIGESTS_FIELD_NUMBER: _builtins.int
     charter_digest: _builtins.str
     round: _builtins.int
+    @_builtins.property
+    def round_begun_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the custodians' "round-begun" statements, the decryptor's first, then the
+        unmaskers' in the charter's order.
+        """
+
     def __init__(
         self,
         *,
         charter_digest: _builtins.str = ...,
         round: _builtins.int = ...,
+        round_begun_digests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest", "round", b"round", "round_begun_digests", b"round_begun_digests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,7 +330,10 @@ class StatementSubmitted(_message.Message):
     submitter: _builtins.str
     """"spiffe://federation/role/name" of the submitter."""
     kind: _builtins.str
-    """What it is: "foundation-model-call", "ledger-head" or "report"."""
+    """What it is: "foundation-model-call", "ledger-head" or "report"; by a custodian, which gives
+    them to the aggregator when a round begins: "key-epoch", "key-epoch-destroyed" or
+    "round-begun".
+    """
     envelope_digest: _builtins.str
     """Digest of the DSSE envelope."""
     def __init__(

@@ -1,8 +1,8 @@
 """Decryption in a child process: SEAL meets foreign bytes there alone, and it may die alone.
 
-The child gets the secret context over a pipe, and answers over it with bytes of a fixed form
-(nothing is unpickled from it). It lives as long as it behaves: a request that kills or stalls it is
-refused, and the next request starts a new one.
+The child gets the secret key over a pipe for one sum, forgets it after that, and answers with bytes
+of a fixed form (nothing is unpickled from it). It lives as long as it behaves: a request that kills
+or stalls it is refused, and the next request starts a new one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import canonical_json, parse_json
 from fedhelp_secure.charter import SecureSum
-from fedhelp_secure.errors import ConfigurationError, FedHelpError, InternalError
+from fedhelp_secure.errors import FedHelpError, InternalError
 from fedhelp_secure.secure_sum.ckks import NotAnInteger, SecretContext
 from fedhelp_secure.secure_sum.residues import CiphertextRefused
 from fedhelp_secure.secure_sum.ring import pack, unpack, word_bytes
@@ -36,10 +36,11 @@ MEMORY_BYTES = 4 << 30
 """Address space of the child; decryption takes a tenth of it. SEAL may hang where it gets no more
 memory (a lock that its pool does not give back), which the time limit then ends."""
 
-# What the parent sends begins with one of these. Parameters are one line of canonical JSON; the
-# secret context follows them.
+# What the parent sends begins with one of these.
+_KEY = b"K"
 _PARAMETERS = b"P"
 _CHUNK = b"C"
+_FORGET = b"E"
 # What the child answers begins with one of these.
 _DONE = b"D"
 _NOT_AN_INTEGER = b"N"
@@ -56,26 +57,20 @@ class DecryptionFailed(InternalError):
 class DecryptionWorker:
     """Decrypts sums in a child process. Thread-safe; one sum at a time."""
 
-    def __init__(
-        self, read_secret: Callable[[], bytes], *, limit_seconds: float = LIMIT_SECONDS
-    ) -> None:
-        """``read_secret`` gives the secret context that `fedhelp custodian prepare` wrote; it is
-        called for each sum, and what it gives is kept by the child alone.
-        """
-        self._read_secret = read_secret
+    def __init__(self, *, limit_seconds: float = LIMIT_SECONDS) -> None:
         self.limit_seconds = limit_seconds
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
 
     def decrypt(
-        self, chunks: Iterable[bytes], secure_sum: SecureSum
+        self, chunks: Iterable[bytes], secure_sum: SecureSum, *, secret: bytes
     ) -> Generator[NDArray[np.uint64], None, None]:
         """The integers in each frame modulo ``2**packed_bits``: uint64 [polynomial_degree].
 
-        Each chunk is 1 to 16 whole frames, which the child checks. Other sums wait from the first
-        frame that is taken until the last, or until the iterator is closed: so ``chunks`` must come
-        from where nobody can stall them.
+        ``secret`` is the CKKS secret key of the sum's epoch. Each chunk is 1 to 16 whole frames,
+        which the child checks. Other sums wait from the first frame that is taken until the last,
+        or until the iterator is closed: so ``chunks`` must come from where nobody can stall them.
 
         Raises CiphertextRefused for anything but residues, for bytes that SEAL refuses, and for
         those that kill or stall the child; NotAnInteger as `SecretContext.decrypt_frame` does; and
@@ -83,9 +78,11 @@ class DecryptionWorker:
         """
         parameters = canonical_json(secure_sum.model_dump(mode="json"))
         with self._lock:
-            self._ask(_PARAMETERS + parameters + b"\n" + self._secret())
+            self._ask(_KEY + secret)
+            self._ask(_PARAMETERS + parameters)
             for chunk in chunks:
                 yield from self._decrypted(chunk, secure_sum)
+            self._ask(_FORGET)
 
     def close(self) -> None:
         """End the child process."""
@@ -97,14 +94,6 @@ class DecryptionWorker:
         """The child's, for supervision; None while there is none."""
         process = self._process
         return process.pid if process is not None else None
-
-    def _secret(self) -> bytes:
-        try:
-            return self._read_secret()
-        except ConfigurationError as error:
-            raise DecryptionFailed(
-                "the secret context cannot be read; see the cause in the log of this process."
-            ) from error
 
     def _decrypted(self, chunk: bytes, secure_sum: SecureSum) -> Iterator[NDArray[np.uint64]]:
         answer = self._ask(_CHUNK + chunk)
@@ -186,6 +175,7 @@ def _serve(connection: Connection) -> None:
     # No core file may hold the secret key, and no ciphertext may take the machine's memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    secret = b""
     decryption: _Decryption | None = None
     while True:
         try:
@@ -194,8 +184,11 @@ def _serve(connection: Connection) -> None:
             return
         kind, body = message[:1], message[1:]
         try:
-            if kind == _PARAMETERS:
-                decryption = _Decryption(body)
+            if kind in (_KEY, _FORGET):
+                secret, decryption = body, None
+                answer = _DONE
+            elif kind == _PARAMETERS:
+                decryption = _Decryption(body, secret)
                 answer = _DONE
             else:
                 answer = _FAILED if decryption is None else _DONE + decryption.of(body)
@@ -203,7 +196,7 @@ def _serve(connection: Connection) -> None:
             answer = _NOT_AN_INTEGER
         except CiphertextRefused:
             answer = _REFUSED
-        except (FedHelpError, OSError):
+        except FedHelpError:
             _LOG.exception("the secret context cannot be used")
             answer = _FAILED
         connection.send_bytes(answer)
@@ -212,8 +205,7 @@ def _serve(connection: Connection) -> None:
 class _Decryption:
     """One sum's, in the child."""
 
-    def __init__(self, body: bytes) -> None:
-        parameters, _, secret = body.partition(b"\n")
+    def __init__(self, parameters: bytes, secret: bytes) -> None:
         parse_json(parameters, "the parameters")
         self._secure_sum = SecureSum.model_validate_json(parameters)
         self._context = SecretContext(secret, self._secure_sum)

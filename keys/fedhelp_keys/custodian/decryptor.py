@@ -13,58 +13,24 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_keys.custodian.database import FILE_NAME
 from fedhelp_keys.custodian.decryption import DecryptionWorker
+from fedhelp_keys.custodian.epochs import EpochStore
 from fedhelp_keys.custodian.requests import CharterGate
 from fedhelp_keys.custodian.store import AnswerStore
-from fedhelp_secure.canonical import Digesting, check_digest_form, digest
-from fedhelp_secure.charter import Charter, CharterRefused, SecureSum
-from fedhelp_secure.errors import MalformedMessage, PeerError
+from fedhelp_secure.canonical import Digesting, check_digest_form
+from fedhelp_secure.charter import Charter, SecureSum
+from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.answer_wire import header_of
 from fedhelp_secure.secure_sum.answers import Answer, seal_decryptor_answer
 from fedhelp_secure.secure_sum.bodies import frame_sizes
-from fedhelp_secure.secure_sum.ckks import NotAnInteger, generate_keys
+from fedhelp_secure.secure_sum.ckks import NotAnInteger
 from fedhelp_secure.secure_sum.residues import CiphertextRefused, check_chunk
-from fedhelp_secure.state import StateDirectory, StateError, write_atomically
+from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.chunks import CHUNK_BYTES, read_chunks, split
-from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
-
-EPOCH = 1
-"""A state directory holds the keys of one epoch; new keys are a new party with a new state."""
+from fedhelp_secure.wire.v1 import coordinator_pb2, custodian_pb2, custodian_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
-
-
-class EpochUnknown(PeerError):
-    """The decryptor holds no keys of this epoch."""
-
-    code = "epoch"
-
-
-def secret_context_path(state: StateDirectory) -> Path:
-    """The CKKS secret key, owner-only."""
-    return state.role_directory() / "context.secret"
-
-
-def public_context_path(state: StateDirectory) -> Path:
-    """The CKKS public key that every charter with this decryptor pins by digest."""
-    return state.role_directory() / "context.public"
-
-
-def prepare(state: StateDirectory) -> str:
-    """Make this decryptor's CKKS keys; returns the digest of the public context.
-
-    Raises StateError if it has keys: replacing them would orphan every charter that pins them.
-    """
-    public_path = public_context_path(state)
-    if public_path.exists():
-        raise StateError(
-            f"{public_path} exists: this decryptor has its keys; enrol a new one for new keys."
-        )
-    secret, public = generate_keys()
-    # The public file last: where it is, the pair is complete.
-    state.write_secret(secret_context_path(state), secret)
-    write_atomically(public_path, public)
-    return digest(public)
 
 
 class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
@@ -73,11 +39,11 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
     def __init__(self, state: StateDirectory) -> None:
         """Raises StateError if the state is not enrolled or not prepared."""
         self._gate = CharterGate(state)
-        self._public = state.read(public_context_path(state))
-        self._public_digest = digest(self._public)
-        self._worker = DecryptionWorker(lambda: state.read_secret(secret_context_path(state)))
+        self.epochs = EpochStore(state)
+        self._worker = DecryptionWorker()
         self._directory = state.role_directory()
-        self._store = AnswerStore(self._directory / "answers.sqlite3")
+        self._store = AnswerStore(self._directory / FILE_NAME)
+        self.epochs.destroy_finished()
 
     def close(self) -> None:
         """End the decryption worker."""
@@ -88,11 +54,18 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         request: custodian_pb2.GetPublicContextRequest,
         context: grpc.ServicerContext,
     ) -> Iterator[custodian_pb2.GetPublicContextResponse]:
-        """The serialised public context in chunks; raises EpochUnknown for another epoch."""
-        if request.epoch != EPOCH:
-            raise EpochUnknown("the decryptor has no keys of this epoch; use the charter's epoch.")
-        for chunk in split(self._public):
+        """The serialised public context in chunks; raises EpochRefused for an unknown epoch."""
+        for chunk in split(self.epochs.public_context(request.epoch)):
             yield custodian_pb2.GetPublicContextResponse(chunk=chunk)
+
+    def BeginRound(  # noqa: N802 (the generated name)
+        self,
+        request: custodian_pb2.BeginRoundRequest,
+        context: grpc.ServicerContext,
+    ) -> coordinator_pb2.CustodianKeys:
+        """The statement that binds the round to an epoch; see `EpochStore.begin`."""
+        charter = self._gate.open(request.charter, request.round)
+        return self.epochs.begin(charter, request.round)
 
     def DecryptSum(  # noqa: N802 (the generated name)
         self,
@@ -123,26 +96,30 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         and so must be either this round's one answer or a counted refusal. ``chunks`` are not read
         if this sum was answered before.
 
-        Raises MalformedMessage for a digest of another form, CharterRefused if the charter pins
-        another key, CiphertextRefused, NotAnInteger, TooManyRefusals, or AlreadyAnswered if another
-        sum was decrypted for this round.
+        Raises MalformedMessage for a digest of another form, RoundNotBegun, EpochGone if the
+        round's keys are destroyed, CiphertextRefused, NotAnInteger, TooManyRefusals, or
+        AlreadyAnswered if another sum was decrypted for this round.
         """
         check_digest_form(sum_digest)
-        if charter.custodians.decryptor.context_digest != self._public_digest:
-            raise CharterRefused(
-                "the charter pins another CKKS key than this decryptor's; ask the registrar for a "
-                "new charter."
-            )
+        bound = self.epochs.bound(charter, round_number)
         charter_digest = charter.digest
 
         def make(out: Path) -> Answer:
             self._store.check_refusals(charter_digest, round_number)
+            secret = self.epochs.secret(bound.epoch)
             with self._received(chunks, charter.secure_sum, sum_digest) as ciphertext:
-                return self._sealed(charter, round_number, ciphertext, sum_digest, out)
+                masked_sum = _masked_sum(
+                    self._worker, _read(ciphertext), charter.secure_sum, secret
+                )
+                return self._sealed(charter, round_number, masked_sum, sum_digest, out)
 
-        return self._store.answer_once(
+        answer = self._store.answer_once(
             charter_digest, round_number, request_digest=sum_digest, make=make
         )
+        if self.epochs.destroy_finished():
+            # What the child still had of the key in its memory goes with it.
+            self._worker.close()
+        return answer
 
     @contextmanager
     def _received(
@@ -176,14 +153,13 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
         self,
         charter: Charter,
         round_number: int,
-        ciphertext: IO[bytes],
+        masked_sum: Generator[NDArray[np.uint64], None, None],
         sum_digest: str,
         out: Path,
     ) -> Answer:
-        chunks = iter(lambda: ciphertext.read(CHUNK_BYTES), b"")
         try:
             # Closed here, so that a failure to write does not leave the worker taken.
-            with closing(_masked_sum(self._worker, chunks, charter.secure_sum)) as masked_sum:
+            with closing(masked_sum):
                 return seal_decryptor_answer(
                     charter,
                     round_number,
@@ -206,12 +182,16 @@ def answer_parts(answer: Answer) -> Iterator[custodian_pb2.AnswerPart]:
 
 
 def _masked_sum(
-    worker: DecryptionWorker, chunks: Iterable[bytes], secure_sum: SecureSum
+    worker: DecryptionWorker, chunks: Iterable[bytes], secure_sum: SecureSum, secret: bytes
 ) -> Generator[NDArray[np.uint64], None, None]:
     """The frames of the masked sum, without the padding of the last one."""
-    with closing(worker.decrypt(chunks, secure_sum)) as frames:
+    with closing(worker.decrypt(chunks, secure_sum, secret=secret)) as frames:
         for size, elements in zip(frame_sizes(secure_sum), frames, strict=True):
             yield elements[:size]
+
+
+def _read(ciphertext: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: ciphertext.read(CHUNK_BYTES), b"")
 
 
 def _chunks(requests: Iterator[custodian_pb2.DecryptSumRequest]) -> Iterator[bytes]:

@@ -3,8 +3,9 @@
 SQLite enforces the rule itself (a primary key), also between two processes on one state directory.
 Bodies are files in a directory beside the database, complete and on the disk before their row
 exists: a crash in between leaves a file that no row names, and the next start removes it.
-Restoring an older copy of the database would forget answers: a custodian's state is not to be
-restored from a backup while a charter that it served still runs.
+Restoring an older copy of the database would forget answers: a custodian's state is never to be put
+back from a copy, only restored from its backup and shares (`fedhelp_keys.custodian.backup`), which
+begins a new epoch and answers no round begun before.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import secrets
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from fedhelp_keys.custodian.database import Database
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.answer_wire import answer_of, header_of
 from fedhelp_secure.secure_sum.answers import Answer
@@ -31,28 +32,17 @@ REFUSALS_ALLOWED = 3
 
 _LOG = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    charter TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    request TEXT NOT NULL,
-    header BLOB NOT NULL,
-    body TEXT NOT NULL,
-    PRIMARY KEY (charter, round)
-) STRICT;
-CREATE TABLE IF NOT EXISTS refusals (
-    charter TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (charter, round)
-) STRICT;
-"""
-
 
 class AlreadyAnswered(PolicyError):
     """This (charter, round) was answered for another request."""
 
     code = "already-answered"
+
+
+class EpochGone(PolicyError):
+    """The secret to which a round was bound is destroyed, or was never restored."""
+
+    code = "epoch-gone"
 
 
 class TooManyRefusals(PolicyError):
@@ -66,13 +56,10 @@ class AnswerStore:
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the file and the directory, for their owner only; removes stray bodies."""
-        self._path = path
+        self._database = Database(path)
         self._bodies = path.with_suffix(".bodies")
         self._lock = threading.Lock()
         self._round_locks: dict[tuple[str, int], threading.Lock] = {}
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        with self._database() as database:
-            database.executescript(_SCHEMA)
         self._bodies.mkdir(mode=0o700, exist_ok=True)
         self._remove_strays()
 
@@ -88,8 +75,9 @@ class AnswerStore:
 
         ``request_digest`` names all that the answer depends on; ``make`` writes the body to the new
         file that it is given. Requests for one (charter, round) wait for each other, and for no
-        others. Raises AlreadyAnswered if the (charter, round) was answered for another request, and
-        StateError if a stored body is gone; what ``make`` raises leaves the store as it was.
+        others. Raises AlreadyAnswered if the (charter, round) was answered for another request,
+        EpochGone if its epoch ended meanwhile, and StateError if a stored body is gone; what
+        ``make`` raises leaves the store as it was.
         """
         with self._lock:
             lock = self._round_locks.setdefault((charter_digest, round_number), threading.Lock())
@@ -108,6 +96,9 @@ class AnswerStore:
             try:
                 # From here on a failure leaves the body: the row that names it may exist.
                 self._record(charter_digest, round_number, request_digest, answer)
+            except EpochGone:
+                body.unlink()
+                raise
             except sqlite3.IntegrityError:
                 # Another process on this state was faster; its answer is the one that counts.
                 body.unlink()
@@ -117,7 +108,7 @@ class AnswerStore:
 
     def check_refusals(self, charter_digest: str, round_number: int) -> None:
         """Raises TooManyRefusals if `record_refusal` was called too often for this round."""
-        with self._database() as database:
+        with self._database.transaction() as database:
             row = database.execute(
                 "SELECT count FROM refusals WHERE charter = ? AND round = ?",
                 (charter_digest, round_number),
@@ -133,7 +124,7 @@ class AnswerStore:
 
         Whether it did depends on the secret key, so each refusal tells the sender something of it.
         """
-        with self._database() as database:
+        with self._database.transaction() as database:
             database.execute(
                 "INSERT INTO refusals VALUES (?, ?, 1) "
                 "ON CONFLICT (charter, round) DO UPDATE SET count = count + 1",
@@ -141,7 +132,7 @@ class AnswerStore:
             )
 
     def _find(self, charter_digest: str, round_number: int, request_digest: str) -> Answer | None:
-        with self._database() as database:
+        with self._database.transaction() as database:
             row = database.execute(
                 "SELECT request, header, body FROM answers WHERE charter = ? AND round = ?",
                 (charter_digest, round_number),
@@ -161,18 +152,27 @@ class AnswerStore:
     def _stored(self, charter_digest: str, round_number: int, request_digest: str) -> Answer:
         stored = self._find(charter_digest, round_number, request_digest)
         if stored is None:
-            raise StateError(f"{self._path} lost an answer; restart this custodian and try again.")
+            raise StateError(
+                f"{self._database.path} lost an answer; restart this custodian and try again."
+            )
         return stored
 
     def _record(
         self, charter_digest: str, round_number: int, request_digest: str, answer: Answer
     ) -> None:
         header = header_of(answer).SerializeToString(deterministic=True)
-        with self._database() as database:
-            database.execute(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
+        with self._database.transaction() as database:
+            made = database.execute(
+                "INSERT INTO answers SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS ("
+                " SELECT 1 FROM begun JOIN epochs ON epoch = number"
+                " WHERE charter = ?1 AND round = ?2 AND closing IS NOT NULL)",
                 (charter_digest, round_number, request_digest, header, answer.body.name),
             )
+            if made.rowcount != 1:
+                raise EpochGone(
+                    "the keys of this round were given up while it was answered; it cannot be "
+                    "opened any more: run another round."
+                )
 
     def _remove_strays(self) -> None:
         """Remove bodies that no row names, unless another process may be writing one now."""
@@ -184,21 +184,13 @@ class AnswerStore:
         except BlockingIOError:
             pass
         else:
-            with self._database() as database:
+            with self._database.transaction() as database:
                 known = {row[0] for row in database.execute("SELECT body FROM answers")}
             for body in self._bodies.iterdir():
                 if body.name not in known:
                     _LOG.warning("%s was left by a crash and is removed", body)
                     body.unlink()
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=30)) as database:
-            # EXTRA: the commit is on the disk, directory entry included, before it returns.
-            database.execute("PRAGMA synchronous = EXTRA")
-            with database:
-                yield database
 
 
 def _make_durable(body: Path) -> None:

@@ -6,34 +6,40 @@ the seeds that are sealed to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
+from fedhelp_keys.custodian.database import FILE_NAME
 from fedhelp_keys.custodian.decryptor import answer_parts
+from fedhelp_keys.custodian.epochs import EpochStore
 from fedhelp_keys.custodian.requests import CharterGate
 from fedhelp_keys.custodian.store import AnswerStore
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import MalformedMessage
+from fedhelp_secure.sealing import UnsealingKey
 from fedhelp_secure.secure_sum.answers import Answer, seal_unmasker_answer
 from fedhelp_secure.secure_sum.bodies import frame_sizes
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall, check_cohort
 from fedhelp_secure.secure_sum.contribution import (
     Manifest,
     ManifestRefused,
+    check_round_keys,
     check_sealed_seed,
     mask_purpose,
     open_manifest,
 )
+from fedhelp_secure.secure_sum.epochs import KeysRefused
 from fedhelp_secure.secure_sum.masks import MaskStream, weighted_mask_sum
+from fedhelp_secure.secure_sum.round_keys import round_keys_digest
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.store import HeldTrust
-from fedhelp_secure.wire.v1 import custodian_pb2, custodian_pb2_grpc
+from fedhelp_secure.wire.v1 import coordinator_pb2, custodian_pb2, custodian_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +63,19 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
     def __init__(self, state: StateDirectory) -> None:
         """Raises StateError if the state is not enrolled."""
         self._gate = CharterGate(state)
-        self._unsealing_key = state.unsealing_key()
         self._trust = HeldTrust(state)
-        self._store = AnswerStore(state.role_directory() / "answers.sqlite3")
+        self.epochs = EpochStore(state)
+        self._store = AnswerStore(state.role_directory() / FILE_NAME)
+        self.epochs.destroy_finished()
+
+    def BeginRound(  # noqa: N802 (the generated name)
+        self,
+        request: custodian_pb2.BeginRoundRequest,
+        context: grpc.ServicerContext,
+    ) -> coordinator_pb2.CustodianKeys:
+        """The statement that binds the round to an epoch; see `EpochStore.begin`."""
+        charter = self._gate.open(request.charter, request.round)
+        return self.epochs.begin(charter, request.round)
 
     def UnmaskSum(  # noqa: N802 (the generated name)
         self,
@@ -72,32 +88,50 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
             raise MalformedMessage("a request to unmask must begin with its header.")
         charter = self._gate.open(first.header.charter, first.header.round)
         contributions = _contributions(request_iterator, limit=len(charter.hospitals))
-        yield from answer_parts(self.answer(charter, first.header.round, contributions))
+        yield from answer_parts(
+            self.answer(
+                charter,
+                first.header.round,
+                contributions,
+                rounds_begun=first.header.rounds_begun,
+            )
+        )
 
     def answer(
-        self, charter: Charter, round_number: int, contributions: list[SealedContribution]
+        self,
+        charter: Charter,
+        round_number: int,
+        contributions: list[SealedContribution],
+        *,
+        rounds_begun: Sequence[bytes],
     ) -> Answer:
         """The sealed, stored answer for a set of contributions.
 
-        Every manifest's signature, charter, round, group and size are checked, then the order, then
+        ``rounds_begun`` are the statements with which all custodians began the round. Every
+        manifest's signature, charter, round, keys, group and size are checked, then the order, then
         the cohort, to which nobody counts who is revoked; only then is a seed opened. Raises
-        CharterRefused if this unmasker is not in the charter, what `open_manifest` raises,
-        ManifestRefused, CohortTooSmall, TrustListOutdated, SealRefused for a
-        seed that was sealed for another contribution, or AlreadyAnswered if another set was
-        unmasked for this round.
+        CharterRefused if this unmasker is not in the charter, RoundNotBegun, EpochGone,
+        KeysRefused, what `open_manifest` raises, ManifestRefused, CohortTooSmall,
+        TrustListOutdated, SealRefused for a seed that was sealed for another contribution, or
+        AlreadyAnswered if another set was unmasked for this round.
         """
-        members = _checked(
-            charter, round_number, contributions, index=self._gate.own_index(charter)
-        )
+        index = self._gate.own_index(charter)
+        bound = self.epochs.bound(charter, round_number)
+        _check_own_beginning(charter, index, rounds_begun, bound.begun)
+        members = _checked(charter, round_number, contributions, index=index)
+        named = round_keys_digest(rounds_begun)
+        for member in members:
+            check_round_keys(member.manifest, named)
         self._check_cohort(charter, [member.manifest.hospital for member in members])
 
         def make(out: Path) -> Answer:
+            key = UnsealingKey.from_bytes(self.epochs.secret(bound.epoch))
             return seal_unmasker_answer(
                 charter,
                 round_number,
                 unmasker=self._gate.identity.name,
                 mask_sum=weighted_mask_sum(
-                    self._streams(charter, members),
+                    self._streams(charter, members, key),
                     frame_sizes(charter.secure_sum),
                     charter.secure_sum.packed_bits,
                 ),
@@ -106,9 +140,11 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
                 out=out,
             )
 
-        return self._store.answer_once(
+        answer = self._store.answer_once(
             charter.digest, round_number, request_digest=_set_digest(members), make=make
         )
+        self.epochs.destroy_finished()
+        return answer
 
     def _check_cohort(self, charter: Charter, hospitals: list[str]) -> None:
         """Raises CohortTooSmall unless those of ``hospitals`` who are not revoked are a cohort.
@@ -130,7 +166,9 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
         except CohortTooSmall as error:
             raise CohortTooSmall(f"without those who are revoked: {error}") from error
 
-    def _streams(self, charter: Charter, members: list[_Member]) -> list[tuple[int, MaskStream]]:
+    def _streams(
+        self, charter: Charter, members: list[_Member], key: UnsealingKey
+    ) -> list[tuple[int, MaskStream]]:
         """Every member's weight and mask stream; raises SealRefused."""
         streams = []
         for member in members:
@@ -141,9 +179,8 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
                 hospital=manifest.hospital,
                 unmasker=self._gate.identity.name,
             )
-            seed = self._unsealing_key.open(
-                member.sealed_seed, purpose.seed_info(manifest.ciphertext_digest)
-            )
+            info = purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
+            seed = key.open(member.sealed_seed, info)
             streams.append((charter.weights.of(manifest.group), MaskStream(seed, purpose)))
         return streams
 
@@ -162,6 +199,16 @@ def _contributions(
         part = request.contribution
         received.append(SealedContribution(part.manifest, part.sealed_seed))
     return received
+
+
+def _check_own_beginning(
+    charter: Charter, index: int, rounds_begun: Sequence[bytes], own: bytes
+) -> None:
+    """The decryptor's statement comes first, so that of unmasker ``index`` is the one after it."""
+    if len(rounds_begun) != 1 + len(charter.custodians.unmaskers) or rounds_begun[1 + index] != own:
+        raise KeysRefused(
+            "a round was begun otherwise here; send the statements that all custodians made."
+        )
 
 
 def _checked(

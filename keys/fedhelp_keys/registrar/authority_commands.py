@@ -130,12 +130,11 @@ def read_founding(certificate: Path | None, key: str) -> Founding | None:
     """
     from fedhelp_keys.registrar.generations import OWN_FILE, Founding
 
-    is_uri = key.startswith(("file:", "pkcs11:"))
-    if certificate is None and is_uri:
+    if certificate is None:
         return None
-    if certificate is None or key == OWN_FILE:
-        raise FileUnreadable("give --ca-certificate together with the file, or URI, of its key.")
-    if is_uri:
+    if key == OWN_FILE:
+        raise FileUnreadable("give --ca-key too, the file or the URI of the key.")
+    if key.startswith(("file:", "pkcs11:")):
         return Founding(read_file(certificate), key=None, signer=key)
     return Founding(read_file(certificate), read_file(Path(key)))
 

@@ -134,7 +134,9 @@ def policy(
         save_policy(registrar, changed)
     _print_policy(changed)
     held = TrustStore(registrar).current()
-    typer.echo(f"A trust list may be {held.maximum_age_seconds} seconds old.")
+    typer.echo(
+        f"A trust list may be {held.maximum_age_seconds} seconds old; it is number {held.sequence}."
+    )
 
 
 def _print_policy(shown: RegistrarPolicy) -> None:

@@ -46,7 +46,7 @@ class InvitationRefused(ConfigurationError):
 class TokenRefused(PolicyError):
     """A token is unknown, expired, used, withdrawn, or for another party. For the log only."""
 
-    code = "join-token"
+    code = "join-token-refused"
 
 
 class _Document(BaseModel):

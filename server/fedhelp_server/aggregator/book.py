@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import InternalError, PeerError, PolicyError
-from fedhelp_secure.secure_sum.contribution import Manifest
+from fedhelp_secure.secure_sum.contribution import Manifest, check_round_keys
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
 from fedhelp_secure.wire.v1.evidence_pb2 import (
@@ -28,6 +28,7 @@ from fedhelp_secure.wire.v1.evidence_pb2 import (
 )
 from fedhelp_server.aggregator.blobs import BlobStore, IncomingBlob
 from fedhelp_server.aggregator.journal import Journal, unix_milliseconds, write_entry
+from fedhelp_server.aggregator.key_book import BegunRound, KeyBook
 from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.rounds import RoundEventKind, RoundState, advance
 from fedhelp_server.aggregator.store import (
@@ -71,6 +72,8 @@ class Book:
         self._journal = journal
         self._store = journal.store
         self._blobs = blobs
+        self.keys = KeyBook(charter, self._store)
+        self._keys_digests: dict[int, str] = {}
         # The journal's own lock: what watchers see is never ahead of the log.
         self._changed = threading.Condition(journal.lock)
         self._closed = False
@@ -173,6 +176,22 @@ class Book:
                 "the next round that is open."
             )
 
+    def check_begun(self, number: int) -> None:
+        """Raises RoundNotOpen unless every custodian has begun round ``number``."""
+        self.round(number)
+        if not self.keys.begun(number):
+            raise RoundNotOpen(
+                f"round {number} has not begun: its custodians have bound no keys to it; watch the "
+                "rounds until it is open."
+            )
+
+    def check_keys(self, manifest: Manifest) -> None:
+        """Raises ManifestRefused unless ``manifest`` names the keys of its round, which is open."""
+        number = manifest.round
+        if number not in self._keys_digests:
+            self._keys_digests[number] = self.keys.digest(number)
+        check_round_keys(manifest, self._keys_digests[number])
+
     def accept(
         self,
         manifest: Manifest,
@@ -236,13 +255,16 @@ class Book:
 
     # Rounds
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int, begun: BegunRound) -> None:
         """Open round ``number`` for contributions; its deadline starts to run."""
-        event = RoundOpened(charter_digest=self._charter_digest, round=number)
+        event = RoundOpened(
+            charter_digest=self._charter_digest, round=number, round_begun_digests=begun.digests
+        )
         deadline = unix_milliseconds() + 1000 * self._charter.rounds.deadline_seconds
         with self._change() as change:
             self._advance(change, number, RoundEventKind.BEGIN)
             change.set_deadline(number, deadline)
+            self.keys.record(change, number, begun)
             write_entry(change, LogEntry(round_opened=event))
 
     def extend_deadline(self, number: int, deadline: int) -> None:

@@ -143,6 +143,15 @@ class Coordinator(CoordinatorServicer):
             receipt=self._journal.receipt(stored.position), manifest=stored.manifest
         )
 
+    def GetRoundKeys(  # noqa: N802
+        self, request: wire.GetRoundKeysRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.GetRoundKeysResponse]:
+        """What the custodians stated of a round's keys, and the decryptor's public context."""
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, caller(context))
+        self._book.check_begun(request.round)
+        yield from self._book.keys.response(request.round, request.context_digest)
+
 
 class _Call:
     """A gRPC call as those see it who wait in it."""

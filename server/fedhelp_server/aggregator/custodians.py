@@ -25,7 +25,7 @@ from fedhelp_secure.secure_sum.answers import (
 )
 from fedhelp_secure.secure_sum.bodies import AnswerRefused, body_bytes
 from fedhelp_secure.state import StateDirectory
-from fedhelp_secure.transport.chunks import CHUNK_BYTES
+from fedhelp_secure.transport.chunks import CHUNK_BYTES, collect
 from fedhelp_secure.transport.client import (
     PeerNotAuthenticated,
     PeerRefused,
@@ -33,6 +33,7 @@ from fedhelp_secure.transport.client import (
     translated_errors,
 )
 from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.wire.v1 import coordinator_pb2
 from fedhelp_secure.wire.v1 import custodian_pb2 as wire
 from fedhelp_secure.wire.v1.custodian_pb2_grpc import DecryptorStub, UnmaskerStub
 from fedhelp_server.aggregator.blobs import IncomingBlob
@@ -101,6 +102,32 @@ class Custodians:
         for channel in channels:
             channel.close()
 
+    def begin(self, index: int, round_number: int) -> coordinator_pb2.CustodianKeys:
+        """What custodian ``index`` (from 0, in the charter's order) states of the round's keys.
+
+        Nothing of it is checked. Raises UnavailablePeer or PeerRefused.
+        """
+        custodian = (self._decryptor, *self._unmaskers)[index]
+        address = (self._addresses.decryptor, *self._addresses.unmaskers)[index]
+        request = wire.BeginRoundRequest(charter=self._envelope, round=round_number)
+        stub = UnmaskerStub if index else DecryptorStub
+        with self._call(custodian, address) as channel:
+            return stub(channel).BeginRound(request, timeout=_BASE_CALL_SECONDS)
+
+    def public_context(self, epoch: int, context_digest: str) -> bytes:
+        """The decryptor's public context of ``epoch``.
+
+        Raises UnavailablePeer or PeerRefused, and MalformedMessage if it is not the one of
+        ``context_digest``.
+        """
+        request = wire.GetPublicContextRequest(epoch=epoch)
+        with self._call(self._decryptor, self._addresses.decryptor) as channel:
+            parts = DecryptorStub(channel).GetPublicContext(request, timeout=_BASE_CALL_SECONDS)
+            context = collect((part.chunk for part in parts), limit=CHUNK_BYTES)
+        if digest(context) != context_digest:
+            raise MalformedMessage("the decryptor gave another context than it stated; ask it.")
+        return context
+
     def ask_decryptor(
         self,
         round_number: int,
@@ -138,18 +165,22 @@ class Custodians:
         round_number: int,
         contributions: Sequence[StoredContribution],
         *,
+        rounds_begun: Sequence[bytes],
         body: IncomingBlob,
     ) -> Answer:
         """The checked answer for ``contributions`` of the charter's unmasker ``index`` (from 0).
 
-        ``contributions`` are in ascending order of hospital. The answer's body is written to
+        ``contributions`` are in ascending order of hospital, ``rounds_begun`` all custodians'
+        statements in the charter's order. The answer's body is written to
         ``body``, which is finished then. Raises UnavailablePeer, PeerRefused, MalformedMessage for
         a body of another length, what `open_unmasker_statement` raises, or AnswerRefused if the
         statement is about any other set.
         """
 
         def requests() -> Iterator[wire.UnmaskSumRequest]:
-            header = wire.UnmaskSumHeader(charter=self._envelope, round=round_number)
+            header = wire.UnmaskSumHeader(
+                charter=self._envelope, round=round_number, rounds_begun=rounds_begun
+            )
             yield wire.UnmaskSumRequest(header=header)
             for stored in contributions:
                 sealed = wire.SealedContribution(

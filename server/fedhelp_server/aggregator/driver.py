@@ -1,7 +1,8 @@
 """Moving the rounds on: one thread that begins, closes, sums, asks the custodians, and opens.
 
 It keeps nothing of its own: at every step it looks at the book, so it goes on after a restart where
-the book says. All custodians are asked at the same time, the decryptor as soon as the sum is made.
+the book says. All custodians are asked at the same time: to begin a round, which binds it to their
+keys, and for their answers, the decryptor as soon as the sum is made.
 One that is away is waited for; a definite refusal fails the round.
 """
 
@@ -10,32 +11,33 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
 from fedhelp_secure.charter import Charter, SecureSum
 from fedhelp_secure.errors import (
-    ConfigurationError,
     FedHelpError,
+    MalformedMessage,
     PeerError,
     PolicyError,
+    SignatureRefused,
     UnavailablePeer,
 )
 from fedhelp_secure.secure_sum.answer_wire import header_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.cohort import CohortTooSmall, check_cohort
+from fedhelp_secure.secure_sum.epochs import KeyEpoch, KeysRefused
 from fedhelp_secure.secure_sum.residues import CiphertextRefused, weighted_sum
 from fedhelp_secure.transport.identity import Identity
+from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
+from fedhelp_server.aggregator.asking import Asking
 from fedhelp_server.aggregator.blobs import BlobDamaged, BlobStore, IncomingBlob, check
 from fedhelp_server.aggregator.book import Book
 from fedhelp_server.aggregator.custodians import Custodians
 from fedhelp_server.aggregator.journal import unix_milliseconds
+from fedhelp_server.aggregator.key_book import BegunRound
 from fedhelp_server.aggregator.membership import custodians_of
 from fedhelp_server.aggregator.rounds import FINAL, RoundEventKind, RoundState
 from fedhelp_server.aggregator.store import Store, StoredAnswer, StoredRound
-
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 10.0
 
 RECONNECT_SECONDS = 300
 """After a restart a round waits at least so long (or its whole deadline, if that is shorter): the
@@ -65,10 +67,7 @@ class Driver:
         self._blobs = blobs
         self._custodians = custodians
         self._stopping = threading.Event()
-        self._given_up = threading.Event()
-        """No custodian needs to be asked again: this process stops, or the round has failed."""
-        self._reasons: dict[Identity, str] = {}
-        self._reasons_lock = threading.Lock()
+        self._asking = Asking(charter, book, custodians)
         self._thread: threading.Thread | None = None
         self.failed = False
 
@@ -84,7 +83,7 @@ class Driver:
     def stop(self) -> None:
         """End the thread; what it was asking a custodian is asked again after the next start."""
         self._stopping.set()
-        self._given_up.set()
+        self._asking.give_up()
         self._book.close()
         self._custodians.close()
         if self._thread is not None:
@@ -108,11 +107,54 @@ class Driver:
         if current is None:
             self._book.wait(rounds, _LONGEST_WAIT_SECONDS)
         elif current.state is RoundState.PENDING:
-            self._book.begin(current.number)
+            self._begin(current.number)
         elif current.state is RoundState.OPEN:
             self._wait_for_contributions(current, rounds)
         else:
             self._finish(current)
+
+    def _begin(self, number: int) -> None:
+        """Have every custodian begin the round, then open it; or fail as `_finish` does."""
+        self._asking.begin()
+        if self._stopping.is_set():
+            return
+        try:
+            begun = self._all_begin(number)
+        except (PeerError, PolicyError) as error:
+            self._fail(number, "its beginning", error)
+            return
+        if begun is not None:
+            self._book.begin(number, begun)
+
+    def _all_begin(self, number: int) -> BegunRound | None:
+        """What all custodians state; None if that is given up before."""
+        custodians = custodians_of(self._charter)
+        asked = [
+            partial(self._asking.patiently, number, custodian, partial(self._begun, index, number))
+            for index, custodian in enumerate(custodians)
+        ]
+        found = self._asking.together(asked)
+        stated = tuple(each[0] for each in found if each is not None)
+        if len(stated) < len(custodians) or found[0] is None:
+            return None
+        _, epoch, context = found[0]
+        return BegunRound(stated, context_digest=epoch.key, context=context)
+
+    def _begun(self, index: int, number: int) -> tuple[CustodianKeys, KeyEpoch, bytes | None]:
+        """What custodian ``index`` states, its epoch, and a context that the store lacks.
+
+        Statements that do not hold are waited out: the custodian's operator can mend that, and no
+        budget is spent yet.
+        """
+        stated = self._custodians.begin(index, number)
+        try:
+            epoch = self._book.keys.check(index, number, stated)
+            context = None
+            if index == 0 and not self._book.keys.has_context(epoch.key):
+                context = self._custodians.public_context(epoch.epoch, epoch.key)
+        except (KeysRefused, MalformedMessage, SignatureRefused) as error:
+            raise UnavailablePeer(str(error)) from error
+        return stated, epoch, context
 
     def _wait_for_contributions(
         self, current: StoredRound, rounds: tuple[StoredRound, ...]
@@ -138,24 +180,27 @@ class Driver:
     def _finish(self, current: StoredRound) -> None:
         """Sum, ask every custodian, open; or fail with the code of what was definitely refused."""
         number = current.number
-        self._given_up.clear()
+        self._asking.begin()
         if self._stopping.is_set():
             return
         try:
             answered = self._all_answer(current)
         except (PeerError, PolicyError) as error:
-            if self._stopping.is_set():
-                return
-            _LOG.warning("round %d fails with code %s", number, error.code)
-            self._book.fail(
-                number,
-                RoundEventKind.REFUSED,
-                code=error.code,
-                reason=f"the sum was refused with code {error.code}.",
-            )
+            self._fail(number, "the sum", error)
             return
         if answered:
             self._book.open_round(number)
+
+    def _fail(self, number: int, what: str, error: FedHelpError) -> None:
+        if self._stopping.is_set():
+            return
+        _LOG.warning("round %d fails with code %s", number, error.code)
+        self._book.fail(
+            number,
+            RoundEventKind.REFUSED,
+            code=error.code,
+            reason=f"{what} was refused with code {error.code}.",
+        )
 
     def _all_answer(self, current: StoredRound) -> bool:
         """Whether every custodian's answer is stored; raises the first definite refusal."""
@@ -166,18 +211,11 @@ class Driver:
             sum_digest = current.sum_digest or self._make_sum(number)
             return self._ask(number, decryptor, partial(self._ask_decryptor, number, sum_digest))
 
-        with ThreadPoolExecutor(1 + len(unmaskers), thread_name_prefix="custodian") as pool:
-            asked = [pool.submit(decrypted)]
-            for index, unmasker in enumerate(unmaskers):
-                ask = partial(self._ask_unmasker, index, number)
-                asked.append(pool.submit(self._ask, number, unmasker, ask))
-            try:
-                return all([done.result() for done in as_completed(asked)])
-            except BaseException:
-                # The others are not waited for: nothing that they could answer opens this round.
-                self._given_up.set()
-                self._custodians.hang_up()
-                raise
+        asked = [decrypted]
+        for index, unmasker in enumerate(unmaskers):
+            ask = partial(self._ask_unmasker, index, number)
+            asked.append(partial(self._ask, number, unmasker, ask))
+        return all(self._asking.together(asked))
 
     def _make_sum(self, number: int) -> str:
         """Add the contributions of round ``number``; returns the digest of the sum's blob."""
@@ -197,7 +235,13 @@ class Driver:
 
     def _ask_unmasker(self, index: int, number: int, body: IncomingBlob) -> Answer:
         contributions = self._store.contributions(number)
-        return self._custodians.ask_unmasker(index, number, contributions, body=body)
+        return self._custodians.ask_unmasker(
+            index,
+            number,
+            contributions,
+            rounds_begun=self._book.keys.rounds_begun(number),
+            body=body,
+        )
 
     def _ask_decryptor(self, number: int, sum_digest: str, body: IncomingBlob) -> Answer:
         # Before the call: in the middle of it, damage would look like a broken connection.
@@ -208,21 +252,15 @@ class Driver:
 
     def _ask(self, number: int, custodian: Identity, ask: Callable[[IncomingBlob], Answer]) -> bool:
         """Get and keep ``custodian``'s answer; False if that is given up before."""
-        pause = FIRST_PAUSE_SECONDS
-        while self._store.answer(number, custodian) is None:
-            if self._given_up.is_set():
-                return False
-            try:
-                with self._blobs.incoming() as body:
-                    self._keep(number, custodian, ask(body), body)
-            except (UnavailablePeer, ConfigurationError) as error:
-                if self._given_up.is_set():
-                    return False
-                _LOG.warning("%s cannot be asked: %s", custodian, error)
-                self._say(number, custodian, _waiting(custodian, error))
-                self._given_up.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        return True
+        if self._store.answer(number, custodian) is not None:
+            return True
+
+        def answered() -> bool:
+            with self._blobs.incoming() as body:
+                self._keep(number, custodian, ask(body), body)
+            return True
+
+        return bool(self._asking.patiently(number, custodian, answered))
 
     def _keep(self, number: int, custodian: Identity, answer: Answer, body: IncomingBlob) -> None:
         self._book.record_answer(
@@ -233,14 +271,6 @@ class Driver:
                 body_digest=self._blobs.keep(body),
             )
         )
-        self._say(number, custodian, "")
-
-    def _say(self, number: int, custodian: Identity, reason: str) -> None:
-        """Tell watchers what the round waits for, of all custodians in the charter's order."""
-        with self._reasons_lock:
-            self._reasons[custodian] = reason
-            reasons = [self._reasons.get(each, "") for each in custodians_of(self._charter)]
-            self._book.say(number, "; ".join(filter(None, reasons)))
 
 
 def summed(
@@ -261,10 +291,3 @@ def summed(
         raise BlobDamaged(
             "a stored ciphertext is no ciphertext any more; restore the blob store."
         ) from error
-
-
-def _waiting(custodian: Identity, error: FedHelpError) -> str:
-    if isinstance(error, ConfigurationError):
-        # Our own certificate or file: watchers learn whose hand can mend it, and no more.
-        return f"waiting for the aggregator's operator (code {error.code})"
-    return f"waiting for custodian {custodian.name}"

@@ -5,7 +5,7 @@
     PENDING --begin--> OPEN --all-in-----------> CLOSED --answered--> OPENED
        |                |  `--deadline-cohort----^  |
        |                `-----deadline-short--.     `--refused--.
-       `--earlier-failed------------------> FAILED <-----------'
+       `--earlier-failed, refused---------> FAILED <-----------'
 
 Whatever is not in the table raises `UnknownTransition` and changes nothing.
 """
@@ -33,7 +33,7 @@ class RoundEventKind(enum.Enum):
     """What can happen to a round."""
 
     BEGIN = "begin"
-    """The charter was adopted, or the round before was opened."""
+    """The charter was adopted, or the round before was opened; every custodian has begun it."""
     CONTRIBUTION = "contribution"
     """One more hospital's contribution was accepted."""
     ALL_IN = "all-in"
@@ -45,7 +45,7 @@ class RoundEventKind(enum.Enum):
     ANSWERED = "answered"
     """Every custodian's answer is checked and stored."""
     REFUSED = "refused"
-    """The sum cannot be made, or a custodian definitely refused it."""
+    """The sum cannot be made, or a custodian definitely refused to begin or to open the round."""
     EARLIER_FAILED = "earlier-failed"
     """A round before this one failed: its model step is missing for good."""
 
@@ -60,6 +60,7 @@ TRANSITIONS: Mapping[tuple[RoundState, RoundEventKind], RoundState] = MappingPro
     {
         (RoundState.PENDING, RoundEventKind.BEGIN): RoundState.OPEN,
         (RoundState.PENDING, RoundEventKind.EARLIER_FAILED): RoundState.FAILED,
+        (RoundState.PENDING, RoundEventKind.REFUSED): RoundState.FAILED,
         (RoundState.OPEN, RoundEventKind.CONTRIBUTION): RoundState.OPEN,
         (RoundState.OPEN, RoundEventKind.ALL_IN): RoundState.CLOSED,
         (RoundState.OPEN, RoundEventKind.DEADLINE_COHORT): RoundState.CLOSED,

@@ -40,6 +40,10 @@ CREATE TABLE IF NOT EXISTS submissions (
     submitter TEXT NOT NULL, kind TEXT NOT NULL, envelope_digest TEXT NOT NULL,
     envelope BLOB NOT NULL, position INTEGER NOT NULL,
     PRIMARY KEY (submitter, kind, envelope_digest)) STRICT;
+CREATE TABLE IF NOT EXISTS round_keys (
+    round INTEGER NOT NULL, custodian TEXT NOT NULL, keys BLOB NOT NULL,
+    PRIMARY KEY (round, custodian)) STRICT;
+CREATE TABLE IF NOT EXISTS contexts (digest TEXT PRIMARY KEY, context BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS receipts (position INTEGER PRIMARY KEY, receipt BLOB NOT NULL) STRICT;
 """
 
@@ -171,6 +175,18 @@ class Change:
             ),
         )
 
+    def add_round_keys(self, number: int, custodian: Identity, keys: bytes) -> None:
+        """Keep what ``custodian`` stated when it began round ``number`` (wire CustodianKeys)."""
+        self._connection.execute(
+            "INSERT INTO round_keys VALUES (?, ?, ?)", (number, custodian.uri, keys)
+        )
+
+    def add_context(self, context_digest: str, context: bytes) -> None:
+        """Keep a public CKKS context, unless it is there."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO contexts VALUES (?, ?)", (context_digest, context)
+        )
+
     def add_receipt(self, position: int, receipt: bytes) -> None:
         """Keep the one receipt given for the entry at ``position``."""
         self._connection.execute("INSERT INTO receipts VALUES (?, ?)", (position, receipt))
@@ -281,6 +297,27 @@ class Store:
         """How many statements ``submitter`` has submitted."""
         rows = self._rows("SELECT COUNT(*) FROM submissions WHERE submitter = ?", submitter)
         return int(rows[0][0])
+
+    def round_keys(self, number: int, custodian: Identity) -> bytes | None:
+        """What ``custodian`` stated of round ``number`` (wire CustodianKeys), or None."""
+        rows = self._rows(
+            "SELECT keys FROM round_keys WHERE round = ? AND custodian = ?", number, custodian.uri
+        )
+        return bytes(rows[0][0]) if rows else None
+
+    def context(self, context_digest: str) -> bytes | None:
+        """The public CKKS context of this digest, or None."""
+        rows = self._rows("SELECT context FROM contexts WHERE digest = ?", context_digest)
+        return bytes(rows[0][0]) if rows else None
+
+    def statements(self, submitter: str, kind: str) -> tuple[bytes, ...]:
+        """The statements of one kind that ``submitter`` submitted, in order of the log."""
+        rows = self._rows(
+            "SELECT envelope FROM submissions WHERE submitter = ? AND kind = ? ORDER BY position",
+            submitter,
+            kind,
+        )
+        return tuple(bytes(row[0]) for row in rows)
 
     def receipt(self, position: int) -> bytes | None:
         """The receipt given for the log entry at ``position``, or None."""

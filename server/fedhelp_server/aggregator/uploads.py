@@ -151,6 +151,7 @@ class Uploads:
         earlier = self._book.earlier(manifest, envelope=envelope, sealed_seeds=sealed_seeds)
         if earlier is None:
             self._book.check_open(manifest.round)
+            self._book.check_keys(manifest)
         with (
             self._blobs.incoming() as blob,
             # Until the answer: the call's buffers are as large as what went through it until then.

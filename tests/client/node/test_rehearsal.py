@@ -18,7 +18,7 @@ from support.relay import Relay, running_relay
 from fedhelp_client.node.rehearsal import digest_of_integers, invent
 from fedhelp_secure.secure_sum.contribution import open_manifest
 
-STAGES = {"encrypt", "upload", "wait", "fetch", "open"}
+STAGES = {"keys", "encrypt", "upload", "wait", "fetch", "open"}
 
 
 @pytest.fixture

@@ -195,7 +195,8 @@ def test_a_rehearsal_leaves_no_debit_and_none_is_missed(tmp_path: Path) -> None:
         site = site_of(federation, NAME, address)
         releaser = site.releaser
         rehearsal = Rehearsal(releaser.coordinator, releaser.keys, releaser.files, print)
-        contribution = rehearsal._contribution(1, invent(federation.charter))
+        round_keys = releaser.coordinator.round_keys(1, releaser.keys)
+        contribution = rehearsal._contribution(round_keys, invent(federation.charter))
         receipt = releaser.coordinator.contribute(1, contribution)
         releaser.files.store_receipt(1, receipt.SerializeToString(deterministic=True))
     check_own_files(federation.state(NAME), site.ledger.account())

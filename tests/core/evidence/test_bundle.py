@@ -14,9 +14,10 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from support.aggregator import AggregatorServer, charter_of, custodians_of
+from support.aggregator import AggregatorServer, addresses_of, charter_of, custodians_of
 from support.evidence import Story, call_record, report_of
 from support.federation import Federation, join
+from support.keys import keys_of_stores
 from support.sums import contribute
 from typer.testing import CliRunner
 
@@ -106,6 +107,7 @@ def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> 
             root / f"{name}.ciphertext",
             release=np.ones(charter.secure_sum.values, dtype=np.int64),
             ledger_entry_digest=ledger.reserve(charter, 1).digest,
+            round_keys=keys_of_stores(federation, charter),
         )
         receipt = server.party(name).contribute(part)
         ledger.record(charter, 1, "sent", contribution_digest=digest(part.manifest))
@@ -162,7 +164,7 @@ def test_the_command_line_exports_signs_and_verifies(finished: Finished, tmp_pat
     assert signed.exit_code == 0
     verified = runner.invoke(app, ["verify", str(out)], catch_exceptions=False)
     assert verified.exit_code == 0
-    assert "pass 11  report" in verified.output
+    assert "pass 12  report" in verified.output
     assert "warning: the governance key is the bundle's own" in verified.output
     # The whole at once, the report being there already.
     again = [*arguments, "--report", str(report)]
@@ -180,11 +182,12 @@ def test_the_command_line_names_the_step_that_failed(federation: Federation, bun
     key = str(federation.state(Role.AUDITOR).governance_key_path)
     good = fedhelp("verify", str(bundle), "--governance-key", key)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout.count("pass ") == 11
+    assert good.stdout.count("pass ") == 12
     assert "warning" not in good.stdout
     assert f"evidence verified: charter {federation.charter.digest}" in good.stdout
     checkpoint = bundle / layout.CHECKPOINT
-    checkpoint.write_bytes(checkpoint.read_bytes().replace(b"\n16\n", b"\n15\n"))
+    origin, size, *rest = checkpoint.read_bytes().split(b"\n")
+    checkpoint.write_bytes(b"\n".join([origin, b"%d" % (int(size) - 1), *rest]))
     sign_index(bundle, federation.state(Role.AUDITOR))
     bad = fedhelp("verify", str(bundle), "--governance-key", key)
     assert bad.returncode == 1
@@ -286,8 +289,10 @@ def test_a_running_round_is_no_evidence_yet(federation: Federation, tmp_path: Pa
     named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
     for folder in ("ledgers", "receipts"):
         (tmp_path / folder).mkdir()
-    nowhere = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1", "127.0.0.1:2"))
-    with AggregatorServer(named, tmp_path, chosen, nowhere) as server:
+    with (
+        custodians_of(federation) as custodians,
+        AggregatorServer(named, tmp_path, chosen, addresses_of(custodians)) as server,
+    ):
         server.party("small-1").wait_for(ROUND_STATE_OPEN)
         server.contribute("small-1")
         sources = Sources(

@@ -33,6 +33,7 @@ STEPS = [
     "manifests",
     "receipts",
     "rounds",
+    "key epochs",
     "ledgers",
     "foundation model",
     "report",
@@ -60,7 +61,7 @@ def failing_step(bundle: Path, match: str | None = None) -> str:
 def test_a_true_bundle_passes_every_step(federation: Federation, true_bundle: Path) -> None:
     verdict = verify_bundle(true_bundle, governance_key=federation.governance_key.public)
     assert [step.title for step in verdict.steps] == STEPS
-    assert [step.number for step in verdict.steps] == list(range(1, 12))
+    assert [step.number for step in verdict.steps] == list(range(1, 13))
     assert verdict.charter == federation.charter.digest
     assert verdict.warnings == ()
 
@@ -99,7 +100,7 @@ def places(data: bytes) -> list[int]:
 
 def test_no_byte_of_any_file_changes_unnoticed(bundle: Path) -> None:
     paths = [path for path in bundle.rglob("*") if path.is_file()]
-    assert len(paths) == 34
+    assert len(paths) == 49
     for path in paths:
         data = path.read_bytes()
         place = len(data) // 2
@@ -459,7 +460,7 @@ def test_a_log_cut_back_to_an_earlier_checkpoint_is_shown_by_receipts(
 ) -> None:
     whole = true_story.copy()
     whole.write(tmp_path / "whole")
-    cut = story.index("round_opened", 1)
+    cut = story.index("round_summed") + 1
     story.entries = story.entries[:cut]
     story.objects = [
         envelope

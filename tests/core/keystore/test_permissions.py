@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.federation import FEDERATION
 
-from fedhelp_keys.custodian.decryptor import prepare
+from fedhelp_keys.custodian.key_files import prepare
 from fedhelp_keys.registrar.ca import found_federation
 from fedhelp_secure.keystore.store import secret_files
 from fedhelp_secure.state import StateDirectory, StateError

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.federation import Federation
+from support.keys import keys_at_first
 from support.sums import LEDGER_ENTRY, contribute, public_context, secret_context
 
 from fedhelp_secure.canonical import digest
@@ -70,6 +71,7 @@ def test_the_manifest_says_what_was_sent(
         "ciphertext_bytes": 65_536,
         "seed_digests": [digest(sealed) for sealed in contribution.sealed_seeds],
         "ledger_entry_digest": LEDGER_ENTRY,
+        "round_keys_digest": keys_at_first(federation, federation.charter).digest,
     }
     assert contribution.ciphertext.stat().st_size == secure_sum.ciphertext_bytes == 65_536
     assert [len(sealed) for sealed in contribution.sealed_seeds] == [1168, 1168]
@@ -115,7 +117,7 @@ def test_what_is_encrypted_is_the_tagged_release_plus_every_unmaskers_mask(
     for index, unmasker in enumerate(UNMASKERS):
         purpose = mask_purpose(charter, 1, hospital="large-1", unmasker=unmasker)
         key = federation.state(unmasker).unsealing_key()
-        info = purpose.seed_info(manifest.ciphertext_digest)
+        info = purpose.seed_info(manifest.ciphertext_digest, manifest.round_keys_digest)
         seed = key.open(sent.sealed_seeds[index], info)
         mask = MaskStream(seed, purpose).take(wider.elements)
         expected = add(expected, mask, wider.packed_bits)
@@ -284,7 +286,7 @@ def test_makes_nothing_that_would_be_refused(federation: Federation, tmp_path: P
         with pytest.raises(error):
             make_contribution(
                 federation.charter,
-                round_number,
+                keys_at_first(federation, federation.charter, round_number),
                 **(arguments | changes),
                 out=tmp_path / str(number),
             )

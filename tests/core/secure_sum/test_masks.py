@@ -106,9 +106,11 @@ def test_refuses_seeds_of_another_length(length: int) -> None:
         MaskStream(bytes(length), PURPOSE)
 
 
-def test_the_sealing_context_names_charter_round_hospital_unmasker_and_ciphertext() -> None:
+def test_the_sealing_context_names_all_that_a_seed_is_for() -> None:
     one, other = digest(b"a ciphertext"), digest(b"another ciphertext")
-    infos = {PURPOSE.seed_info(one), PURPOSE.seed_info(other), PURPOSE.key_info()}
+    begun, again = digest(b"a beginning"), digest(b"another beginning")
+    infos = {PURPOSE.seed_info(one, begun), PURPOSE.seed_info(other, begun), PURPOSE.key_info()}
+    infos.add(PURPOSE.seed_info(one, again))
     for change in CHANGES[:4]:
-        infos.add(dataclasses.replace(PURPOSE, **change).seed_info(one))
-    assert len(infos) == 7
+        infos.add(dataclasses.replace(PURPOSE, **change).seed_info(one, begun))
+    assert len(infos) == 8

@@ -90,6 +90,11 @@ class Malicious(CoordinatorServicer):
     ) -> wire.GetReceiptResponse:
         raise AssertionError("no node gets so far")
 
+    def GetRoundKeys(  # noqa: N802
+        self, request: wire.GetRoundKeysRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.GetRoundKeysResponse]:
+        raise AssertionError("no node gets so far")
+
 
 @contextmanager
 def served(federation: Federation, servicer: Malicious) -> Iterator[str]:

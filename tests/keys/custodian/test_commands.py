@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.federation import Federation
 
-from fedhelp_keys.custodian.decryptor import public_context_path
+from fedhelp_keys.custodian.key_files import public_context_path
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.client import open_channel

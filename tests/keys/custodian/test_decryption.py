@@ -5,7 +5,6 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -16,7 +15,7 @@ from support.secure_sum import encrypt_reals, residues_out_of_range
 from support.sums import public_context
 
 from fedhelp_keys.custodian.decryption import MEMORY_BYTES, DecryptionFailed, DecryptionWorker
-from fedhelp_keys.custodian.decryptor import secret_context_path
+from fedhelp_keys.custodian.key_files import FIRST, secret_path
 from fedhelp_secure.charter import SecureSum
 from fedhelp_secure.secure_sum.ckks import NotAnInteger
 from fedhelp_secure.secure_sum.residues import CiphertextRefused
@@ -45,18 +44,31 @@ def frame(shared_federation: Federation, expected: list[int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def worker(shared_federation: Federation) -> Iterator[DecryptionWorker]:
-    running = DecryptionWorker(_secret_of(shared_federation))
+    running = DecryptionWorker()
     yield running
     running.close()
 
 
-def _opened(worker: DecryptionWorker, secure_sum: SecureSum, *chunks: bytes) -> list[list[int]]:
-    return [elements.tolist() for elements in worker.decrypt(chunks, secure_sum)]
+@pytest.fixture(scope="module")
+def secret(shared_federation: Federation) -> bytes:
+    state = shared_federation.state("decryptor")
+    return state.read_secret(secret_path(state, FIRST))
 
 
-def _secret_of(federation: Federation) -> Callable[[], bytes]:
-    state = federation.state("decryptor")
-    return partial(state.read_secret, secret_context_path(state))
+Open = Callable[..., list[list[int]]]
+
+
+@pytest.fixture(scope="module")
+def opened(secret: bytes) -> Open:
+    """Every frame that a worker decrypts of chunks."""
+
+    def open_all(
+        worker: DecryptionWorker, secure_sum: SecureSum, *chunks: bytes
+    ) -> list[list[int]]:
+        frames = worker.decrypt(chunks, secure_sum, secret=secret)
+        return [elements.tolist() for elements in frames]
+
+    return open_all
 
 
 def _child(worker: DecryptionWorker) -> int:
@@ -67,17 +79,24 @@ def _child(worker: DecryptionWorker) -> int:
 
 
 def test_one_child_serves_many_sums_frame_by_frame(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
 ) -> None:
-    assert _opened(worker, secure_sum, frame) == [expected]
+    assert opened(worker, secure_sum, frame) == [expected]
     child = _child(worker)
-    assert _opened(worker, secure_sum, frame * FRAMES_A_CHUNK, frame) == [expected] * 17
-    assert _opened(worker, secure_sum) == []
+    assert opened(worker, secure_sum, frame * FRAMES_A_CHUNK, frame) == [expected] * 17
+    assert opened(worker, secure_sum) == []
     assert worker.process_id == child
 
 
 def test_chunks_are_read_only_as_their_frames_are_taken(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    secret: bytes,
 ) -> None:
     read = []
 
@@ -86,7 +105,7 @@ def test_chunks_are_read_only_as_their_frames_are_taken(
             read.append(number)
             yield frame
 
-    frames = worker.decrypt(chunks(), secure_sum)
+    frames = worker.decrypt(chunks(), secure_sum, secret=secret)
     for _ in range(5):
         next(frames)
     assert len(read) == 5
@@ -94,27 +113,37 @@ def test_chunks_are_read_only_as_their_frames_are_taken(
 
 
 def test_a_consumer_that_stops_early_leaves_the_worker_free_and_in_step(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
+    secret: bytes,
 ) -> None:
-    frames = worker.decrypt([frame * 3, frame], secure_sum)
+    frames = worker.decrypt([frame * 3, frame], secure_sum, secret=secret)
     next(frames)
     child = worker.process_id
     frames.close()
     other = secure_sum.model_copy(update={"scale_bits": secure_sum.scale_bits + 1})
     with pytest.raises(NotAnInteger):
         # Half of every number, under a scale twice as large.
-        _opened(worker, other, frame)
-    assert _opened(worker, secure_sum, frame) == [expected]
+        opened(worker, other, frame)
+    assert opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id == child
 
 
 def test_one_sum_at_a_time(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
+    secret: bytes,
 ) -> None:
-    first = worker.decrypt([frame, frame], secure_sum)
+    first = worker.decrypt([frame, frame], secure_sum, secret=secret)
     next(first)
     second: list[list[list[int]]] = []
-    thread = threading.Thread(target=lambda: second.append(_opened(worker, secure_sum, frame)))
+    thread = threading.Thread(target=lambda: second.append(opened(worker, secure_sum, frame)))
     thread.start()
     thread.join(0.3)
     assert thread.is_alive()
@@ -130,49 +159,61 @@ def test_what_is_no_ciphertext_is_refused_and_the_next_sum_works(
     secure_sum: SecureSum,
     frame: bytes,
     expected: list[int],
+    opened: Open,
 ) -> None:
     for wrong in (b"x", frame[:-1], frame + b"x" * 8, residues_out_of_range(frame)):
         with pytest.raises(CiphertextRefused):
-            _opened(worker, secure_sum, wrong)
+            opened(worker, secure_sum, wrong)
     with pytest.raises(NotAnInteger):
-        _opened(
-            worker, secure_sum, encrypt_reals(shared_federation, shared_federation.charter, 0.5)
-        )
-    assert _opened(worker, secure_sum, frame) == [expected]
+        opened(worker, secure_sum, encrypt_reals(shared_federation, shared_federation.charter, 0.5))
+    assert opened(worker, secure_sum, frame) == [expected]
 
 
 def test_random_residues_never_kill_the_child(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
 ) -> None:
-    _opened(worker, secure_sum, frame)
+    opened(worker, secure_sum, frame)
     child = worker.process_id
     generator = np.random.default_rng(4)
     for _ in range(20):
         words = generator.integers(0, 1 << 59, 2 * 4096, dtype=np.uint64)
         with pytest.raises(NotAnInteger):
-            _opened(worker, secure_sum, words.astype("<u8").tobytes())
-    assert _opened(worker, secure_sum, frame) == [expected]
+            opened(worker, secure_sum, words.astype("<u8").tobytes())
+    assert opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id == child
 
 
 def test_a_child_that_died_between_sums_is_replaced(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
 ) -> None:
-    _opened(worker, secure_sum, frame)
+    opened(worker, secure_sum, frame)
     child = _child(worker)
     os.kill(child, signal.SIGSEGV)
     # The death may be noticed before the sum is sent or after; it must be noticed only once.
     try:
-        assert _opened(worker, secure_sum, frame) == [expected]
+        assert opened(worker, secure_sum, frame) == [expected]
     except CiphertextRefused:
-        assert _opened(worker, secure_sum, frame) == [expected]
+        assert opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id != child
 
 
 def test_a_child_that_dies_on_a_chunk_takes_nothing_else_along(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
+    secret: bytes,
 ) -> None:
-    frames = worker.decrypt([frame, frame * FRAMES_A_CHUNK], secure_sum)
+    frames = worker.decrypt([frame, frame * FRAMES_A_CHUNK], secure_sum, secret=secret)
     assert next(frames).tolist() == expected
     child = _child(worker)
     os.kill(child, signal.SIGSTOP)
@@ -181,7 +222,7 @@ def test_a_child_that_dies_on_a_chunk_takes_nothing_else_along(
     with pytest.raises(CiphertextRefused):
         next(frames)
     killer.join()
-    assert _opened(worker, secure_sum, frame) == [expected]
+    assert opened(worker, secure_sum, frame) == [expected]
 
 
 @pytest.mark.parametrize("frames_a_chunk", [1, FRAMES_A_CHUNK])
@@ -191,10 +232,12 @@ def test_a_child_that_stalls_is_ended(
     frame: bytes,
     expected: list[int],
     frames_a_chunk: int,
+    opened: Open,
+    secret: bytes,
 ) -> None:
     """A long chunk does not fit the pipe: then it is the sending that stalls."""
-    worker = DecryptionWorker(_secret_of(shared_federation))
-    frames = worker.decrypt([frame, frame * frames_a_chunk], secure_sum)
+    worker = DecryptionWorker()
+    frames = worker.decrypt([frame, frame * frames_a_chunk], secure_sum, secret=secret)
     assert next(frames).tolist() == expected
     child = _child(worker)
     os.kill(child, signal.SIGSTOP)
@@ -204,23 +247,30 @@ def test_a_child_that_stalls_is_ended(
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     worker.limit_seconds = 60
-    assert _opened(worker, secure_sum, frame) == [expected]
+    assert opened(worker, secure_sum, frame) == [expected]
     worker.close()
 
 
 def test_the_child_writes_no_core_and_has_bounded_memory(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    opened: Open,
 ) -> None:
-    _opened(worker, secure_sum, frame)
+    opened(worker, secure_sum, frame)
     child = _child(worker)
     assert resource.prlimit(child, resource.RLIMIT_CORE) == (0, 0)
     assert resource.prlimit(child, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
 
 
 def test_a_child_that_runs_out_of_memory_is_refused_and_replaced(
-    worker: DecryptionWorker, secure_sum: SecureSum, frame: bytes, expected: list[int]
+    worker: DecryptionWorker,
+    secure_sum: SecureSum,
+    frame: bytes,
+    expected: list[int],
+    opened: Open,
 ) -> None:
-    _opened(worker, secure_sum, frame)
+    opened(worker, secure_sum, frame)
     child = _child(worker)
     pages = int(Path(f"/proc/{child}/statm").read_text().split()[0])
     taken = pages * resource.getpagesize()
@@ -228,9 +278,9 @@ def test_a_child_that_runs_out_of_memory_is_refused_and_replaced(
     resource.prlimit(child, resource.RLIMIT_AS, (taken, MEMORY_BYTES))
     worker.limit_seconds = 1
     with pytest.raises(CiphertextRefused):
-        _opened(worker, secure_sum, frame * FRAMES_A_CHUNK)
+        opened(worker, secure_sum, frame * FRAMES_A_CHUNK)
     worker.limit_seconds = 60
-    assert _opened(worker, secure_sum, frame) == [expected]
+    assert opened(worker, secure_sum, frame) == [expected]
     assert worker.process_id != child
 
 
@@ -239,9 +289,9 @@ def test_a_secret_context_that_cannot_be_used_is_our_own_fault(
 ) -> None:
     state = shared_federation.state("decryptor")
     public = state.role_directory() / "context.public"
-    for path in (tmp_path / "missing", public):
-        worker = DecryptionWorker(partial(state.read_secret, path))
+    for secret in (b"", public.read_bytes()):
+        worker = DecryptionWorker()
         with pytest.raises(DecryptionFailed):
-            _opened(worker, secure_sum, frame)
+            list(worker.decrypt([frame], secure_sum, secret=secret))
         worker.close()
         assert worker.process_id is None

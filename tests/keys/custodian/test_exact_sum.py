@@ -56,7 +56,9 @@ class _Services:
             total = summed(charter, sent)
             answers = Answers(
                 ask_decryptor(self.decryptor, charter, total, round_number=round_number),
-                ask_unmaskers(self.unmaskers, charter, sent, round_number=round_number),
+                ask_unmaskers(
+                    self.federation, self.unmaskers, charter, sent, round_number=round_number
+                ),
             )
             return open_sum(
                 charter,

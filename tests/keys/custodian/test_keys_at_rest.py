@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,12 @@ from support.federation import Federation
 from support.passphrases import FIRST, chosen, give
 from support.sums import public_context
 
-from fedhelp_keys.custodian.decryption import DecryptionFailed, DecryptionWorker
-from fedhelp_keys.custodian.decryptor import prepare, secret_context_path
+from fedhelp_keys.custodian.decryption import DecryptionWorker
+from fedhelp_keys.custodian.key_files import FIRST as FIRST_EPOCH
+from fedhelp_keys.custodian.key_files import prepare, secret_path
 from fedhelp_secure.keystore.container import is_sealed
 from fedhelp_secure.keystore.lock import LEAST_COST
+from fedhelp_secure.keystore.passphrase import PassphraseMissing
 from fedhelp_secure.keystore.store import secret_files
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
@@ -26,7 +27,7 @@ def test_a_new_key_is_encrypted_from_the_first_byte_on(tmp_path: Path) -> None:
     identity = Identity("testfed", Role.DECRYPTOR, "decryptor")
     state = StateDirectory.create(tmp_path / "state", identity)
     prepare(state)
-    assert secret_context_path(state) in secret_files(state.root)
+    assert secret_path(state, FIRST_EPOCH) in secret_files(state.root)
     assert all(is_sealed(path.read_bytes()) for path in secret_files(state.root))
 
 
@@ -35,19 +36,19 @@ def test_an_encrypted_decryptor_decrypts(shared_federation: Federation, tmp_path
     shutil.copytree(shared_federation.state("decryptor").root, root)
     state = StateDirectory.open(root)
     state.secrets.encrypt(chosen(FIRST), cost=LEAST_COST)
-    path = secret_context_path(state)
+    path = secret_path(state, FIRST_EPOCH)
     assert is_sealed(path.read_bytes())
     secure_sum = shared_federation.charter.secure_sum
     expected = np.arange(secure_sum.polynomial_degree, dtype=np.uint64)
     frame = public_context(shared_federation).encrypt_frame(expected)
 
-    worker = DecryptionWorker(partial(state.read_secret, path))
     give(None)
-    with pytest.raises(DecryptionFailed, match="cannot be read"):
-        list(worker.decrypt([frame], secure_sum))
+    with pytest.raises(PassphraseMissing):
+        state.read_secret(path)
     give(FIRST)
+    worker = DecryptionWorker()
     try:
-        (opened,) = worker.decrypt([frame], secure_sum)
+        (opened,) = worker.decrypt([frame], secure_sum, secret=state.read_secret(path))
         assert opened.tolist() == expected.tolist()
         child = worker.process_id
         for what in ("cmdline", "environ"):

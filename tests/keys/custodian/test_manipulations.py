@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from support.charters import complete
 from support.federation import Federation
+from support.keys import rounds_begun
 from support.secure_sum import (
     ask_decryptor,
     ask_unmaskers,
@@ -74,7 +75,9 @@ class Round:
     def masks(self, sent: Sent | None = None, *, number: int = 1) -> tuple[Answer, ...]:
         """The unmaskers' own answers."""
         chosen = self.sent if sent is None else sent
-        return ask_unmaskers(self.unmaskers, self.charter, chosen, round_number=number)
+        return ask_unmaskers(
+            self.federation, self.unmaskers, self.charter, chosen, round_number=number
+        )
 
     def forged_masked(self, frames: Frames, *, number: int = 1) -> Answer:
         """What a dishonest decryptor signs for ``frames``, naming the honest sum."""
@@ -245,7 +248,9 @@ def test_an_unmasker_that_adds_an_offset_is_seen(honest: Round, name: str) -> No
 
 
 def test_another_rounds_sum_is_seen(honest: Round) -> None:
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
+    later = contribute_all(
+        honest.federation, honest.directory / "later", round_number=2, begun=False
+    )
     masked = honest.masked(summed(honest.charter, later))
     with pytest.raises(SumForged):
         honest.opened(masked, honest.masks())
@@ -336,7 +341,9 @@ def test_all_custodians_together_cannot_put_a_hospital_in_anothers_place(honest:
 
 def test_all_custodians_together_cannot_replay_an_earlier_round(honest: Round) -> None:
     """Round 1's sum, signed again as round 2's."""
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
+    later = contribute_all(
+        honest.federation, honest.directory / "later", round_number=2, begun=False
+    )
     frames = decrypted(honest.federation, honest.charter, honest.total)
     masked = honest.forged_masked(frames, number=2)
     masks = tuple(
@@ -348,8 +355,8 @@ def test_all_custodians_together_cannot_replay_an_earlier_round(honest: Round) -
 
 
 def test_an_answer_of_an_earlier_round_is_no_answer(honest: Round) -> None:
-    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
     old = honest.masked(honest.total), honest.masks()
+    later = contribute_all(honest.federation, honest.directory / "later", round_number=2)
     new = honest.masked(summed(honest.charter, later), number=2), honest.masks(later, number=2)
     honest.opened(*new, number=2)
     for masked, masks in ((old[0], new[1]), (new[0], (*new[1][:-1], old[1][-1])), old):
@@ -358,6 +365,8 @@ def test_an_answer_of_an_earlier_round_is_no_answer(honest: Round) -> None:
 
 
 def test_contributions_of_an_earlier_round_are_not_unmasked(honest: Round) -> None:
+    honest.masked(honest.total)
+    honest.masks()
     with pytest.raises(ManifestRefused):
         honest.masks(number=2)
     # The decryptor sees no round in a sum; without masks of that round it is worth nothing.
@@ -382,10 +391,13 @@ def test_an_answer_under_another_charter_is_no_answer(honest: Round) -> None:
 def test_unmaskers_that_were_shown_different_sets_are_noticed(honest: Round) -> None:
     charter = honest.charter
     fewer = {name: part for name, part in honest.sent.items() if name != "small-1"}
+    begun = rounds_begun(honest.federation, charter)
     names = [one.name for one in charter.custodians.unmaskers]
     sets = [honest.sent, honest.sent, fewer]
     masks = tuple(
-        honest.unmaskers[name].answer(charter, 1, members_for(charter, name, part))
+        honest.unmaskers[name].answer(
+            charter, 1, members_for(charter, name, part), rounds_begun=begun
+        )
         for name, part in zip(names, sets, strict=True)
     )
     with pytest.raises(AnswerRefused, match="different sets"):
@@ -395,10 +407,13 @@ def test_unmaskers_that_were_shown_different_sets_are_noticed(honest: Round) -> 
 def test_the_same_hospitals_with_another_contribution_are_another_set(honest: Round) -> None:
     charter = honest.charter
     again = contribute_all(honest.federation, honest.directory / "again")
+    begun = rounds_begun(honest.federation, charter)
     names = [one.name for one in charter.custodians.unmaskers]
     sets = [honest.sent | {"small-1": again["small-1"]}, honest.sent, honest.sent]
     masks = tuple(
-        honest.unmaskers[name].answer(charter, 1, members_for(charter, name, part))
+        honest.unmaskers[name].answer(
+            charter, 1, members_for(charter, name, part), rounds_begun=begun
+        )
         for name, part in zip(names, sets, strict=True)
     )
     with pytest.raises(AnswerRefused, match="different sets"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.charters import complete
 from support.federation import Federation
+from support.keys import rounds_begun
 from support.secure_sum import contribute_all, members_for
 from support.sums import public_context
 
@@ -50,6 +51,7 @@ def test_the_decryptor_holds_a_window(
     zeros = np.zeros(long.secure_sum.polynomial_degree, dtype=np.uint64)
     frame = public_context(federation, long).encrypt_frame(zeros)
     sum_digest = digest(frame * long.secure_sum.frames)
+    decryptor.epochs.begin(long, 1)
     parts = (frame for _ in range(long.secure_sum.frames))
     peak = _peak_of(lambda: decryptor.answer(long, 1, sum_digest=sum_digest, chunks=parts))
     assert peak < WINDOW_BYTES
@@ -61,6 +63,7 @@ def test_an_unmasker_holds_a_window(
     names = ["large-1", "small-1"]
     sent = contribute_all(federation, tmp_path / "long", hospitals=names, charter=long)
     members = members_for(long, "unmasker", sent)
-    peak = _peak_of(lambda: unmaskers["unmasker"].answer(long, 1, members))
+    begun = rounds_begun(federation, long)
+    peak = _peak_of(lambda: unmaskers["unmasker"].answer(long, 1, members, rounds_begun=begun))
     # The sum itself would be 8 bytes for each of 600,000 elements.
     assert peak < 1 << 20

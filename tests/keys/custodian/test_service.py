@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.federation import Federation
+from support.keys import rounds_begun
 from support.secure_sum import contribute_all, members_for
 from support.sums import chunks, summed
 
@@ -99,7 +100,8 @@ def _unmasking(
     envelope: bytes | None = None,
 ) -> Iterator[custodian_pb2.UnmaskSumRequest]:
     charter = federation.charter_envelope if envelope is None else envelope
-    header = custodian_pb2.UnmaskSumHeader(charter=charter, round=1)
+    begun = rounds_begun(federation, federation.charter)
+    header = custodian_pb2.UnmaskSumHeader(charter=charter, round=1, rounds_begun=begun)
     yield custodian_pb2.UnmaskSumRequest(header=header)
     for part in members_for(federation.charter, unmasker, sent):
         yield custodian_pb2.UnmaskSumRequest(
@@ -223,6 +225,7 @@ def test_requests_of_another_form_are_refused(
     federation: Federation, decryptor_server: RunningServer, unmasker_server: RunningServer
 ) -> None:
     envelope = federation.charter_envelope
+    rounds_begun(federation, federation.charter)
     stranger = sign_charter(federation.charter, SigningKey.generate())
     part = custodian_pb2.DecryptSumRequest
     chunk, header = part(ciphertext_chunk=b"x"), _header(envelope, b"x")

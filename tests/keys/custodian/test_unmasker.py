@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.federation import Federation
+from support.keys import keys_of_stores, rounds_begun
 from support.secure_sum import ask_unmaskers, contribute_all, members_for
 from support.sums import contribute, mask_sum
 from support.trust_lists import issued, revocation, signed
@@ -44,6 +45,16 @@ def _set(charter: Charter, sent: Mapping[str, Contribution]) -> list[SealedContr
     return members_for(charter, "unmasker", sent)
 
 
+def _answer(
+    federation: Federation,
+    service: UnmaskerService,
+    charter: Charter,
+    members: list[SealedContribution],
+) -> Answer:
+    begun = rounds_begun(federation, charter)
+    return service.answer(charter, 1, members, rounds_begun=begun)
+
+
 def _elements(charter: Charter, name: str, answer: Answer, key: UnsealingKey) -> list[int]:
     """What is in an unmasker's answer, as the hospital large-1 reads it."""
     purpose = unmasker_purpose(charter, 1, name)
@@ -65,7 +76,7 @@ def test_answers_one_set_a_round_and_repeats_its_bytes_after_a_restart(
     tmp_path: Path,
 ) -> None:
     charter = federation.charter
-    first = unmasker.answer(charter, 1, _set(charter, sent))
+    first = _answer(federation, unmasker, charter, _set(charter, sent))
     statement = open_unmasker_statement(charter, 1, first, unmasker="unmasker")
     assert first.body.stat().st_size == body_bytes(charter.secure_sum)
     assert [
@@ -77,20 +88,21 @@ def test_answers_one_set_a_round_and_repeats_its_bytes_after_a_restart(
     ]
     restarted = UnmaskerService(federation.state("unmasker"))
     smaller = _set(charter, sent)[1:]
-    another = contribute(federation, "large-1", tmp_path / "another")
+    keys = keys_of_stores(federation, charter)
+    another = contribute(federation, "large-1", tmp_path / "another", round_keys=keys)
     other = _set(charter, sent | {"large-1": another})
     for service in (unmasker, restarted):
-        assert service.answer(charter, 1, _set(charter, sent)) == first
+        assert _answer(federation, service, charter, _set(charter, sent)) == first
         for changed in (smaller, other):
             with pytest.raises(AlreadyAnswered):
-                service.answer(charter, 1, changed)
+                _answer(federation, service, charter, changed)
 
 
 def test_each_unmasker_sums_its_own_masks(
     federation: Federation, unmaskers: Unmaskers, sent: dict[str, Contribution]
 ) -> None:
     charter = federation.charter
-    answers = ask_unmaskers(unmaskers, charter, sent)
+    answers = ask_unmaskers(federation, unmaskers, charter, sent)
     key = federation.state("large-1").unsealing_key()
     for one, answer in zip(charter.custodians.unmaskers, answers, strict=True):
         expected = np.concatenate(list(mask_sum(federation, charter, one.name, sent)))
@@ -103,7 +115,7 @@ def test_an_unmasker_refuses_the_seeds_of_another(
 ) -> None:
     charter = federation.charter
     with pytest.raises(ManifestRefused):
-        unmaskers["unmasker-2"].answer(charter, 1, _set(charter, sent))
+        _answer(federation, unmaskers["unmasker-2"], charter, _set(charter, sent))
 
 
 def test_an_unmasker_is_found_by_name_and_key_together(
@@ -123,7 +135,7 @@ def test_an_unmasker_is_found_by_name_and_key_together(
         named = custodians.model_copy(update={"unmaskers": others})
         charter = federation.charter.model_copy(update={"custodians": named})
         with pytest.raises(CharterRefused):
-            unmaskers["unmasker"].answer(charter, 1, members)
+            _answer(federation, unmaskers["unmasker"], charter, members)
 
 
 def test_refuses_cohorts_below_the_minima(
@@ -131,12 +143,13 @@ def test_refuses_cohorts_below_the_minima(
 ) -> None:
     for names in ([], ["large-1"], ["large-1", "small-1", "small-2", "small-3"]):
         with pytest.raises(CohortTooSmall):
-            unmasker.answer(
+            _answer(
+                federation,
+                unmasker,
                 federation.charter,
-                1,
                 _set(federation.charter, {name: sent[name] for name in names}),
             )
-    unmasker.answer(federation.charter, 1, _set(federation.charter, sent)[1:])
+    _answer(federation, unmasker, federation.charter, _set(federation.charter, sent)[1:])
 
 
 def test_refuses_cohorts_below_a_groups_minimum(
@@ -146,8 +159,8 @@ def test_refuses_cohorts_below_a_groups_minimum(
     charter = federation.charter.model_copy(update={"cohort": cohort})
     sent = contribute_all(federation, tmp_path / "sent", charter=charter)
     with pytest.raises(CohortTooSmall):
-        unmasker.answer(charter, 1, _set(charter, sent)[1:])
-    unmasker.answer(charter, 1, _set(charter, sent))
+        _answer(federation, unmasker, charter, _set(charter, sent)[1:])
+    _answer(federation, unmasker, charter, _set(charter, sent))
 
 
 def test_refuses_sets_out_of_order_or_with_repetitions(
@@ -156,7 +169,7 @@ def test_refuses_sets_out_of_order_or_with_repetitions(
     parts = _set(federation.charter, sent)
     for wrong in (parts[::-1], [parts[0], *parts], [*parts, parts[-1]]):
         with pytest.raises(MalformedMessage):
-            unmasker.answer(federation.charter, 1, wrong)
+            _answer(federation, unmasker, federation.charter, wrong)
 
 
 def _resigned(
@@ -185,7 +198,7 @@ def _resealed(federation: Federation, part: SealedContribution, seed: bytes) -> 
     sealed = (
         federation.charter.custodians.unmasker("unmasker")
         .recipient_key()
-        .seal(seed, purpose.seed_info(document["ciphertext_digest"]))
+        .seal(seed, purpose.seed_info(document["ciphertext_digest"], document["round_keys_digest"]))
     )
     changed = dataclasses.replace(part, sealed_seed=sealed)
     return _resigned(federation, changed, "large-1", _seeds(part, sealed))
@@ -199,7 +212,9 @@ def test_refuses_bad_members_and_stays_unanswered(
 ) -> None:
     parts = _set(federation.charter, sent)
     good = parts[0]
-    other = contribute(federation, "large-1", tmp_path / "other")
+    keys = keys_of_stores(federation, federation.charter)
+    other = contribute(federation, "large-1", tmp_path / "other", round_keys=keys)
+    earlier = contribute(federation, "large-1", tmp_path / "earlier")
     later = contribute(federation, "large-1", tmp_path / "later", round_number=2)
     signed: list[tuple[str, dict[str, object], type[FedHelpError]]] = [
         ("large-2", {}, SignatureRefused),
@@ -215,6 +230,8 @@ def test_refuses_bad_members_and_stays_unanswered(
         (_resigned(federation, good, signer, changes), error) for signer, changes, error in signed
     ]
     bad += [
+        # Made for another beginning of this very round.
+        (SealedContribution(earlier.manifest, earlier.sealed_seeds[0]), ManifestRefused),
         (SealedContribution(later.manifest, later.sealed_seeds[0]), ManifestRefused),
         (dataclasses.replace(good, sealed_seed=other.sealed_seeds[0]), ManifestRefused),
         (dataclasses.replace(good, sealed_seed=b""), ManifestRefused),
@@ -223,8 +240,8 @@ def test_refuses_bad_members_and_stays_unanswered(
     ]
     for member, error in bad:
         with pytest.raises(error):
-            unmasker.answer(federation.charter, 1, [member, *parts[1:]])
-    unmasker.answer(federation.charter, 1, parts)
+            _answer(federation, unmasker, federation.charter, [member, *parts[1:]])
+    _answer(federation, unmasker, federation.charter, parts)
 
 
 def test_refuses_another_hospitals_seed_under_an_own_manifest(
@@ -235,7 +252,7 @@ def test_refuses_another_hospitals_seed_under_an_own_manifest(
     stolen = dataclasses.replace(parts[0], sealed_seed=parts[1].sealed_seed)
     forged = _resigned(federation, stolen, "large-1", _seeds(stolen, stolen.sealed_seed))
     with pytest.raises(SealRefused):
-        unmasker.answer(federation.charter, 1, [forged, *parts[1:]])
+        _answer(federation, unmasker, federation.charter, [forged, *parts[1:]])
 
 
 def test_who_is_revoked_does_not_count_to_the_cohort(
@@ -243,6 +260,7 @@ def test_who_is_revoked_does_not_count_to_the_cohort(
 ) -> None:
     charter = federation.charter
     assert (len(sent), charter.cohort.minimum) == (6, 5)
+    rounds_begun(federation, federation.charter)
     root = tmp_path / "unmasker"
     shutil.copytree(federation.state("unmasker").root, root)
     state = StateDirectory.open(root)
@@ -257,23 +275,26 @@ def test_who_is_revoked_does_not_count_to_the_cohort(
     revoke("small-1")
     five = {name: part for name, part in sent.items() if name != "small-2"}
     with pytest.raises(CohortTooSmall, match="without those who are revoked"):
-        service.answer(charter, 1, _set(charter, five))
+        _answer(federation, service, charter, _set(charter, five))
     # Accepted before: it may stay, as the five others are enough.
-    answer = service.answer(charter, 1, _set(charter, sent))
+    answer = _answer(federation, service, charter, _set(charter, sent))
     statement = open_unmasker_statement(charter, 1, answer, unmasker="unmasker")
     assert [member.hospital for member in statement.contributions] == list(sent)
     revoke("small-1", "small-2")
     with pytest.raises(CohortTooSmall, match="without those who are revoked"):
-        service.answer(charter, 1, _set(charter, sent))
+        _answer(federation, service, charter, _set(charter, sent))
 
 
 def test_an_unmasker_with_an_old_trust_list_answers_nothing(
     federation: Federation, sent: dict[str, Contribution], tmp_path: Path
 ) -> None:
+    rounds_begun(federation, federation.charter)
     root = tmp_path / "unmasker"
     shutil.copytree(federation.state("unmasker").root, root)
     state = StateDirectory.open(root)
     old = issued(utc_now() - datetime.timedelta(hours=25))
     TrustStore(state).path.write_bytes(signed(federation.state("registrar"), **old))
     with pytest.raises(TrustListOutdated):
-        UnmaskerService(state).answer(federation.charter, 1, _set(federation.charter, sent))
+        _answer(
+            federation, UnmaskerService(state), federation.charter, _set(federation.charter, sent)
+        )

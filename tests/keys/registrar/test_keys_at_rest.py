@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.certificates import authorities_pem
 from support.passphrases import FIRST, SECOND, descriptor_with, give
 from support.softhsm import PIN, SoftToken
 from typer.testing import CliRunner
@@ -91,7 +92,7 @@ def test_no_key_of_an_encrypted_federation_is_in_the_clear(encrypted: Path) -> N
 def test_without_the_passphrase_nothing_is_done(
     encrypted: Path, passphrase: str | None, sentence: str
 ) -> None:
-    before = {path: path.read_bytes() for path in encrypted.rglob("*") if path.is_file()}
+    before = contents(encrypted)
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("enrol", "request", "--state", encrypted / "auditor", "--out", encrypted / "new.json"),
         ("enrol", "passphrase", "--state", encrypted / "auditor", "--remove"),
@@ -102,8 +103,13 @@ def test_without_the_passphrase_nothing_is_done(
         assert sentence in str(error)
     change = ("enrol", "passphrase", "--state", encrypted / "auditor")
     assert sentence in str(fedhelp(*change, passphrase=passphrase, new=FIRST)[1])
-    after = {path: path.read_bytes() for path in encrypted.rglob("*") if path.is_file()}
-    assert after == before
+    assert contents(encrypted) == before
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    """Of every file but locks, which hold nothing."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -189,12 +195,14 @@ def test_the_root_and_the_signing_keys_are_in_the_token_alone(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl program is not installed")
-def test_openssl_verifies_the_certificates(token_root: tuple[Path, str]) -> None:
+def test_openssl_verifies_the_certificates(token_root: tuple[Path, str], tmp_path: Path) -> None:
     root, _ = token_root
+    roots = tmp_path / "roots.pem"
     for party in ("registrar", "auditor"):
         tls = root / party / "tls"
         purpose = ["-purpose", "sslserver", "-x509_strict", "-check_ss_sig"]
-        files = ["-CAfile", str(tls / "ca.pem"), str(tls / "certificate.pem")]
+        roots.write_bytes(authorities_pem(StateDirectory.open(root / party)))
+        files = ["-CAfile", str(roots), str(tls / "certificate.pem")]
         command = ["openssl", "verify", *purpose, *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

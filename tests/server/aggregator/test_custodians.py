@@ -119,7 +119,6 @@ def test_another_party_at_the_address_is_not_asked(
     charter = charter_of(federation, "swapped", rounds=ONE_ROUND)
     swapped = CustodianAddresses(addresses.unmaskers[0], (addresses.decryptor,))
     with AggregatorServer(federation, tmp_path, charter, swapped) as running:
-        running.contribute(*HOSPITALS)
         running.party("large-1").wait_for_reason(
             "waiting for custodian decryptor; waiting for custodian unmasker"
         )
@@ -295,7 +294,6 @@ def test_swapped_unmaskers_are_not_asked(tmp_path: Path) -> None:
         swapped = CustodianAddresses(decryptor.address, (second.address, first.address))
         charter = (federation.charter, federation.charter_envelope)
         with AggregatorServer(federation, tmp_path, charter, swapped) as running:
-            running.contribute(*HOSPITALS)
             running.party("large-1").wait_for_reason(
                 "waiting for custodian unmasker; waiting for custodian unmasker-2"
             )

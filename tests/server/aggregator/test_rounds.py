@@ -17,6 +17,7 @@ from fedhelp_server.aggregator.rounds import (
 KNOWN = {
     ("PENDING", "begin"): "OPEN",
     ("PENDING", "earlier-failed"): "FAILED",
+    ("PENDING", "refused"): "FAILED",
     ("OPEN", "contribution"): "OPEN",
     ("OPEN", "all-in"): "CLOSED",
     ("OPEN", "deadline-cohort"): "CLOSED",

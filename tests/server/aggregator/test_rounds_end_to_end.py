@@ -57,17 +57,21 @@ def test_two_rounds_from_process_to_teacher(
                 assert running.party(name).receipt(number) == receipt
         entries = running.entries()
         one_round = [
+            # Each custodian began it.
+            *["statement_submitted"] * 2,
             "round_opened",
             *["contribution_accepted"] * 3,
             "round_closed",
             "round_summed",
         ]
-        assert events_of(entries) == ["charter_adopted", *one_round, *one_round]
+        stated = ["statement_submitted"] * 2  # each custodian's epoch
+        assert events_of(entries) == ["charter_adopted", *stated, *one_round, *one_round]
         objects = running.party(Role.AUDITOR).objects()
         kinds = [*["manifest"] * 3, "decryptor-statement", "unmasker-statement"]
-        assert [kind for kind, _ in objects] == kinds * 2
-        assert entries[6].round_summed.decryptor_statement_digest == digest(objects[3][1])
-        assert entries[6].round_summed.unmasker_statement_digests == [digest(objects[4][1])]
+        assert [kind for kind, _ in objects] == kinds * 2 + ["submitted"] * 6
+        summed = entries[10].round_summed
+        assert summed.decryptor_statement_digest == digest(objects[3][1])
+        assert summed.unmasker_statement_digests == [digest(objects[4][1])]
     assert running.status == 0
 
 
@@ -92,11 +96,11 @@ def test_three_unmaskers_open_long_releases_from_an_object_store(tmp_path: Path)
             assert opened.hospitals == tuple(HOSPITALS)
         objects = running.party(Role.AUDITOR).objects()
         kinds = [*["manifest"] * 3, "decryptor-statement", *["unmasker-statement"] * 3]
-        assert [kind for kind, _ in objects] == kinds
+        assert [kind for kind, _ in objects] == kinds + ["submitted"] * 8
         summed = running.entries()[-1].round_summed
         assert summed.decryptor_statement_digest == digest(objects[3][1])
-        assert summed.unmasker_statement_digests == [digest(item) for _, item in objects[4:]]
-        names = [peek_document(kind, item)["unmasker"] for kind, item in objects[4:]]
+        assert summed.unmasker_statement_digests == [digest(item) for _, item in objects[4:7]]
+        names = [peek_document(kind, item)["unmasker"] for kind, item in objects[4:7]]
         assert names == ["unmasker", "unmasker-2", "unmasker-3"]
         # Ciphertexts, the sum and four bodies are where the URL says, and nowhere else.
         assert len(fsspec.filesystem("memory").find("/three-unmaskers")) == 3 + 1 + 4

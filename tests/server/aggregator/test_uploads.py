@@ -14,8 +14,10 @@ from support.aggregator import (
     SEVERAL_FRAMES,
     AggregatorServer,
     Party,
+    addresses_of,
     charter_of,
     contribution_of,
+    custodians_of,
     new_file,
     upload,
 )
@@ -29,7 +31,6 @@ from fedhelp_secure.secure_sum.residues import MODULUS
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
-from fedhelp_server.aggregator.custodians import CustodianAddresses
 
 Messages = Iterator[wire.ContributeRequest]
 
@@ -38,15 +39,17 @@ FRAME = 65_536
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AggregatorServer]:
-    """One open round that nobody completes: its two unmaskers are never asked."""
+    """One open round that nobody completes: its custodians begin it, and that is all."""
     federation = make_federation(
         tmp_path_factory.mktemp("federation"), large=1, small=2, unmaskers=2
     )
     charter = charter_of(federation, "uploads", **SEVERAL_FRAMES)
     assert charter[0].secure_sum.frames > 2
-    addresses = CustodianAddresses("127.0.0.1:1", ("127.0.0.1:1",) * 2)
     root: Path = tmp_path_factory.mktemp("uploads")
-    with AggregatorServer(federation, root, charter, addresses) as server:
+    with (
+        custodians_of(federation) as custodians,
+        AggregatorServer(federation, root, charter, addresses_of(custodians)) as server,
+    ):
         server.party("large-1").wait_for(wire.ROUND_STATE_OPEN)
         yield server
 
@@ -113,8 +116,12 @@ def _another_round(running: AggregatorServer, good: Contribution) -> Messages:
 
 
 def _a_round_that_is_not_open(running: AggregatorServer, good: Contribution) -> Messages:
-    other = contribution_of(running.federation, running.charter, "large-1", 2)
-    return upload(running.charter, other, 2)
+    return upload(running.charter, altered(running, good, round=2), 2)
+
+
+def _another_beginning_of_the_round(running: AggregatorServer, good: Contribution) -> Messages:
+    other = altered(running, good, round_keys_digest=digest(b"other statements"))
+    return upload(running.charter, other)
 
 
 def _a_round_beyond_the_charter(running: AggregatorServer, good: Contribution) -> Messages:
@@ -241,6 +248,7 @@ BAD_INPUTS: list[tuple[Callable[[AggregatorServer, Contribution], Messages], str
     (_a_chunk_over_its_size, "contribution-wrong-chunk", 1),
     (_another_round, "manifest", 2),
     (_a_round_that_is_not_open, "round-not-open", 2),
+    (_another_beginning_of_the_round, "manifest", 1),
     (_a_round_beyond_the_charter, "round", 0),
     (_bad_signature, "signature", 1),
     (_not_a_manifest, "malformed", 1),

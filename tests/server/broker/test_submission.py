@@ -37,7 +37,7 @@ def test_the_record_is_submitted_after_a_restart_of_both(
         submitted = [
             entry.statement_submitted
             for entry in aggregator.entries()
-            if entry.HasField("statement_submitted")
+            if entry.statement_submitted.kind == "foundation-model-call"
         ]
     receipt = parse_receipt(receipt_file.read_bytes())
     entry = check_receipt(
