@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,25 +216,37 @@ def own_tls_files(state: StateDirectory) -> TlsFiles:
     """The three TLS files of ``state``; raises StateError if one is missing.
 
     Finishes a replacement that a crash cut short, and never pairs the key of one with the
-    certificate of another, also while another process replaces them.
+    certificate of another, also while another thread or process replaces them.
     """
-    while True:
+    with _locked_pair(state):
         _finish_replacement(state)
-        certificate = state.read(state.tls_certificate_path)
-        key = state.read(state.tls_key_path)
-        # Keys are replaced only while there is a next certificate, which then changes the file.
-        replacing = _next_paths(state)[1].exists()
-        if not replacing and state.read(state.tls_certificate_path) == certificate:
-            return TlsFiles(key, certificate, authorities=state.read(state.ca_path))
+        return TlsFiles(
+            key=state.read(state.tls_key_path),
+            certificate=state.read(state.tls_certificate_path),
+            authorities=state.read(state.ca_path),
+        )
 
 
 def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> None:
     """Put a new key and its certificate in the place of the present ones: both or neither."""
     next_key, next_certificate = _next_paths(state)
-    write_atomically(next_key, key)
-    # From here on the replacement happens, by us or by whoever reads the files next.
-    write_atomically(next_certificate, certificate)
-    _finish_replacement(state)
+    with _locked_pair(state):
+        write_atomically(next_key, key)
+        # From here on the replacement happens, by us or, after a crash, by whoever reads next.
+        write_atomically(next_certificate, certificate)
+        _finish_replacement(state)
+
+
+@contextlib.contextmanager
+def _locked_pair(state: StateDirectory) -> Iterator[None]:
+    directory = state.tls_key_path.parent
+    directory.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _next_paths(state: StateDirectory) -> tuple[Path, Path]:
@@ -244,7 +258,7 @@ def _finish_replacement(state: StateDirectory) -> None:
     next_key, next_certificate = _next_paths(state)
     if not next_certificate.exists():
         return
-    # A missing file was moved by another process (a server beside the renewal), or before a crash.
+    # A missing file was moved before a crash.
     with contextlib.suppress(FileNotFoundError):
         os.replace(next_key, state.tls_key_path)
     with contextlib.suppress(FileNotFoundError):
