@@ -35,10 +35,10 @@ from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import start_server
 from fedhelp_secure.wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 
-LIFE_SECONDS = 9
+LIFE_SECONDS = 12
 PATIENCE_SECONDS = 120
-CERTIFICATES = 4
-"""Of each party: the one before the policy, the one that the stream began with, and two more."""
+CERTIFICATES = 3
+"""Of each party: the one before the policy, the one that the stream began with, and one more."""
 
 AGGREGATOR, HOSPITAL, UNMASKER = (
     Identity("testfed", role, role.value)

@@ -145,7 +145,7 @@ def test_without_a_valid_certificate_there_is_not_even_a_connection(
 def test_a_connection_that_outlives_its_certificate_renews_nothing(
     registrar: ServedRegistrar, hospital: StateDirectory
 ) -> None:
-    files = of_age(registrar, hospital, DEFAULT_LIFETIME - 4 * SECOND)
+    files = of_age(registrar, hospital, DEFAULT_LIFETIME - 6 * SECOND)
     end = x509.load_pem_x509_certificate(files.certificate).not_valid_after_utc
     with connect(registrar, files, registrar.address) as channel:
         assert renew(channel)
