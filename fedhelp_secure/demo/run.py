@@ -58,9 +58,10 @@ def run_demo(
             seconds=lambda: time.monotonic() - started,
         )
         print_summary(console, result, options.out)
-        publish(result)
         if keep_running:
-            demo.wait_for_interrupt()
+            demo.wait_for_interrupt(lambda: publish(result))
+        else:
+            publish(result)
     return result
 
 
@@ -204,10 +205,12 @@ class _Demo:
             *("--public-embeddings", str(self._out / "public" / "embeddings")),
         ]
 
-    def wait_for_interrupt(self) -> None:
-        """Keep the servers up until Ctrl-C or SIGTERM; that is an ordinary end."""
+    def wait_for_interrupt(self, begin: Callable[[], None]) -> None:
+        """Call ``begin``, then keep the servers up until Ctrl-C or SIGTERM: an ordinary end."""
         self._console.print("the servers go on running; Ctrl-C ends them.")
         try:
+            # Whoever sees what it does may already interrupt.
+            begin()
             while True:
                 self._processes.check()
                 time.sleep(_POLL_SECONDS)

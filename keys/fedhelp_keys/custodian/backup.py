@@ -23,6 +23,7 @@ from fedhelp_keys.custodian.epochs import EpochStore
 from fedhelp_secure.canonical import canonical_json, digest, parse_json
 from fedhelp_secure.charter import Digest, Label
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.keystore.store import is_secret
 from fedhelp_secure.sealing import SealingKey, UnsealingKey
 from fedhelp_secure.secure_sum.epochs import EPOCH_KIND
 from fedhelp_secure.secure_sum.streams import derive
@@ -158,21 +159,16 @@ def _files(state: StateDirectory) -> dict[str, bytes]:
 
 
 def _plain(state: StateDirectory, path: Path) -> bytes:
-    return state.read_secret(path) if _is_secret(state, path) else state.read(path)
+    return state.read_secret(path) if is_secret(path.relative_to(state.root)) else state.read(path)
 
 
 def _write(state: StateDirectory, path: Path, data: bytes) -> None:
     for parent in reversed(path.relative_to(state.root).parents[:-1]):
         (state.root / parent).mkdir(mode=0o700, exist_ok=True)
-    if _is_secret(state, path):
+    if is_secret(path.relative_to(state.root)):
         state.write_secret(path, data)
     else:
         write_atomically(path, data)
-
-
-def _is_secret(state: StateDirectory, path: Path) -> bool:
-    relative = path.relative_to(state.root)
-    return relative.parts[0] == "keys" or path.name.endswith(("key.pem", ".secret"))
 
 
 def _read(backup: Path) -> _File:
