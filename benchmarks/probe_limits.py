@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise
-from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, opened_model, public_set_of
 from fedhelp_client.bench.world import EmbeddingStore, World, make_world
 from fedhelp_client.data.sources import Request, resolve
 from fedhelp_client.data.split import SplitPlan

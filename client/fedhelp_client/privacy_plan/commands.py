@@ -41,7 +41,7 @@ def plan(
     """
     from rich.console import Console
 
-    from fedhelp_client.bench.utility import UtilityBench, public_set_of
+    from fedhelp_client.bench.setting import UtilityBench, public_set_of
     from fedhelp_client.bench.world import EmbeddingStore, make_world
     from fedhelp_client.data.sources import Request, resolve
     from fedhelp_client.data.split import SplitPlan

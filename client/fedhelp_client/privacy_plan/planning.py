@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise, make_charter
-from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, opened_model, public_set_of
 from fedhelp_client.bench.world import World
 from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.metrics import accuracy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.clinics import CLASSES, fill_store, tiny_source
 
-from fedhelp_client.bench.utility import UtilityBench, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, public_set_of
 from fedhelp_client.bench.world import EmbeddingStore, World, make_world
 from fedhelp_client.data.split import SplitPlan
 from fedhelp_client.privacy_plan.commands import meaning, plan
