@@ -7,6 +7,7 @@ minutes for each hospital, budget and draw of the noise.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,11 +20,9 @@ from fedhelp_client.bench.setting import (
     HEAD,
     NETWORK,
     STRONGER,
-    Figures,
     OfHospitals,
     UtilityBench,
     Way,
-    mean_of,
     opened_model,
     projected,
     public_set_of,
@@ -49,30 +48,31 @@ def measure_segmentation(
     figures: OfHospitals = {}
     fine = public_set_of(world, DIMENSIONS, "segmentation")
     for name, place in world.hospitals.items():
-        figures[Way(HEAD), name] = _dice(train_token_head([place], fine), fine, world.test)
+        of_head = dice_of_model(train_token_head([place], fine), fine, world.test)
+        figures[Way(HEAD), name] = (of_head,)
         measured = [figures[Way(HEAD), name]]
         if bench.networks:
             masks = masks_alone(
                 bench.cache, place.dataset, world.test.dataset, bench.groups()[name], world.seed
             )
-            measured.append(_dice_of_masks(masks, world.test))
+            measured.append((_dice_of_masks(masks, world.test),))
             figures[Way(NETWORK), name] = measured[-1]
         # By the withheld images themselves: kind to what the federation is compared with.
         figures[Way(STRONGER), name] = max(measured)
     progress("alone", world.seed, bench.seeds)
     central = train_token_head(list(world.hospitals.values()), fine)
-    figures[Way(CENTRAL), EVERYBODY] = _dice(central, fine, world.test)
+    figures[Way(CENTRAL), EVERYBODY] = (dice_of_model(central, fine, world.test),)
     for epsilon, noise, draws in bench.conditions():
         public_set = public_set_of(world, bench.probe_of(epsilon).dimension, "segmentation")
         drawn = [
-            _dice(
+            dice_of_model(
                 opened_model(bench, world, public_set, epsilon=epsilon, noise=noise),
                 public_set,
                 world.test,
             )
             for _ in range(draws)
         ]
-        figures[Way.together("public model", epsilon, noise), EVERYBODY] = mean_of(drawn)
+        figures[Way.together("public model", epsilon, noise), EVERYBODY] = (statistics.mean(drawn),)
         progress(f"epsilon {epsilon}, {noise}", world.seed, bench.seeds)
     return figures
 
@@ -99,13 +99,14 @@ def train_token_head(places: Sequence[Place], public_set: PublicSet) -> NDArray[
     return fit_moments(rows, moments, ridge=RIDGE, start=start, weights=weights)
 
 
-def _dice(model: NDArray[np.float64], public_set: PublicSet, test: Place) -> Figures:
+def dice_of_model(model: NDArray[np.float64], public_set: PublicSet, test: Place) -> float:
+    """Mean Dice on ``test`` of the masks of a public ``model`` [D, 2], at 224 x 224 pixels."""
     labels = soft_labels(model, projected(public_set, test))
     images = resize_images([example.image for example in test.dataset.examples])
     return _dice_of_masks(refine_masks(images, labels).argmax(axis=3).astype(np.uint8), test)
 
 
-def _dice_of_masks(masks: NDArray[np.uint8], test: Place) -> Figures:
+def _dice_of_masks(masks: NDArray[np.uint8], test: Place) -> float:
     """``masks``: 0 and 1, [N, 224, 224]."""
     true = [example.mask for example in test.dataset.examples if example.mask is not None]
-    return (dice(zip(masks, resize_masks(true), strict=True)).value,)
+    return dice(zip(masks, resize_masks(true), strict=True)).value
