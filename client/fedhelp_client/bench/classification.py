@@ -20,7 +20,7 @@ from fedhelp_client.bench.setting import (
     UtilityBench,
     Way,
     mean_of,
-    opened_model,
+    opened_models,
     pooled,
     public_set_of,
 )
@@ -86,8 +86,8 @@ def _last_layer(summaries: NDArray[np.float32]) -> NDArray[np.float32]:
 def _kept(bench: UtilityBench, world: World, epsilon: str, noise: Noise, draws: int) -> OfHospitals:
     public_set = public_set_of(world, bench.probe_of(epsilon).dimension)
     drawn: dict[str, list[Figures]] = defaultdict(list)
-    for _ in range(draws):
-        model = opened_model(bench, world, public_set, epsilon=epsilon, noise=noise)
+    opened = opened_models(bench, world, public_set, epsilon=epsilon, noise=noise, draws=draws)
+    for model in opened:
         for name, place in world.hospitals.items():
             kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)
             drawn[name].append(_figures(kept.soft_labels(world.test.embeddings[:, 0]), world.test))

@@ -54,6 +54,9 @@ def utility(
     cache: Annotated[
         Path, typer.Option(help="Keeps the backbone's and the networks' answers between runs.")
     ] = Path("out/bench-utility"),
+    styles: Annotated[
+        bool, typer.Option(help="Give each hospital's images the look of its own scanner.")
+    ] = True,
     networks: Annotated[
         bool, typer.Option(help="Train the hospitals' own networks too: minutes a seed.")
     ] = True,
@@ -84,6 +87,7 @@ def utility(
         cache=cache,
         task=task,
         setting=setting,
+        styles=styles,
         networks=networks,
     )
     console = Console(width=150)

@@ -61,6 +61,7 @@ class UtilityResult(_Document):
     task: Task
     data: str
     setting: Setting
+    styles: bool
     patients: dict[str, int]
     """Of public data: at each hospital, in the proxy set and withheld, of the first seed."""
     seeds: list[int]

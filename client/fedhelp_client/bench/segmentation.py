@@ -23,7 +23,7 @@ from fedhelp_client.bench.setting import (
     OfHospitals,
     UtilityBench,
     Way,
-    opened_model,
+    opened_models,
     projected,
     public_set_of,
 )
@@ -64,14 +64,8 @@ def measure_segmentation(
     figures[Way(CENTRAL), EVERYBODY] = (dice_of_model(central, fine, world.test),)
     for epsilon, noise, draws in bench.conditions():
         public_set = public_set_of(world, bench.probe_of(epsilon).dimension, "segmentation")
-        drawn = [
-            dice_of_model(
-                opened_model(bench, world, public_set, epsilon=epsilon, noise=noise),
-                public_set,
-                world.test,
-            )
-            for _ in range(draws)
-        ]
+        opened = opened_models(bench, world, public_set, epsilon=epsilon, noise=noise, draws=draws)
+        drawn = [dice_of_model(model, public_set, world.test) for model in opened]
         figures[Way.together("public model", epsilon, noise), EVERYBODY] = (statistics.mean(drawn),)
         progress(f"epsilon {epsilon}, {noise}", world.seed, bench.seeds)
     return figures

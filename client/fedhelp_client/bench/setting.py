@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,8 @@ class UtilityBench:
     cache: Path
     task: Task = "classification"
     setting: Setting = "demo"
+    styles: bool = True
+    """Whether each hospital's images look as its own scanner would show them."""
     networks: bool = True
     """Whether to train the hospitals' own networks, which takes minutes a seed."""
 
@@ -135,16 +137,23 @@ def public_set_of(world: World, dimension: int, task: Task = "classification") -
     return PublicSet(images, projection.apply(world.proxy.embeddings), projection)
 
 
-def opened_model(
-    bench: UtilityBench, world: World, public_set: PublicSet, *, epsilon: str, noise: Noise
-) -> NDArray[np.float64]:
-    """The public model after all rounds under ``epsilon``, with fresh noise."""
-    terms = bench.terms(epsilon, world.test.dataset.classes)
+def opened_models(
+    bench: UtilityBench,
+    world: World,
+    public_set: PublicSet,
+    *,
+    epsilon: str,
+    noise: Noise,
+    draws: int,
+) -> Iterator[NDArray[np.float64]]:
+    """The public model after all rounds under ``epsilon``, ``draws`` times with fresh noise."""
+    charter = make_charter(bench.terms(epsilon, world.test.dataset.classes), public_set)
     patients = {
         name: patient_examples(place.dataset, projected(public_set, place), task=bench.task)
         for name, place in world.hospitals.items()
     }
-    return run_rounds(make_charter(terms, public_set), public_set, patients, noise)
+    for _ in range(draws):
+        yield run_rounds(charter, public_set, patients, noise)
 
 
 def projected(public_set: PublicSet, place: Place) -> NDArray[np.float64]:

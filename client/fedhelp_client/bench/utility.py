@@ -55,6 +55,7 @@ def run_utility_bench(
             task=bench.task,
             seed=seed,
             progress=lambda step, done, total: None,
+            styles=bench.styles,
         )
         patients = patients or _patients(world)
         of_seeds.append(_MEASURES[bench.task](bench, world, progress))
@@ -64,6 +65,7 @@ def run_utility_bench(
         task=bench.task,
         data=source_of(0).sentence,
         setting=bench.setting,
+        styles=bench.styles,
         patients=patients,
         seeds=list(range(bench.seeds)),
         draws=bench.draws,

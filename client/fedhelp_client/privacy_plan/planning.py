@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise, make_charter
 from fedhelp_client.bench.segmentation import DIMENSIONS, dice_of_model, train_token_head
-from fedhelp_client.bench.setting import UtilityBench, opened_model, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, opened_models, public_set_of
 from fedhelp_client.bench.world import Place, World
 from fedhelp_client.data.types import Task
 from fedhelp_client.head import Head, KeptClassifier, keep_classifier, train_head
@@ -119,15 +119,16 @@ def rehearse(bench: UtilityBench, world: World) -> Rehearsed:
     places = [world.hospitals[name] for name in small]
     together = _outlined if bench.task == "segmentation" else _classified
 
-    def run(noise: Noise) -> float:
-        model = opened_model(bench, world, public_set, epsilon=epsilon, noise=noise)
-        return together(model, public_set, places, world.test)
+    def run(noise: Noise, draws: int) -> tuple[float, ...]:
+        opened = opened_models(bench, world, public_set, epsilon=epsilon, noise=noise, draws=draws)
+        return tuple(together(model, public_set, places, world.test) for model in opened)
 
+    (without_noise,) = run("none", 1)
     return Rehearsed(
         task=bench.task,
         alone=_alone(bench.task, world, places, public_set),
-        without_noise=run("none"),
-        with_noise=tuple(run("shared") for _ in range(bench.draws)),
+        without_noise=without_noise,
+        with_noise=run("shared", bench.draws),
     )
 
 

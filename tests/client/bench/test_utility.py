@@ -17,7 +17,7 @@ from fedhelp_client.bench.setting import (
     HEAD,
     STRONGER,
     UtilityBench,
-    opened_model,
+    opened_models,
     public_set_of,
 )
 from fedhelp_client.bench.utility import run_utility_bench
@@ -157,9 +157,7 @@ def test_rounds_without_noise_are_the_exact_sum_of_the_hospitals(world: World) -
 def test_noise_is_fresh_and_own_noise_is_larger_than_shared(cache: Path, world: World) -> None:
     public = public_set_of(world, default_probe("classification", "3", 2).dimension)
     models = {
-        noise: [
-            opened_model(bench(cache), world, public, epsilon="3", noise=noise) for _ in range(6)
-        ]
+        noise: list(opened_models(bench(cache), world, public, epsilon="3", noise=noise, draws=6))
         for noise in ("none", "shared", "local")
     }
     assert all(np.array_equal(model, models["none"][0]) for model in models["none"])
