@@ -16,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise
-from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, opened_models, public_set_of
 from fedhelp_client.bench.world import World, make_world
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.sources import Request, resolve
-from fedhelp_client.data.split import SplitPlan
 from fedhelp_client.head import train_head
 from fedhelp_client.metrics import accuracy, one_vs_rest_auc
 from fedhelp_client.node.patients import patient_examples
-from fedhelp_secure.privacy.defaults import default_probe
 from fedhelp_secure.privacy.probe import fit_moments, soft_labels
 
 RIDGE = 0.001
@@ -37,6 +35,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--setting", choices=("stated", "demo"), default="stated")
+    parser.add_argument("--no-styles", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path("out/bench-utility"))
     arguments = parser.parse_args()
     bench = UtilityBench(
@@ -50,6 +50,8 @@ def main() -> None:
         delta="1e-6",
         rounds=None,
         cache=arguments.cache,
+        setting=arguments.setting,
+        styles=not arguments.no_styles,
     )
     seen: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for seed in range(arguments.seeds):
@@ -57,10 +59,11 @@ def main() -> None:
         world = make_world(
             resolve(request, environment={}, home=Path.home()),
             EmbeddingStore(arguments.cache, "classification"),
-            SplitPlan(),
+            bench.split(),
             task="classification",
             seed=seed,
             progress=lambda step, done, total: None,
+            styles=bench.styles,
         )
         for name, probabilities in _ways(bench, world):
             seen[name].append(_figures(probabilities, world))
@@ -92,12 +95,14 @@ def _ways(bench: UtilityBench, world: World) -> list[tuple[str, NDArray[np.float
     for epsilon in bench.epsilons:
         conditions += [(epsilon, "none"), (epsilon, "shared"), (epsilon, "local")]
     for epsilon, noise in conditions:
-        dimension = default_probe("classification", epsilon, bench.rounds_of(epsilon)).dimension
+        dimension = bench.probe_of(epsilon).dimension
         public_set = public_set_of(world, dimension)
         applied = public_set.projection.apply(test).astype(np.float64)
-        for _ in range(1 if noise == "none" else bench.draws):
-            model = opened_model(bench, world, public_set, epsilon=epsilon, noise=noise)
-            name = f"public model of epsilon {epsilon} ({dimension} dimensions), noise: {noise}"
+        name = f"public model of epsilon {epsilon} ({dimension} dimensions), noise: {noise}"
+        draws = 1 if noise == "none" else bench.draws
+        for model in opened_models(
+            bench, world, public_set, epsilon=epsilon, noise=noise, draws=draws
+        ):
             ways.append((name, soft_labels(model, applied)))
     return ways
 

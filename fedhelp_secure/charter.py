@@ -27,6 +27,7 @@ from fedhelp_secure.privacy.parameters import (
     LogitNoise,
     MechanismName,
     Sensitivity,
+    Tuning,
     largest_release,
     sensitivity_of,
 )
@@ -264,6 +265,8 @@ class Privacy(_Document):
     """At most so many images of one patient count; see `fedhelp_client.data.contribution`."""
     dp_sgd: DpSgd | None = None
     logit_noise: LogitNoise | None = None
+    tuning: Tuning | None = None
+    """How dimension, rounds, ridge and clip were chosen; None declares nothing."""
 
     @model_validator(mode="after")
     def _own_parameters_only(self) -> Privacy:

@@ -156,6 +156,7 @@ def _report(
             unit=charter.privacy.unit,
             adjacency=charter.privacy.adjacency,
             mechanism=charter.privacy.mechanism,
+            tuning=None if charter.privacy.tuning is None else charter.privacy.tuning.sentence,
         ),
         secure_sum=secure_sum_cost(charter, entries, layout.objects(files)),
         foundation_model_calls=len(calls),

@@ -98,6 +98,7 @@ def charter_plan(
             "delta": "1e-6",
             "clip": probe.clip,
             "maximum_patients": 10_000,
+            "tuning": dict.fromkeys(("dimension", "rounds", "ridge", "clip"), "public defaults"),
         },
         "secure_sum": {"fraction_bits": 12},
         "probe": {

@@ -34,6 +34,11 @@ from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.signing import VerifyingKey
 
+_UNDECLARED = (
+    "the charter does not declare how dimension, rounds, ridge and clip were chosen: if on "
+    "patients, more was spent than is said here"
+)
+
 
 class BudgetRefused(PeerError):
     """Ledgers, charter and the rest do not prove what they claim; the sentence names the entry."""
@@ -99,8 +104,10 @@ class _Audit:
         if missing:
             unchecked.append(f"no ledger: what {', '.join(missing)} spent")
         claims = _claims(files, charter, spent, releases.rounds, unchecked)
-        warnings = () if opened.warning is None else (opened.warning,)
-        return BudgetAudit(charter, budgets, claims, tuple(unchecked), warnings)
+        warnings = [] if opened.warning is None else [opened.warning]
+        if charter.privacy.tuning is None:
+            warnings.append(_UNDECLARED)
+        return BudgetAudit(charter, budgets, claims, tuple(unchecked), tuple(warnings))
 
     def _files(self, unchecked: list[str]) -> BundleFiles:
         if (self.directory / layout.INDEX).exists():
@@ -189,6 +196,7 @@ def budget_document(audit: BudgetAudit) -> dict[str, Any]:
             "rounds": audit.charter.rounds.count,
             "proxy": audit.charter.proxy.digest,
             "public_set": audit.charter.proxy.public_set_digest,
+            "tuning": None if privacy.tuning is None else privacy.tuning.model_dump(),
         },
         "budgets": [_budget(budget, audit.claims) for budget in audit.budgets],
         "unchecked": list(audit.unchecked),

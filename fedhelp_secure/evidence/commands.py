@@ -131,6 +131,8 @@ def budget(
         return
     console = _console()
     Console(width=140).print(auditing.budget_table(audit))
+    if audit.charter.privacy.tuning is not None:
+        console.print(f"declared: {audit.charter.privacy.tuning.sentence}")
     for line in audit.unchecked:
         console.print(f"not checked: {line}")
     for warning in audit.warnings:

@@ -113,6 +113,7 @@ def _check_parameters(charter: Charter, hospital: Hospital, record: Reservation)
         ("hospitals", record.hospitals, len(charter.hospitals)),
         ("proxy", record.proxy, charter.proxy.digest),
         ("public_set", record.public_set, charter.proxy.public_set_digest),
+        ("tuning", record.tuning, charter.privacy.tuning),
         *_event_pairs(event, charter, hospital),
     )
     for name, written, agreed in pairs:

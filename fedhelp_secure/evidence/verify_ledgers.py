@@ -26,6 +26,7 @@ from fedhelp_secure.evidence.verify_releases import (
     check_same_sums,
 )
 from fedhelp_secure.evidence.verify_rounds import Accepted, Rounds
+from fedhelp_secure.evidence.verify_tuning import check_tuning
 from fedhelp_secure.privacy.events import PrivacyEvent
 
 
@@ -148,6 +149,7 @@ def recompute_ledgers(
     for name, account in accounts.items():
         with _named(name):
             check_debits(account, charter.digest, accounts)
+    check_tuning(accounts)
     return {name: _budgets(charter, account) for name, account in accounts.items()}
 
 

@@ -265,6 +265,7 @@ def charter_fields(charter: Charter, hospital: str) -> dict[str, object]:
         "proxy": charter.proxy.digest,
         "public_set": charter.proxy.public_set_digest,
         "delta": charter.privacy.delta,
+        "tuning": charter.privacy.tuning,
     }
 
 

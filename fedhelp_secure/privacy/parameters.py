@@ -26,6 +26,45 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_ON_PATIENTS = "on patients, spent in "
+
+Chosen = Annotated[
+    str,
+    Field(
+        pattern=r"^(public defaults|rehearsal on phantom|rehearsal on the proxy set"
+        r"|on patients, spent in sha256:[0-9a-f]{64})$"
+    ),
+]
+"""How a parameter was chosen. What was tuned on patients names the charter whose budget paid."""
+
+
+class Tuning(_Document):
+    """How a charter's maker chose what shapes a release.
+
+    A choice that looks at patients is a release itself: it costs budget, and a charter that hides
+    it claims too little. Whoever signs the charter answers for this declaration.
+    """
+
+    dimension: Chosen
+    rounds: Chosen
+    ridge: Chosen
+    clip: Chosen
+
+    def of_patients(self) -> dict[str, str]:
+        """By name of the parameter, the digest of the charter that paid for looking at patients."""
+        chosen: dict[str, str] = self.model_dump()
+        return {
+            name: how.removeprefix(_ON_PATIENTS)
+            for name, how in chosen.items()
+            if how.startswith(_ON_PATIENTS)
+        }
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        return "; ".join(f"{name}: {how}" for name, how in self.model_dump().items())
+
+
 class LogitNoise(_Document):
     """Public parameters of ``logit_noise``."""
 

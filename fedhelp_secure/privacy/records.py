@@ -41,6 +41,7 @@ from fedhelp_secure.privacy.events import (
     Short,
     Timestamp,
 )
+from fedhelp_secure.privacy.parameters import Tuning
 from fedhelp_secure.signing import VerifyingKey, open_document
 
 Scope = Literal["charter", "year", "data-set", "lifetime"]
@@ -147,6 +148,8 @@ class Reservation(_Record):
     """n, in the charter."""
     proxy: Digest
     public_set: Digest
+    tuning: Tuning | None = None
+    """How the charter's maker says that its parameters were chosen."""
     previous_aggregate: Digest | None
     """Of the sum that the round before opened, on which this release depends; None if unknown."""
     rho_aggregate: LossText

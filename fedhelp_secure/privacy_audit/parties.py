@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, bound_of_sum, parse_charter, share_units
 from fedhelp_secure.privacy.accountant import sigma_for_budget
-from fedhelp_secure.privacy.parameters import MechanismName, sensitivity_of
+from fedhelp_secure.privacy.parameters import (
+    DpSgdChoices,
+    MechanismName,
+    largest_release,
+    sensitivity_of,
+)
+from fedhelp_secure.privacy.renyi import sigma_for_sampled_budget
 from fedhelp_secure.sealing import UnsealingKey
 from fedhelp_secure.secure_sum.authenticator import seal_new_key
 from fedhelp_secure.secure_sum.ckks import generate_keys
@@ -55,6 +62,8 @@ class Plan:
     canaries: int
     mechanism: MechanismName = "probe"
     delta: str = "1e-6"
+    dp_sgd: DpSgdChoices | None = None
+    """For that mechanism, and no other."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,22 +142,26 @@ def make_parties(plan: Plan) -> Parties:
 
 def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
     weights = [_WEIGHTS[_group(name)] for name in hospitals]
-    sigma = sigma_for_budget(
-        epsilon=plan.epsilon,
-        delta=plan.delta,
-        sensitivity=max(weights) * int(sensitivity_of(plan.mechanism, plan.clip_units).units),
-        rounds=plan.rounds,
-    )
+    sigma = _sigma(plan, max(weights))
     honest = len(COHORT) - len(COLLUDERS)
-    shares = [share_units(sigma_units=sigma, weight=weight, honest=honest) for weight in weights]
+    shares = [
+        share_units(sigma_units=sigma, weight=weight, honest=honest) if plan.dp_sgd is None else 0
+        for weight in weights
+    ]
     # A matrix that is clipped as a whole is no longer with more patients.
-    patients = plan.canaries + _OTHER_PATIENTS if plan.mechanism == "probe" else 1
-    values = plan.dimension * plan.classes
+    patients = 1 if plan.mechanism == "logit_noise" else plan.canaries + _OTHER_PATIENTS
+    values = plan.classes * (plan.dimension if plan.dp_sgd is None else PROXIES)
     secure_sum = plan_secure_sum(
         values=values,
         fraction_bits=plan.fraction_bits,
         bound_of_sum=bound_of_sum(
-            list(zip(weights, shares, strict=True)), largest_release=patients * plan.clip_units
+            list(zip(weights, shares, strict=True)),
+            largest_release=largest_release(
+                plan.mechanism,
+                clip_units=plan.clip_units,
+                maximum_patients=patients,
+                fraction_bits=plan.fraction_bits,
+            ),
         ),
         weights=weights,
     )
@@ -167,6 +180,7 @@ def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
         "privacy": {
             "mechanism": plan.mechanism,
             "logit_noise": {"tokens": 1} if plan.mechanism == "logit_noise" else None,
+            "dp_sgd": plan.dp_sgd and {**plan.dp_sgd.model_dump(), "tokens": 1},
             "epsilon": plan.epsilon,
             "delta": plan.delta,
             "clip_units": plan.clip_units,
@@ -189,6 +203,24 @@ def _parameters(plan: Plan, hospitals: tuple[str, ...]) -> dict[str, Any]:
         "foundation_model": {"purpose": "none", "url": "https://127.0.0.1:1", "model": "none"},
         "retention_days": 1,
     }
+
+
+def _sigma(plan: Plan, largest_weight: int) -> int:
+    """The least noise that keeps the plan's budget, in grid units."""
+    if plan.dp_sgd is not None:
+        return sigma_for_sampled_budget(
+            epsilon=plan.epsilon,
+            delta=plan.delta,
+            clip_units=plan.clip_units,
+            rate=Fraction(plan.dp_sgd.sampling_rate),
+            steps=plan.dp_sgd.steps,
+        )
+    return sigma_for_budget(
+        epsilon=plan.epsilon,
+        delta=plan.delta,
+        sensitivity=largest_weight * int(sensitivity_of(plan.mechanism, plan.clip_units).units),
+        rounds=plan.rounds,
+    )
 
 
 def _group(name: str) -> str:

@@ -111,7 +111,7 @@ class Pipeline(Generic[_Inputs]):
         return self._mechanism(TARGET).contribution(self.states[round_number - 1], inputs)
 
     def _mechanism(self, hospital: str) -> Mechanism[_Inputs]:
-        return self.mechanism(Setting(self.parties.charter, _black_images(), hospital))
+        return self.mechanism(Setting(self.parties.charter, black_images(), hospital))
 
     def _releases(
         self, round_number: int, hospital: str, inputs: _Inputs, *, runs: int
@@ -187,7 +187,7 @@ class Pipeline(Generic[_Inputs]):
 
 
 @cache
-def _black_images() -> PublicSet:
+def black_images() -> PublicSet:
     """A public set, which mechanisms use after a round only, and for the number of labels."""
     embeddings = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=np.float32)
     projection = fit_projection(embeddings, 2)

@@ -64,6 +64,8 @@ class PrivacyTerms(_Fact):
     unit: str
     adjacency: str
     mechanism: str
+    tuning: str | None = None
+    """How the charter declares that its parameters were chosen, in a sentence."""
 
 
 class Report(_Fact):

@@ -11,16 +11,31 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedhelp_client.bench.result import Spread, UtilityResult
+    from fedhelp_client.bench.result import Figure, Spread, UtilityResult
     from fedhelp_client.data.sources import Source
 
 _Task = Literal["classification", "segmentation"]
 _Dataset = Literal["busi", "breastmnist", "phantom", "folder"]
+_Setting = Literal["stated", "demo"]
+_COLUMNS: dict[_Task, tuple[tuple[Figure, str], ...]] = {
+    "classification": (
+        ("accuracy", "accuracy"),
+        ("balanced_accuracy", "balanced"),
+        ("auc", "AUC"),
+        ("gain", "gain in accuracy"),
+    ),
+    "segmentation": (("dice", "Dice"), ("gain", "gain in Dice")),
+}
 
 
 def utility(
     data: Annotated[Path | None, typer.Option(help="Folder; default: $FEDHELP_DATA.")] = None,
     dataset: Annotated[_Dataset | None, typer.Option(help="Default: what --data holds.")] = None,
+    task: Annotated[_Task, typer.Option(help="What the hospitals learn.")] = "classification",
+    setting: Annotated[
+        _Setting,
+        typer.Option(help="stated: large hospitals of 125 patients; demo: as fedhelp demo splits."),
+    ] = "stated",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Splits, from seed 0.")] = 8,
     draws: Annotated[int, typer.Option(min=1, max=100, help="Draws of the noise a split.")] = 16,
     epsilon: Annotated[
@@ -39,19 +54,23 @@ def utility(
     cache: Annotated[
         Path, typer.Option(help="Keeps the backbone's and the networks' answers between runs.")
     ] = Path("out/bench-utility"),
+    styles: Annotated[
+        bool, typer.Option(help="Give each hospital's images the look of its own scanner.")
+    ] = True,
     networks: Annotated[
         bool, typer.Option(help="Train the hospitals' own networks too: minutes a seed.")
     ] = True,
     json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
-    """Accuracy of hospitals alone, with the others at several budgets, and pooled.
+    """Accuracy or Dice of hospitals alone, with the others at several budgets, and pooled.
 
     The product's split, vectors, noise and models in one process; the secure sum is exact, so that
     leaving out transport and encryption changes no figure. Stays on this machine.
     """
     from rich.console import Console
 
-    from fedhelp_client.bench.utility import UtilityBench, run_utility_bench
+    from fedhelp_client.bench.setting import UtilityBench
+    from fedhelp_client.bench.utility import run_utility_bench
     from fedhelp_client.data.sources import Request, resolve
     from fedhelp_secure.state import write_atomically
 
@@ -66,13 +85,16 @@ def utility(
         delta=delta,
         rounds=rounds,
         cache=cache,
+        task=task,
+        setting=setting,
+        styles=styles,
         networks=networks,
     )
     console = Console(width=150)
     steps = Console(stderr=True, highlight=False)
 
     def source_of(seed: int) -> Source:
-        request = Request(dataset=dataset, data=data, task="classification", seed=seed)
+        request = Request(dataset=dataset, data=data, task=task, seed=seed)
         return resolve(request, environment=os.environ, home=Path.home())
 
     def progress(step: str, done: int, total: int) -> None:
@@ -82,6 +104,8 @@ def utility(
     if json is not None:
         write_atomically(json, result.model_dump_json(indent=2).encode() + b"\n", mode=0o644)
     console.print(result.data)
+    places = ", ".join(f"{name} {count}" for name, count in result.patients.items())
+    console.print(f"Setting: {result.setting}. Patients in the first split: {places}.")
     for group in ("small", "large"):
         console.print(_table(result, group))
 
@@ -93,17 +117,12 @@ def _table(result: UtilityResult, group: str) -> Table:
     table = Table(
         title=f"{hospitals} {group} hospitals, {len(result.seeds)} seeds: mean (least to largest)"
     )
-    for column in ("way", "epsilon", "accuracy", "balanced", "AUC", "gain in accuracy"):
+    columns = _COLUMNS[result.task]
+    for column in ("way", "epsilon", *(title for _, title in columns)):
         table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
     for scores in (scores for scores in result.scores if scores.group == group):
-        table.add_row(
-            scores.way,
-            scores.epsilon or "",
-            _spread(scores.accuracy),
-            _spread(scores.balanced_accuracy),
-            _spread(scores.auc),
-            _spread(scores.gain),
-        )
+        figures = [_spread(scores.of(figure)) for figure, _ in columns]
+        table.add_row(scores.way, scores.epsilon or "", *figures)
     return table
 
 

@@ -8,6 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fedhelp_client.bench.setting import Setting
+from fedhelp_client.data.types import Task
+
+Figure = Literal["accuracy", "balanced_accuracy", "auc", "dice", "gain"]
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -29,22 +34,36 @@ class Spread(_Document):
 class Scores(_Document):
     """One way of learning, for the hospitals of one group, on images that belong to nobody."""
 
-    group: Literal["large", "small", "all"]
+    group: Literal["large", "small"]
     way: str
     epsilon: str | None
     """Budget of the release, or None if nothing was released with noise."""
-    accuracy: Spread
-    balanced_accuracy: Spread
-    auc: Spread
+    accuracy: Spread | None = None
+    """This and the two that follow: of classification."""
+    balanced_accuracy: Spread | None = None
+    auc: Spread | None = None
+    dice: Spread | None = None
+    """Of segmentation."""
     gain: Spread
-    """Accuracy over the stronger of the ways alone, paired by seed."""
+    """In accuracy or Dice, over the stronger of the ways alone, paired by seed."""
+
+    def of(self, figure: Figure) -> Spread:
+        """The figure of that name; raises KeyError if the task has no such figure."""
+        spread: Spread | None = getattr(self, figure)
+        if spread is None:
+            raise KeyError(figure)
+        return spread
 
 
 class UtilityResult(_Document):
     """All figures, and all that they depend on."""
 
-    task: Literal["classification"] = "classification"
+    task: Task
     data: str
+    setting: Setting
+    styles: bool
+    patients: dict[str, int]
+    """Of public data: at each hospital, in the proxy set and withheld, of the first seed."""
     seeds: list[int]
     draws: int
     """Draws of the noise for each seed; a seed's figure is their mean."""

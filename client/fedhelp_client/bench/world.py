@@ -41,14 +41,20 @@ def make_world(
     task: Task,
     seed: int,
     progress: ProgressCallback,
+    styles: bool = True,
 ) -> World:
     """The federation of ``seed``: the product's split, each hospital with its scanner's style.
 
-    Raises SplitImpossible if there are too few patients.
+    Without ``styles`` every hospital's images are as they were published. Raises SplitImpossible if
+    there are too few patients.
     """
     split = split_patients(source.cohort.patients(), plan, seed=seed)
     examples = {
-        name: source.cohort.at_hospital(patients, number)
+        name: (
+            source.cohort.at_hospital(patients, number)
+            if styles
+            else source.cohort.at_nobody(patients)
+        )
         for number, (name, patients) in enumerate(split.hospitals.items())
     }
     examples |= {

@@ -47,6 +47,8 @@ class SplitPlan:
     """Of all patients; both sets are drawn class by class and belong to no hospital."""
     large_share: float = 0.62
     """Of the hospitals' patients, what the large group treats together, if both groups exist."""
+    large_patients: int | None = None
+    """Of each large hospital, in place of ``large_share``; the small ones share the rest."""
     alpha: float = 1.0
     """Concentration of the Dirichlet distribution; small is uneven."""
 
@@ -56,6 +58,12 @@ class SplitPlan:
             *(f"large-{number}" for number in range(1, self.large + 1)),
             *(f"small-{number}" for number in range(1, self.small + 1)),
         )
+
+
+STATED = SplitPlan(test_share=0.14, proxy_share=0.14, large_patients=125)
+"""The setting in which the goals of ``fedhelp bench utility`` were stated: two large hospitals of
+125 patients each, four small ones that share the rest. It says nothing of proxies and test images:
+of BUSI's 504 patients these shares leave the small ones 28, as many as `SplitPlan` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,11 @@ def _capacities(total: int, plan: SplitPlan) -> NDArray[np.int64]:
     if plan.small == 0 or plan.large == 0:
         groups = [(total, plan.large + plan.small)]
     else:
-        in_large = round(plan.large_share * total)
+        in_large = (
+            round(plan.large_share * total)
+            if plan.large_patients is None
+            else plan.large_patients * plan.large
+        )
         groups = [(in_large, plan.large), (total - in_large, plan.small)]
     sizes = [
         patients // count + (index < patients % count)
@@ -136,7 +148,7 @@ def _spread(
     if totals.size == 0 or int(totals.min()) < MINIMUM_PER_CLASS * len(names) or room.min() < 0:
         raise SplitImpossible(
             f"There are too few patients to give each of {len(names)} hospitals "
-            f"{MINIMUM_PER_CLASS} of every class; ask for fewer hospitals or add data."
+            f"{MINIMUM_PER_CLASS} of every class; ask for fewer or smaller hospitals, or add data."
         )
     common = totals / totals.sum()
     drawn = random.dirichlet(plan.alpha * len(totals) * common, size=len(names))

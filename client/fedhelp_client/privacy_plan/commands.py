@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from fedhelp_client.privacy_plan.planning import PrivacyFigures, Rehearsed
     from fedhelp_secure.charter import Charter
 
+_Task = Literal["classification", "segmentation"]
+_FIGURES: dict[_Task, str] = {"classification": "accuracy", "segmentation": "Dice"}
+
 
 def plan(
+    task: Annotated[_Task, typer.Option(help="What the hospitals learn.")] = "classification",
     epsilon: Annotated[str, typer.Option(help="Budget over all rounds, as a decimal.")] = "3",
     delta: Annotated[str, typer.Option(help="As 1e-6.")] = "1e-6",
     rounds: Annotated[
@@ -34,25 +38,23 @@ def plan(
         Path, typer.Option(help="Keeps what the backbone says of the rehearsal's images.")
     ] = Path("out/bench-utility"),
 ) -> None:
-    """What a budget means for a patient, and what it costs in accuracy, before anybody signs it.
+    """What a budget means for a patient, and what it costs in accuracy or Dice, before it is set.
 
-    No patient of this hospital is looked at: accuracy comes from a rehearsal on invented patients,
-    or on the public data given.
+    No patient of this hospital is looked at: those figures come from a rehearsal on invented
+    patients, or on the public data given.
     """
     from rich.console import Console
 
-    from fedhelp_client.bench.utility import UtilityBench, public_set_of
+    from fedhelp_client.bench.setting import UtilityBench, public_set_of
     from fedhelp_client.bench.world import make_world
     from fedhelp_client.data.embedding_store import EmbeddingStore
     from fedhelp_client.data.sources import Request, resolve
-    from fedhelp_client.data.split import SplitPlan
     from fedhelp_client.privacy_plan.planning import (
         check_plan,
         figures_of,
         plan_charter,
         rehearse,
     )
-    from fedhelp_secure.privacy.defaults import default_probe
 
     hospitals = large + small
     bench = UtilityBench(
@@ -66,24 +68,25 @@ def plan(
         delta=delta,
         rounds=rounds,
         cache=cache,
+        task=task,
+        setting="demo",
     )
     # Refused here, before the backbone runs.
     check_plan(bench)
-    probe = default_probe("classification", epsilon, bench.rounds_of(epsilon))
-    request = Request(
-        dataset="phantom" if data is None else None, data=data, task="classification", seed=0
-    )
+    probe = bench.probe_of(epsilon)
+    request = Request(dataset="phantom" if data is None else None, data=data, task=task, seed=0)
     source = resolve(request, environment={}, home=Path.home())
     steps = Console(stderr=True, highlight=False)
     world = make_world(
         source,
-        EmbeddingStore(cache, "classification"),
-        SplitPlan(large=large, small=small),
-        task="classification",
+        EmbeddingStore(cache, task),
+        bench.split(),
+        task=task,
         seed=0,
         progress=lambda step, done, total: steps.print(f"{step}: {done} of {total}"),
     )
-    charter = plan_charter(bench, public_set_of(world, probe.dimension), source.cohort.classes)
+    public_set = public_set_of(world, probe.dimension, task)
+    charter = plan_charter(bench, public_set, world.test.dataset.classes)
     figures, rehearsed = figures_of(charter), rehearse(bench, world)
     console = Console(width=100, highlight=False)
     console.print(_table(charter, figures, rehearsed))
@@ -111,14 +114,15 @@ def _table(charter: Charter, figures: PrivacyFigures, rehearsed: Rehearsed) -> T
     table.add_row("epsilon (collusion)", f"{figures.epsilon_collusion:.3f}")
     for honest, epsilon in figures.fewer_shares:
         table.add_row(f"epsilon if honest shares in the sum: only {honest}", f"{epsilon:.3f}")
-    table.add_row("rehearsed accuracy, small hospitals alone", f"{rehearsed.alone:.3f}")
+    figure = _FIGURES[rehearsed.task]
+    table.add_row(f"rehearsed {figure}, small hospitals alone", f"{rehearsed.alone:.3f}")
     table.add_row("together, without noise", f"{rehearsed.without_noise:.3f}")
     noised = rehearsed.with_noise
     table.add_row(
         f"together, with this noise ({len(noised)} draws)",
         f"{sum(noised) / len(noised):.3f} ({min(noised):.3f} to {max(noised):.3f})",
     )
-    table.add_row("accuracy that privacy costs", f"{rehearsed.cost:.3f}")
+    table.add_row(f"{figure} that the noise costs", f"{rehearsed.cost:.3f}")
     return table
 
 
@@ -142,7 +146,8 @@ def meaning(charter: Charter, figures: PrivacyFigures, rehearsed: Rehearsed) -> 
         f"{_factor(exp(figures.epsilon_collusion))}.",
         f"The promise counts on {charter.cohort.honest} honest contributions in every round; a "
         f"round with fewer than {charter.cohort.minimum} in all is never opened.",
-        f"In the rehearsal the noise costs {100 * rehearsed.cost:.1f} points of accuracy, and a "
+        f"In the rehearsal the noise costs {100 * rehearsed.cost:.1f} points of "
+        f"{_FIGURES[rehearsed.task]}, and a "
         f"small hospital {worth}. The rehearsal's patients are not yours: read it as an order of "
         "magnitude.",
         "What a patient has lost cannot be taken back: a later charter adds to it, and the ledger "

@@ -1,4 +1,4 @@
-"""Noise and epsilons of a plan, as the charter would have them, and a rehearsal of its accuracy."""
+"""Noise and epsilons of a plan, as the charter would have them, and a rehearsal of its worth."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise, make_charter
-from fedhelp_client.bench.utility import UtilityBench, opened_model, public_set_of
-from fedhelp_client.bench.world import World
-from fedhelp_client.head import keep_classifier, train_head
+from fedhelp_client.bench.segmentation import DIMENSIONS, dice_of_model, train_token_head
+from fedhelp_client.bench.setting import UtilityBench, opened_models, public_set_of
+from fedhelp_client.bench.world import Place, World
+from fedhelp_client.data.types import Task
+from fedhelp_client.head import Head, KeptClassifier, keep_classifier, train_head
 from fedhelp_client.metrics import accuracy
 from fedhelp_secure.charter import Charter, Group
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian
-from fedhelp_secure.privacy.defaults import default_probe
 from fedhelp_secure.public_set import PublicSet
 
 _ONE_PATIENT: Group = "small"
@@ -51,8 +52,9 @@ class PrivacyFigures:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """Mean accuracy of the small hospitals on images that belong to nobody."""
+    """Mean accuracy or Dice of the small hospitals on images that belong to nobody."""
 
+    task: Task
     alone: float
     """With a head on the public backbone, each from its own patients."""
     without_noise: float
@@ -61,7 +63,7 @@ class Rehearsed:
 
     @property
     def cost(self) -> float:
-        """Accuracy that the noise takes, mean over the draws; negative if it takes none."""
+        """What the noise takes, mean over the draws; negative if it takes none."""
         return self.without_noise - statistics.mean(self.with_noise)
 
 
@@ -112,41 +114,53 @@ def _rho_of(charter: Charter, honest: int) -> Fraction:
 def rehearse(bench: UtilityBench, world: World) -> Rehearsed:
     """Run the plan's rounds on ``world``, whose patients are invented or public."""
     (epsilon,) = bench.epsilons
-    probe = default_probe("classification", epsilon, bench.rounds_of(epsilon))
-    public_set = public_set_of(world, probe.dimension)
+    public_set = public_set_of(world, bench.probe_of(epsilon).dimension, bench.task)
     small = [name for name, group in bench.groups().items() if group == "small"]
-    test = world.test.embeddings[:, 0]
-    labels = np.array([example.label for example in world.test.dataset.examples])
+    places = [world.hospitals[name] for name in small]
+    together = _outlined if bench.task == "segmentation" else _classified
 
-    def measured(probabilities: NDArray[np.float64]) -> float:
-        return accuracy(probabilities.argmax(axis=1), labels).value
+    def run(noise: Noise, draws: int) -> tuple[float, ...]:
+        opened = opened_models(bench, world, public_set, epsilon=epsilon, noise=noise, draws=draws)
+        return tuple(together(model, public_set, places, world.test) for model in opened)
 
-    def run(noise: Noise) -> float:
-        model = opened_model(bench, world, public_set, epsilon=epsilon, noise=noise)
-        return statistics.mean(
-            measured(
-                keep_classifier(
-                    world.hospitals[name].dataset,
-                    world.hospitals[name].embeddings[:, 0],
-                    public_set,
-                    model,
-                ).soft_labels(test)
-            )
-            for name in small
-        )
-
-    alone = statistics.mean(
-        measured(
-            train_head(
-                world.hospitals[name].dataset,
-                world.hospitals[name].embeddings[:, 0],
-                public_set.projection,
-            ).soft_labels(test)
-        )
-        for name in small
-    )
+    (without_noise,) = run("none", 1)
     return Rehearsed(
-        alone=alone,
-        without_noise=run("none"),
-        with_noise=tuple(run("shared") for _ in range(bench.draws)),
+        task=bench.task,
+        alone=_alone(bench.task, world, places, public_set),
+        without_noise=without_noise,
+        with_noise=run("shared", bench.draws),
     )
+
+
+def _alone(task: Task, world: World, places: Sequence[Place], public_set: PublicSet) -> float:
+    if task == "segmentation":
+        fine = public_set_of(world, DIMENSIONS, task)
+        heads = (train_token_head([place], fine) for place in places)
+        return statistics.mean(dice_of_model(head, fine, world.test) for head in heads)
+    return statistics.mean(
+        _accuracy(
+            train_head(place.dataset, place.embeddings[:, 0], public_set.projection), world.test
+        )
+        for place in places
+    )
+
+
+def _classified(
+    model: NDArray[np.float64], public_set: PublicSet, places: Sequence[Place], test: Place
+) -> float:
+    return statistics.mean(
+        _accuracy(keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model), test)
+        for place in places
+    )
+
+
+def _outlined(
+    model: NDArray[np.float64], public_set: PublicSet, _: Sequence[Place], test: Place
+) -> float:
+    return dice_of_model(model, public_set, test)
+
+
+def _accuracy(classifier: Head | KeptClassifier, test: Place) -> float:
+    probabilities = classifier.soft_labels(test.embeddings[:, 0])
+    labels = np.array([example.label for example in test.dataset.examples])
+    return accuracy(probabilities.argmax(axis=1), labels).value

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedhelp_secure.charter import Cohort, FoundationModel, Label, Probe, Rounds, Weights
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.privacy.parameters import DpSgdChoices, MechanismName
+from fedhelp_secure.privacy.parameters import DpSgdChoices, MechanismName, Tuning
 
 _LIMIT_BYTES = 1024 * 1024
 
@@ -41,6 +41,8 @@ class PrivacyPlan(_Document):
     maximum_images: int = Field(default=100, ge=1, le=10_000)
     """Of one patient."""
     dp_sgd: DpSgdChoices | None = None
+    tuning: Tuning | None = None
+    """How dimension, rounds, ridge and clip were chosen."""
 
     @model_validator(mode="after")
     def _own_parameters_only(self) -> PrivacyPlan:

@@ -143,6 +143,11 @@ def explain(charter: Charter) -> tuple[Explained, ...]:
             f"{privacy.maximum_images} images that count",
         ),
         Explained(
+            "tuning",
+            "declared" if privacy.tuning else "not declared",
+            privacy.tuning.sentence if privacy.tuning else "privacy.tuning says how it was chosen",
+        ),
+        Explained(
             "clip of one patient",
             f"{privacy.clip_units:,} grid units",
             f"{float(privacy.clip_units * unit):.6g} as a real",
@@ -264,6 +269,7 @@ def _privacy(plan: CharterPlan, groups: set[Group], *, tokens: int) -> dict[str,
         "sigma_units": sigma,
         "maximum_patients": chosen.maximum_patients,
         "maximum_images": chosen.maximum_images,
+        "tuning": None if chosen.tuning is None else chosen.tuning.model_dump(),
         **own,
     }
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from support.clinics import CLASSES, WIDTH, fill_store, tiny_source
 
+from fedhelp_client.bench.classification import LAST_LAYER
 from fedhelp_client.bench.federation import Terms, make_charter, run_rounds
 from fedhelp_client.bench.result import UtilityResult
-from fedhelp_client.bench.utility import (
+from fedhelp_client.bench.setting import (
     HEAD,
-    LAST_LAYER,
     STRONGER,
     UtilityBench,
-    opened_model,
+    opened_models,
     public_set_of,
-    run_utility_bench,
 )
+from fedhelp_client.bench.utility import run_utility_bench
 from fedhelp_client.bench.world import World, make_world
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.split import SplitPlan
@@ -90,13 +90,16 @@ def test_all_ways_are_measured_for_both_groups(cache: Path) -> None:
         *((f"kept, {noise} noise", epsilon) for noise in ("shared", "local") for epsilon in "13"),
     }
     for scores in result.scores:
-        for spread in (scores.accuracy, scores.balanced_accuracy, scores.auc):
+        for spread in (scores.of("accuracy"), scores.of("balanced_accuracy"), scores.of("auc")):
             assert 0 <= spread.least <= spread.mean <= spread.largest <= 1
         assert scores.way != STRONGER or scores.gain.mean == 0
     central, alone = small["central, no privacy", None], small[STRONGER, None]
-    assert central.accuracy.mean > alone.accuracy.mean
+    assert central.of("accuracy").mean > alone.of("accuracy").mean
     assert small["kept, no noise", None].gain.mean > 0.03
-    assert central.gain.mean == pytest.approx(central.accuracy.mean - alone.accuracy.mean)
+    difference = central.of("accuracy").mean - alone.of("accuracy").mean
+    assert central.gain.mean == pytest.approx(difference)
+    with pytest.raises(KeyError):
+        central.of("dice")
 
 
 def test_places_are_apart_and_every_image_has_its_embedding(world: World) -> None:
@@ -155,9 +158,7 @@ def test_rounds_without_noise_are_the_exact_sum_of_the_hospitals(world: World) -
 def test_noise_is_fresh_and_own_noise_is_larger_than_shared(cache: Path, world: World) -> None:
     public = public_set_of(world, default_probe("classification", "3", 2).dimension)
     models = {
-        noise: [
-            opened_model(bench(cache), world, public, epsilon="3", noise=noise) for _ in range(6)
-        ]
+        noise: list(opened_models(bench(cache), world, public, epsilon="3", noise=noise, draws=6))
         for noise in ("none", "shared", "local")
     }
     assert all(np.array_equal(model, models["none"][0]) for model in models["none"])
@@ -179,7 +180,8 @@ def test_the_command_prints_and_writes_what_it_measured(
         sources, "resolve", lambda request, **_: tiny_source(PATIENTS, seed=request.seed)
     )
     called = ["bench", "utility", "--seeds", "1", "--draws", "1", "--epsilon", "3", "--rounds", "1"]
-    called += ["--cache", str(cache), "--no-networks", "--json", str(tmp_path / "f.json")]
+    called += ["--setting", "demo", "--cache", str(cache), "--no-networks"]
+    called += ["--json", str(tmp_path / "f.json")]
     done = CliRunner().invoke(build(called), called)
     assert done.exit_code == 0, done.output
     assert "kept, shared noise" in done.output

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.clinics import CLASSES, fill_store, tiny_source
+from support.clinics import CLASSES, fill_store, fill_token_store, tiny_lesions, tiny_source
 
-from fedhelp_client.bench.utility import UtilityBench, public_set_of
+from fedhelp_client.bench.setting import UtilityBench, public_set_of
 from fedhelp_client.bench.world import World, make_world
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.split import SplitPlan
@@ -24,6 +24,8 @@ from fedhelp_client.privacy_plan.planning import (
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.privacy.accountant import epsilon_of_rho
 from fedhelp_secure.privacy.defaults import default_probe
+
+SEGMENTED = 80
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +110,16 @@ def test_impossible_plans_are_refused_before_anything_is_computed(
 def test_the_meaning_names_the_figures(bench: UtilityBench, world: World) -> None:
     charter = charter_of(bench, world)
     figures = figures_of(charter)
-    better = " ".join(meaning(charter, figures, Rehearsed(0.6, 0.8, (0.7, 0.74))))
+    better = " ".join(meaning(charter, figures, Rehearsed("classification", 0.6, 0.8, (0.7, 0.74))))
     assert "2.7 times" in better
     assert "1 in 10^6" in better
     assert f"epsilon {figures.epsilon_collusion:.2f}" in better
-    assert "costs 8.0 points" in better
+    assert "costs 8.0 points of accuracy" in better
     assert "better off together" in better
-    worse = " ".join(meaning(charter, figures, Rehearsed(0.6, 0.7, (0.5,))))
+    worse = " ".join(meaning(charter, figures, Rehearsed("classification", 0.6, 0.7, (0.5,))))
     assert "gains nothing" in worse
+    outlined = " ".join(meaning(charter, figures, Rehearsed("segmentation", 0.5, 0.6, (0.59,))))
+    assert "costs 1.0 points of Dice" in outlined
 
 
 def test_the_command_says_it_all(bench: UtilityBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +134,24 @@ def test_the_command_says_it_all(bench: UtilityBench, monkeypatch: pytest.Monkey
     called = ["privacy", "plan", "--epsilon", "1", "--draws", "2", "--cache", str(bench.cache)]
     done = CliRunner().invoke(build(called), called)
     assert done.exit_code == 0, done.output
-    for said in ("epsilon (aggregate)", "epsilon (collusion)", "only 1", "2 draws"):
+    for said in ("epsilon (aggregate)", "epsilon (collusion)", "only 1", "2 draws", "accuracy"):
         assert said in done.output
+
+
+def test_the_command_rehearses_segmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from fedhelp_client.data import sources
+    from fedhelp_secure.cli import build
+
+    source = tiny_lesions(SEGMENTED, seed=0)
+    fill_token_store(tmp_path, source, seed=0)
+    monkeypatch.setattr(sources, "resolve", lambda request, **_: source)
+    called = ["privacy", "plan", "--task", "segmentation", "--draws", "1", "--rounds", "1"]
+    done = CliRunner().invoke(build(called), [*called, "--cache", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "numbers in a release" in done.output
+    assert "rehearsed Dice" in done.output
+    assert "points of Dice" in done.output

@@ -90,7 +90,9 @@ def test_what_is_not_there_is_said_and_the_rest_recomputed(
 def test_a_whole_bundle_is_recomputed_from_public_parameters(story: Story, bundle: Path) -> None:
     key, charter = story.federation.governance_key.public, story.charter
     audit = audit_budget(bundle, governance_key=key)
-    assert audit.warnings == ()
+    (undeclared,) = audit.warnings
+    assert "does not declare how dimension, rounds" in undeclared
+    assert budget_document(audit)["public"]["tuning"] is None
     assert [line.split(":")[0] for line in audit.unchecked] == ["no --public-set"]
     assert {budget.hospital for budget in audit.budgets} == {
         hospital.name for hospital in charter.hospitals
@@ -148,6 +150,8 @@ CHANGES: list[tuple[str, Change]] = [
     ("other parameters than the charter: sigma_units", at(0, "event", "sigma_units", value=1)),
     ("other parameters than the charter: proxy", at(0, "proxy", value=OTHER)),
     ("other parameters than the charter: public_set", at(0, "public_set", value=OTHER)),
+    ("other parameters than the charter: tuning", at(0, "tuning", value=dict.fromkeys(
+        ("dimension", "rounds", "ridge", "clip"), "public defaults"))),
     ("round 1 was opened without a cohort: the set has 2 contributions", opened_by_two),
     ("entry 2: a ledger entry is not valid", opened_by_others),
     ("another sum than other hospitals'", at(5, "sum", value=OTHER)),
@@ -209,6 +213,42 @@ def test_one_ledger_of_another_charter_is_recomputed_as_it_says(
     assert [budget.hospital for budget in stated] == ["small-1", "small-3"]
     assert not any(budget.agreed for budget in stated)
     assert "no ledger: what small-2 spent" in audit.unchecked
+
+
+def of_tuned_patients(paid: str) -> Callable[[Documents], None]:
+    """A ledger of another charter, whose clip is said to be tuned on patients under ``paid``."""
+
+    def change(documents: Documents) -> None:
+        of_another_charter(documents)
+        for document in documents:
+            if document["status"] == "reserved":
+                document["tuning"] = {
+                    **dict.fromkeys(("dimension", "rounds", "ridge"), "public defaults"),
+                    "clip": f"on patients, spent in {paid}",
+                }
+
+    return change
+
+
+def test_what_was_tuned_on_patients_needs_its_debit(story: Story, tmp_path: Path) -> None:
+    unpaid = digest(b"a charter that nobody debited")
+    rewrite(story, of_tuned_patients(unpaid), NAME)
+    for name in ("large-1", "small-2", "small-3"):
+        rewrite(story, lambda documents: documents[:2], name)
+    said = refusal(left_of(story, tmp_path, LEDGERS))
+    assert f"clip was tuned on patients, and no ledger here debited {unpaid}" in said
+
+
+def test_a_debit_pays_for_later_tuning_only(story: Story, tmp_path: Path) -> None:
+    charter = story.charter.digest
+    rewrite(story, of_tuned_patients(charter), NAME)
+    for name in ("large-1", "small-2", "small-3"):
+        rewrite(story, lambda documents: documents[:2], name)
+    audit = audit_budget(left_of(story, tmp_path / "paid", LEDGERS))
+    assert any(budget.charter == OTHER for budget in audit.budgets)
+    rewrite(story, of_tuned_patients(OTHER), NAME)
+    said = refusal(left_of(story, tmp_path / "itself", LEDGERS))
+    assert f"no ledger here debited {OTHER} for it before {OTHER}" in said
 
 
 def test_the_public_set_must_be_the_charters(story: Story, tmp_path: Path) -> None:

@@ -113,7 +113,16 @@ def test_an_entry_holds_only_public_fields(tmp_path: Path) -> None:
         *("version", "status", "sequence", "previous", "federation", "hospital", "group"),
         *("charter", "round", "event", "rho_aggregate", "rho_collusion", "delta", "totals"),
         *("limits", "sampler", "sampler_version", "entropy_source", "software_version"),
-        *("data_set", "attempt", "shape", "fraction_bits", "hospitals", "proxy", "public_set"),
+        *(
+            "tuning",
+            "data_set",
+            "attempt",
+            "shape",
+            "fraction_bits",
+            "hospitals",
+            "proxy",
+            "public_set",
+        ),
         *("previous_aggregate", "site", "software_commit", "protocol", "reserved_at"),
     }
     assert set(document["event"]) == {

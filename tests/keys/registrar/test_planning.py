@@ -327,6 +327,27 @@ def test_the_cap_on_images_is_in_the_charter(federation: Federation, tmp_path: P
         assert f"at most {expected} images" in line.condition
 
 
+def test_how_parameters_were_chosen_is_in_the_charter(
+    federation: Federation, tmp_path: Path
+) -> None:
+    registrar = federation.state("registrar")
+    tuning = dict.fromkeys(("dimension", "rounds", "ridge"), "public defaults")
+    tuning["clip"] = f"on patients, spent in sha256:{64 * 'a'}"
+    plan = changed(tmp_path, lambda plan: plan["privacy"].update(tuning=tuning))
+    charter = plan_charter(registrar, plan, make_public_set(), now=utc_now())
+    assert charter.privacy.tuning is not None
+    assert charter.privacy.tuning.of_patients() == {"clip": f"sha256:{64 * 'a'}"}
+    (line,) = [line for line in explain(charter) if line.quantity == "tuning"]
+    assert "clip: on patients, spent in sha256:aaa" in line.condition
+
+
+@pytest.mark.parametrize("vague", ["on patients", "on patients, spent in 2025", "by eye", ""])
+def test_a_vague_declaration_is_refused(tmp_path: Path, vague: str) -> None:
+    said = dict.fromkeys(("dimension", "rounds", "ridge"), "public defaults") | {"clip": vague}
+    with pytest.raises(PlanRefused, match=r"privacy\.tuning\.clip"):
+        changed(tmp_path, lambda plan: plan["privacy"].update(tuning=said))
+
+
 def _coarse(plan: dict[str, Any]) -> None:
     """Small sums: few patients, a coarse grid."""
     plan["secure_sum"].update(fraction_bits=8)
