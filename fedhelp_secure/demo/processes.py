@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -73,7 +74,11 @@ class ProcessGroup:
         """Start ``fedhelp ARGUMENTS``; its output goes to ``<directory>/logs/<name>.log``."""
         log = self._directory / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with log.open("ab") as output, passphrase.handed_on() as (options, descriptors):
+        with (
+            _interrupted_afterwards(),
+            log.open("ab") as output,
+            passphrase.handed_on() as (options, descriptors),
+        ):
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedhelp_secure", *options, *arguments],
                 pass_fds=descriptors,
@@ -84,8 +89,8 @@ class ProcessGroup:
                 start_new_session=True,
                 env=_environment(),
             )
-        running = Running(name, process, log)
-        self._running.append(running)
+            running = Running(name, process, log)
+            self._running.append(running)
         return running
 
     def serve(self, name: str, *arguments: str, seconds: float = 90.0) -> tuple[Running, str]:
@@ -147,6 +152,27 @@ def wait_for_ready(running: Running, ready: Path, *, seconds: float) -> str:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """An interrupt within the block comes at its end: no process is started and not known."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # Handlers are not inherited by what is started; a blocked signal would be.
+    previous = {
+        number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
