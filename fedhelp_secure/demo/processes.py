@@ -161,18 +161,19 @@ def _interrupted_afterwards() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
     # Handlers are not inherited by what is started; a blocked signal would be.
-    previous = {
-        number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers
-    }
+    held = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in previous.items():
+        for number, handler in held.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
