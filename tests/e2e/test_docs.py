@@ -20,6 +20,7 @@ PASTE = "paste"
 PAGES = [
     "auditor.md",
     "compliance-officer.md",
+    "deployment.md",
     "ml-engineer.md",
     "privacy-officer.md",
     "security-engineer.md",
@@ -39,6 +40,12 @@ def _commands(page: str) -> list[str]:
     return [line.removeprefix("$ ") if line[0] == "$" else PASTE for line in lines]
 
 
+def _files(page: str) -> list[tuple[str, str]]:
+    """Name and content of each file that a page has its reader save."""
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(r"Save as `([\w.-]+)`:\n\n```yaml\n(.*?)```", text, re.DOTALL)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs(
     finished_demo: FinishedDemo, tmp_path: Path, page: str
@@ -47,6 +54,8 @@ def test_every_command_of_a_page_runs(
     assert commands
     if any("out/demo" in command for command in commands):
         shutil.copytree(finished_demo.out, tmp_path / "out" / "demo")
+    for name, content in _files(page):
+        (tmp_path / name).write_text(content)
     printed = ""
     with ExitStack() as background:
         for command in commands:
