@@ -92,7 +92,7 @@ def measure_ours(parties: Parties, round_number: int, folder: Path) -> Component
         decryptor.read(decryptor.role_directory() / "context.public"), charter.secure_sum
     )
     secret = SecretContext(
-        decryptor.read(decryptor.role_directory() / "context.secret"), charter.secure_sum
+        decryptor.read_secret(decryptor.role_directory() / "context.secret"), charter.secure_sum
     )
     custodians = (charter.custodians.decryptor, *charter.custodians.unmaskers)
     signing_keys = {one.name: parties.states[one.name].signing_key() for one in custodians}
