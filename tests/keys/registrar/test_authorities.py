@@ -302,7 +302,7 @@ def test_commands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert f"{HOSPITAL.uri}: CN=node1,O=Hospital" in shown
     assert "signs new certificates from" in run("authority", "rotate", "--at-once")
     assert "certifies nobody" in run("authority", "remove", added[:20])
-    with pytest.raises(FedHelpError, match="together"):
+    with pytest.raises(FedHelpError, match="--ca-key too"):
         runner.invoke(
             app, ["authority", "rotate", "--state", str(state), files[0]], catch_exceptions=False
         )
