@@ -79,7 +79,7 @@ def test_the_kept_head_of_more_patients_is_freer() -> None:
     few = keep_classifier(dataset(own), embeddings, public, model)
     many = keep_classifier(dataset(np.tile(own, 4)), np.tile(embeddings, (4, 1)), public, model)
     # The same images of four times the patients: the mean loss is the same, its ridge a quarter.
-    assert np.linalg.norm(many.head.weights) > 1.5 * np.linalg.norm(few.head.weights)
+    assert np.linalg.norm(many.head.weights) > 1.2 * np.linalg.norm(few.head.weights)
 
 
 def test_a_hospitals_own_mixture_does_not_sway_what_it_keeps() -> None:
