@@ -78,7 +78,7 @@ def _ways(bench: UtilityBench, world: World) -> list[tuple[str, NDArray[np.float
     test = world.test.embeddings[:, 0]
     head = train_head(together, embeddings[:, 0], public_set_of(world, 2).projection)
     ways = [("pooled, all entries", head.soft_labels(test))]
-    for dimension in (16, 24, 40, 100):
+    for dimension in (16, 24, 40, 80):
         projection = public_set_of(world, dimension).projection
         rows = projection.apply(embeddings).astype(np.float64)
         patients = patient_examples(together, rows, task="classification")

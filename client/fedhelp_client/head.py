@@ -30,8 +30,10 @@ from fedhelp_secure.public_set import Projection, PublicSet, PublicSetRefused
 from fedhelp_secure.state import write_atomically
 
 RIDGE_ALONE = 0.01
-RIDGE_KEPT = 0.1
 """Of the head's fit; the features have norm 5 or so."""
+RIDGE_KEPT = 3.0
+"""Of the kept head's, over the hospital's patients: a small hospital's head says little by itself,
+a large one's may contradict the public model."""
 
 OWN_PATIENTS = 200
 """With so many patients the own head counts half as much as the public model."""
@@ -140,10 +142,15 @@ def keep_classifier(
 ) -> KeptClassifier:
     """The classifier that a hospital keeps after the last round; see the module's formula."""
     shares = soft_labels(public_model, public_set.features).reshape(-1, len(own.classes))
+    # Without patients there is nothing to divide by; `train_head` says so.
+    patients = max(1, len(own.patients()))
     head = train_head(
-        own, embeddings, public_set.projection, ridge=RIDGE_KEPT, shares=shares.mean(axis=0)
+        own,
+        embeddings,
+        public_set.projection,
+        ridge=RIDGE_KEPT / patients,
+        shares=shares.mean(axis=0),
     )
-    patients = len(own.patients())
     return KeptClassifier(public_model, head, share=patients / (patients + OWN_PATIENTS))
 
 

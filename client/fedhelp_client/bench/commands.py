@@ -34,7 +34,9 @@ def utility(
     task: Annotated[_Task, typer.Option(help="What the hospitals learn.")] = "classification",
     setting: Annotated[
         _Setting,
-        typer.Option(help="stated: large hospitals of 125 patients; demo: as fedhelp demo splits."),
+        typer.Option(
+            help="stated: large hospitals of 125 patients (not for the phantom); demo: as the demo."
+        ),
     ] = "stated",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Splits, from seed 0.")] = 8,
     draws: Annotated[int, typer.Option(min=1, max=100, help="Draws of the noise a split.")] = 16,

@@ -70,6 +70,18 @@ def test_public_model_and_own_head_together_beat_either() -> None:
     assert of_kept > of_public
 
 
+def test_the_kept_head_of_more_patients_is_freer() -> None:
+    clinic = Clinic(8)
+    public = clinic.public_set()
+    model = clinic.public_model(public)
+    own = np.arange(12) % CLASSES
+    embeddings = clinic.embeddings(own)
+    few = keep_classifier(dataset(own), embeddings, public, model)
+    many = keep_classifier(dataset(np.tile(own, 4)), np.tile(embeddings, (4, 1)), public, model)
+    # The same images of four times the patients: the mean loss is the same, its ridge a quarter.
+    assert np.linalg.norm(many.head.weights) > 1.2 * np.linalg.norm(few.head.weights)
+
+
 def test_a_hospitals_own_mixture_does_not_sway_what_it_keeps() -> None:
     clinic = Clinic(3)
     public = clinic.public_set()
