@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.foundation_model import MAXIMUM_EARLIER, REASON_LIMIT, idempotency_key
+from fedhelp_secure.foundation_model import (
+    MAXIMUM_EARLIER,
+    REASON_LIMIT,
+    idempotency_key,
+    repeatable,
+)
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import serve_until_signal, start_server
 from fedhelp_secure.wire.v1.broker_pb2_grpc import add_BrokerServicer_to_server
-from fedhelp_server.broker.call import OneCall, Recorder
-from fedhelp_server.broker.endpoint import FoundationModelEndpoint
+from fedhelp_server.broker.call import OneCall
+from fedhelp_server.broker.ceiling import Ceiling
+from fedhelp_server.broker.credentials import read_credential
+from fedhelp_server.broker.egress import EgressRules
 from fedhelp_server.broker.journal import Journal, StateLock
+from fedhelp_server.broker.providers import make_provider
+from fedhelp_server.broker.recorder import Recorder
 from fedhelp_server.broker.service import Broker
 from fedhelp_server.broker.states import CallState
 from fedhelp_server.broker.submission import Submitter
@@ -49,22 +60,42 @@ class BrokerOptions:
     charter: Path
     public_set: Path
     listen: str
-    ca: Path | None
+    rules: EgressRules
+    ceiling: Ceiling
+    credential_file: Path | None
+    credential: str | None
+    """Name of a systemd credential."""
+    model_file: Path | None
     aggregator: str | None
     ready_file: Path | None
+
+
+def parse_amount(text: str | None, option: str) -> Decimal | None:
+    """A non-negative decimal, or None for None; raises ConfigurationError naming ``option``."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ConfigurationError(f"{option} takes a decimal, for example 2.50.")
+    return Decimal(text)
 
 
 def run(state_path: Path, options: BrokerOptions) -> None:
     """Serve one charter's answer until SIGTERM or SIGINT.
 
-    Raises StateError, NotThisBroker, CharterRefused, PublicSetRefused, JournalBusy, JournalDamaged,
-    AuthoritiesUnreadable or ListenFailed, before anything is served.
+    Raises StateError, NotThisBroker, CharterRefused, PublicSetRefused, CredentialRefused,
+    EgressMisconfigured, LocalModelRefused, CeilingReached, JournalBusy, JournalDamaged or
+    ListenFailed, before anything is served.
     """
     state = StateDirectory.open(state_path, Role.BROKER)
     charter = _charter(state, options.charter)
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    endpoint = FoundationModelEndpoint(charter, ca=options.ca)
+    provider = make_provider(
+        charter,
+        options.rules,
+        credential=read_credential(options.credential_file, options.credential),
+        model_file=options.model_file,
+    )
     lock = StateLock(state.role_directory())
     try:
         journal = _journal(state, charter)
@@ -78,7 +109,8 @@ def run(state_path: Path, options: BrokerOptions) -> None:
             public_set.images,
             journal=journal,
             key=state.signing_key(),
-            endpoint=endpoint,
+            provider=provider,
+            ceiling=options.ceiling,
             concluded=(lambda: None) if submitter is None else submitter.wake,
         )
         service = Broker(charter, call)
@@ -92,7 +124,7 @@ def run(state_path: Path, options: BrokerOptions) -> None:
         try:
             serve_until_signal(server, options.ready_file)
         finally:
-            endpoint.close()
+            provider.close()
             if submitter is not None:
                 submitter.stop()
             call.wait()
@@ -114,7 +146,8 @@ def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: s
     try:
         journal = _journal(state, charter)
         recorder = Recorder(charter, journal, state.signing_key())
-        recorder.settle_interrupted()
+        # What may be sent again is not lost: starting the broker goes on with it.
+        recorder.settle_interrupted(repeatable=repeatable(charter))
         if journal.state is not CallState.INDETERMINATE:
             raise NothingToResolve(
                 f"the charter's call is {journal.state.value}, not indeterminate: "
@@ -149,4 +182,4 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
 def _journal(state: StateDirectory, charter: Charter) -> Journal:
     directory = state.role_directory() / "calls" / idempotency_key(charter)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Journal(directory, state.signing_key().public)
+    return Journal(directory, state.signing_key().public, state.unsealing_key())

@@ -13,6 +13,7 @@ from fedhelp_secure.errors import ConfigurationError, SignatureRefused
 from fedhelp_secure.public_set import PublicSet, PublicSetRefused
 from fedhelp_secure.state import StateError
 from fedhelp_secure.transport.identity import Role
+from fedhelp_server.broker.ceiling import Ceiling
 from fedhelp_server.broker.process import (
     BrokerOptions,
     NotThisBroker,
@@ -27,7 +28,11 @@ def options(world: BrokerWorld, **changes: Path) -> BrokerOptions:
         charter=changes.get("charter", world.federation.charter_file()),
         public_set=changes.get("public_set", world.public_set_file),
         listen="127.0.0.1:0",
-        ca=world.server.certificate,
+        rules=world.rules(),
+        ceiling=Ceiling(),
+        credential_file=None,
+        credential=None,
+        model_file=None,
         aggregator=None,
         ready_file=None,
     )
