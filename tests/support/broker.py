@@ -198,11 +198,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def make_public_set() -> PublicSet:
+def make_public_set(images: NDArray[np.uint8] | None = None) -> PublicSet:
     """COUNT grey images of 24 x 32 with a projection to the tiny charter's 4 dimensions."""
-    ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
-    images = np.stack([(ramp * (index + 1)) % 251 for index in range(COUNT)]).astype(np.uint8)
-    embeddings = images.reshape(COUNT, 1, -1)[:, :, :60].astype(np.float32)
+    if images is None:
+        ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+        images = np.stack([(ramp * (index + 1)) % 251 for index in range(COUNT)]).astype(np.uint8)
+    embeddings = images.reshape(len(images), 1, -1)[:, :, :60].astype(np.float32)
     projection = fit_projection(embeddings, 4)
     return PublicSet(images, projection.apply(embeddings), projection)
 
@@ -292,9 +293,13 @@ class BrokerWorld:
 
 
 def make_world(
-    root: Path, server: RecordingServer, *, url: str | None = None, **foundation_model: object
+    root: Path,
+    server: RecordingServer,
+    *,
+    public_set: PublicSet | None = None,
+    **foundation_model: object,
 ) -> BrokerWorld:
-    public_set = make_public_set()
+    public_set = public_set or make_public_set()
     path = root / "public-set.npz"
     public_set.save(path)
     count, height, width = public_set.images.shape
@@ -309,7 +314,7 @@ def make_world(
             "width": width,
             "public_set_digest": public_set.digest,
         },
-        foundation_model={"url": url or server.url, **foundation_model},
+        foundation_model={"url": server.url, **foundation_model},
     )
     return BrokerWorld(server, federation, public_set, path)
 

@@ -66,14 +66,16 @@ def _read(path: Path) -> Credential:
         raise CredentialRefused(
             f"{path} cannot be read; give the credential's file with --credential-file."
         ) from error
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         # Of the open file, so that nobody can put another in its place in between.
-        status = os.fstat(opened.fileno())
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077:
             raise CredentialRefused(f"{path} can be read by other users; run: chmod 600 '{path}'")
         if status.st_uid not in (0, os.geteuid()):
             raise CredentialRefused(f"{path} belongs to another user; make it the broker's own.")
-        data = opened.read(_LIMIT_BYTES + 1)
+        data = os.read(descriptor, _LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
     # Never the content, nor what a decoder says about it: this error is shown.
     token = data.decode("ascii", errors="replace").strip() if len(data) <= _LIMIT_BYTES else ""
     if not _TOKEN.fullmatch(token):
