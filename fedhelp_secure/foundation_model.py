@@ -139,6 +139,11 @@ def request_digest_of(batches: Sequence[Batch]) -> str:
     return digest(canonical_json({"requests": [batch.request_digest for batch in batches]}))
 
 
+def seconds_of(batches: Sequence[Batch]) -> float:
+    """That the batches took, together."""
+    return round(sum(batch.seconds or 0.0 for batch in batches), 3)
+
+
 def cost_of(batches: Sequence[Batch]) -> str | None:
     """The sum of the reported costs; None if none was reported."""
     reported = [Decimal(batch.cost) for batch in batches if batch.cost is not None]

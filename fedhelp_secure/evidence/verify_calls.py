@@ -15,6 +15,7 @@ from fedhelp_secure.foundation_model import (
     open_record,
     repeatable,
     request_digest_of,
+    seconds_of,
 )
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -54,6 +55,7 @@ def check_call(call: CallRecord, charter: Charter) -> None:
         ("host", call.host, agreed.host),
         ("idempotency_key", call.idempotency_key, idempotency_key(charter)),
         ("request_digest", call.request_digest, request_digest_of(call.batches)),
+        ("seconds", call.seconds, seconds_of(call.batches)),
         ("cost", call.cost, cost_of(call.batches)),
     )
     for field, recorded, pinned in pairs:

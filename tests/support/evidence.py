@@ -34,6 +34,7 @@ from fedhelp_secure.foundation_model import (
     cost_of,
     idempotency_key,
     request_digest_of,
+    seconds_of,
 )
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.secure_sum.contribution import Contribution
@@ -296,7 +297,7 @@ def call_record(charter: Charter) -> dict[str, Any]:
         requested_by=f"spiffe://{charter.federation}/hospital/small-1",
         called_at="2026-01-01T00:00:00Z",
         recorded_at="2026-01-01T00:00:01Z",
-        seconds=0.5,
+        seconds=seconds_of(batches),
         request_digest=request_digest_of(batches),
         answer_digest=digest(b"answer"),
         answer_shape=(charter.proxy.count, EMBEDDING_WIDTH),

@@ -13,6 +13,7 @@ from fedhelp_secure.foundation_model import (
     cost_of,
     idempotency_key,
     request_digest_of,
+    seconds_of,
     sign_record,
 )
 from fedhelp_secure.signing import SigningKey
@@ -52,7 +53,7 @@ class Recorder:
             requested_by=journal.intent.requested_by,
             called_at=journal.intent.called_at,
             recorded_at=moment(),
-            seconds=round(sum(batch.seconds or 0.0 for batch in batches), 3),
+            seconds=seconds_of(batches),
             request_digest=request_digest_of(batches),
             answer_digest=digest(journal.answer()) if answered else None,
             answer_shape=(charter.proxy.count, EMBEDDING_WIDTH) if answered else None,

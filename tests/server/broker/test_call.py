@@ -15,15 +15,18 @@ from support.broker import (
     COUNT,
     BrokerWorld,
     Exchange,
+    answer_well,
     closed_port,
     embeddings_of_server,
     inference_response,
     key_digest,
+    rows_asked_for,
     wait_until,
 )
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import CharterRefused
+from fedhelp_secure.evidence.verify_calls import check_call
 from fedhelp_secure.foundation_model import (
     ANSWER_LIMIT_BYTES,
     MAXIMUM_IMAGES,
@@ -35,7 +38,14 @@ from fedhelp_secure.foundation_model import (
     request_digest_of,
 )
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_server.broker.call import CallIndeterminate, CallSpent, ProxySetRefused
+from fedhelp_server.broker import call as call_module
+from fedhelp_server.broker import journal as journal_module
+from fedhelp_server.broker.call import (
+    CallIndeterminate,
+    CallRunning,
+    CallSpent,
+    ProxySetRefused,
+)
 from fedhelp_server.broker.egress import EgressMisconfigured
 from fedhelp_server.broker.provider import CallNotSent
 from fedhelp_server.broker.providers.open_inference_http import build_request
@@ -361,3 +371,92 @@ def test_authorities_that_are_none_are_refused(world: BrokerWorld, tmp_path: Pat
     for path in (empty, tmp_path / "absent.pem"):
         with pytest.raises(EgressMisconfigured, match="--ca"):
             world.provider(world.rules(ca=path))
+
+
+def test_a_lost_batch_is_sent_again_where_that_is_guaranteed(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PAUSE_SECONDS", 0.0)
+    guaranteed = world.variant(idempotent=True)
+
+    def twice_nothing(exchange: Exchange) -> None:
+        if len(world.server.requests) < 3:
+            hang_up(exchange)
+        else:
+            answer_well(exchange)
+
+    world.server.act = twice_nothing
+    stored = guaranteed.one_call(tmp_path).answer(WHO)
+    charter = guaranteed.federation.charter
+    _, record = open_answer(charter, record=stored.record, body=stored.body)
+    assert [batch.attempts for batch in record.batches] == [3]
+    assert len({request.headers["Idempotency-Key"] for request in world.server.requests}) == 1
+
+
+def test_and_given_up_after_three_times(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PAUSE_SECONDS", 0.0)
+    guaranteed = world.variant(idempotent=True)
+    world.server.act = hang_up
+    with pytest.raises(CallIndeterminate):
+        guaranteed.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == call_module.ATTEMPTS
+
+
+def test_a_refused_batch_ends_the_call_and_no_other_is_sent(
+    world: BrokerWorld, tmp_path: Path
+) -> None:
+    divided = world.variant(batch_images=2)
+
+    def second_is_bad(exchange: Exchange) -> None:
+        good = len(world.server.requests) == 1
+        exchange.reply(inference_response(rows_asked_for(exchange.body)) if good else b"{}")
+
+    world.server.act = second_is_bad
+    with pytest.raises(CallSpent, match="answer-form"):
+        divided.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == 2
+    record = divided.journal(tmp_path).last_record()
+    check_call(record, divided.federation.charter)
+    assert [batch.answer_digest is None for batch in record.batches] == [False, True]
+
+
+def test_a_call_that_takes_longer_than_a_request_waits_is_still_one(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PATIENCE_SECONDS", 0.05)
+    release = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        release.wait(20)
+        answer_well(exchange)
+
+    world.server.act = hold
+    call = world.one_call(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call.answer, WHO)
+        wait_until(lambda: world.server.requests)
+        with pytest.raises(CallRunning):
+            call.answer(WHO)
+        release.set()
+        assert first.result(timeout=10) == call.answer(WHO)
+    assert len(world.server.requests) == 1
+
+
+def test_a_full_disk_loses_no_step(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent if it cannot be written down first."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    call = world.one_call(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module, "write_atomically", full)
+        with pytest.raises(OSError, match="No space"):
+            call.answer(WHO)
+    assert world.server.requests == []
+    call.answer(WHO)
+    assert len(world.server.requests) == 1
