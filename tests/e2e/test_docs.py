@@ -13,6 +13,7 @@ from e2e.conftest import FinishedDemo, fedhelp
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "auditor.md",
+    "broker-operator.md",
     "compliance-officer.md",
     "ml-engineer.md",
     "privacy-officer.md",

@@ -25,7 +25,7 @@ from fedhelp_secure.public_set import proxy_digest
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_server.broker.ceiling import Ceiling
-from fedhelp_server.broker.journal import Intent, Journal, JournalDamaged, Received, Sent
+from fedhelp_server.broker.journal import Journal, JournalDamaged
 from fedhelp_server.broker.provider import (
     AnswerRefused,
     CallLost,
@@ -37,6 +37,7 @@ from fedhelp_server.broker.provider import (
 )
 from fedhelp_server.broker.recorder import Recorder, moment
 from fedhelp_server.broker.states import CallState
+from fedhelp_server.broker.steps import Intent, Received, Sent
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -113,6 +113,29 @@ def run(
 
 
 @app.command()
+def status(*, state: _State, charter: _Charter) -> None:
+    """Say where the charter's call stands, batch by batch. Changes nothing."""
+    from fedhelp_server.broker.process import status as status_of
+
+    found = status_of(state, charter)
+    console = _console()
+    console.print(f"The charter's call is {found.state.value}.")
+    if found.intent is not None:
+        console.print(f"Asked for by {found.intent.requested_by} at {found.intent.called_at}.")
+    for number, batch in enumerate(found.batches, start=1):
+        came = "no answer" if batch.answer_digest is None else f"answer {batch.answer_digest}"
+        console.print(
+            f"Batch {number} of {found.of_batches}: {batch.images} images, "
+            f"{batch.request_bytes} bytes to {batch.address or 'the local model'} at "
+            f"{batch.sent_at}; {came}."
+        )
+    if found.reason:
+        console.print(f"Reason: {found.reason}.")
+    console.print(f"Idempotency key of the last request: {found.idempotency_key}")
+    console.print(f"In the evidence log: {'yes' if found.logged else 'not yet'}.")
+
+
+@app.command()
 def resolve(
     *,
     state: _State,

@@ -23,21 +23,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from fedhelp_secure.canonical import canonical_json
-from fedhelp_secure.charter import Digest
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
 from fedhelp_secure.foundation_model import (
-    Amount,
     Batch,
     CallRecord,
     EarlierCall,
-    Moment,
     Outcome,
     decode_answer,
     encode_answer,
@@ -47,6 +43,7 @@ from fedhelp_secure.sealing import UnsealingKey
 from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import write_atomically
 from fedhelp_server.broker.states import FINAL, CallEvent, CallState, next_state
+from fedhelp_server.broker.steps import Intent, Received, Sent
 
 EVENT_OF_OUTCOME: Mapping[Outcome, CallEvent] = MappingProxyType(
     {
@@ -71,38 +68,6 @@ class JournalDamaged(ConfigurationError):
     """A file of the journal is not what the broker wrote."""
 
     code = "broker-journal"
-
-
-class _Step(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Intent(_Step):
-    """Who asked for the call, and when."""
-
-    version: Literal[2] = 2
-    requested_by: str
-    called_at: Moment
-
-
-class Sent(_Step):
-    """A batch that is about to be sent."""
-
-    batch: int = Field(ge=1)
-    images: int = Field(ge=1)
-    request_digest: Digest
-    request_bytes: int = Field(ge=1)
-    sent_at: Moment
-    address: str | None
-    tls_key: Digest | None
-
-
-class Received(_Step):
-    """The answer to the batch that was sent last; its embeddings are stored already."""
-
-    answer_digest: Digest
-    seconds: float = Field(ge=0)
-    cost: Amount | None
 
 
 class StateLock:
@@ -233,6 +198,11 @@ class Journal:
         """The envelope of the final outcome, if there is one."""
         return self._records[-1][0] if self.state in FINAL else None
 
+    @property
+    def outcomes(self) -> int:
+        """How many outcomes there are; only the last can be final."""
+        return len(self._records)
+
     def last_record(self) -> CallRecord:
         """The newest outcome; raises JournalDamaged if there is none."""
         if not self._records:
@@ -258,11 +228,11 @@ class Journal:
 
     def intend(self, intent: Intent) -> None:
         """Durable when it returns."""
-        self._write("intent", _json(intent))
+        self._write("intent", intent.encoded())
 
     def send(self, sent: Sent) -> None:
         """Durable when it returns: from now on the batch may have been received."""
-        self._write("sent", _json(sent))
+        self._write("sent", sent.encoded())
 
     def receive(self, received: Received, embeddings: NDArray[np.float32]) -> None:
         """Store the sealed answer to the batch that was sent last, then that it is there."""
@@ -270,7 +240,7 @@ class Journal:
         number = len(self._batches)
         sealed = self._unsealing.public.seal(encode_answer(embeddings), self._seal_info(number))
         write_atomically(self._sealed_path(number), sealed)
-        self._write("received", _json(received))
+        self._write("received", received.encoded())
 
     def conclude(self, envelope: bytes) -> None:
         """Record the outcome in ``envelope``."""
@@ -305,7 +275,3 @@ class Journal:
                 "request_digest": self._batches[number - 1].request_digest,
             }
         )
-
-
-def _json(step: _Step) -> bytes:
-    return canonical_json(step.model_dump(mode="json"))

@@ -13,6 +13,9 @@ from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.foundation_model import (
     MAXIMUM_EARLIER,
     REASON_LIMIT,
+    Batch,
+    batch_key,
+    batch_sizes,
     idempotency_key,
     repeatable,
 )
@@ -30,6 +33,7 @@ from fedhelp_server.broker.providers import make_provider
 from fedhelp_server.broker.recorder import Recorder
 from fedhelp_server.broker.service import Broker
 from fedhelp_server.broker.states import CallState
+from fedhelp_server.broker.steps import Intent
 from fedhelp_server.broker.submission import Submitter
 
 Verdict = Literal["not-called", "abandoned"]
@@ -164,6 +168,42 @@ def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: s
         lock.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a call stands, for its operator."""
+
+    state: CallState
+    intent: Intent | None
+    batches: tuple[Batch, ...]
+    of_batches: int
+    idempotency_key: str
+    """Of the batch that was sent last, as the provider has seen it; of the call if none was."""
+    reason: str
+    """Of the newest outcome, if there is one."""
+    logged: bool
+    """Whether the evidence log has the final record."""
+
+
+def status(state_path: Path, charter_path: Path) -> Status:
+    """What the journal says; changes nothing, and the broker may be running.
+
+    Raises what `run` raises for the files.
+    """
+    state = StateDirectory.open(state_path, Role.BROKER)
+    charter = _charter(state, charter_path)
+    journal = _journal(state, charter, make=False)
+    key = idempotency_key(charter)
+    return Status(
+        state=journal.state,
+        intent=None if journal.state is CallState.READY else journal.intent,
+        batches=journal.batches,
+        of_batches=len(batch_sizes(charter)),
+        idempotency_key=batch_key(key, len(journal.batches)) if journal.batches else key,
+        reason=journal.last_record().reason if journal.outcomes else "",
+        logged=journal.receipt_path.exists(),
+    )
+
+
 def _charter(state: StateDirectory, path: Path) -> Charter:
     try:
         envelope = path.read_bytes()
@@ -179,7 +219,8 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
     return charter
 
 
-def _journal(state: StateDirectory, charter: Charter) -> Journal:
+def _journal(state: StateDirectory, charter: Charter, *, make: bool = True) -> Journal:
     directory = state.role_directory() / "calls" / idempotency_key(charter)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if make:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Journal(directory, state.signing_key().public, state.unsealing_key())

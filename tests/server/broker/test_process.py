@@ -22,7 +22,7 @@ from support.broker import (
 )
 
 from fedhelp_secure.errors import UnavailablePeer
-from fedhelp_secure.foundation_model import CallRecord, open_answer
+from fedhelp_secure.foundation_model import CallRecord, idempotency_key, open_answer
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_server.broker.call import CallIndeterminate, CallSpent
@@ -219,6 +219,13 @@ def test_a_restarted_broker_tells_the_hospitals_until_its_operator_resolves(
             with pytest.raises(PeerRefused, match="fedhelp broker resolve") as caught:
                 world.fetch(broker.address, hospital)
             assert caught.value.code == "foundation-model-indeterminate"
+    files = ("--state", str(world.broker_state(tmp_path)), "--charter", charter)
+    shown = fedhelp("broker", "status", *files)
+    assert shown.returncode == 0, shown.stderr
+    assert "call is indeterminate" in shown.stdout
+    assert "Reason: interrupted" in shown.stdout
+    key = idempotency_key(world.federation.charter)
+    assert f"last request: {key}-0001" in shown.stdout
     done = fedhelp(
         *("broker", "resolve", "--state", str(world.broker_state(tmp_path)), "--charter", charter),
         *("--reason", REASON, "--outcome", "not-called"),
