@@ -117,7 +117,7 @@ def test_sealed_batches_cannot_change_places(world: BrokerWorld, tmp_path: Path)
     first.write_bytes(second.read_bytes())
     second.write_bytes(kept)
     with pytest.raises(JournalDamaged, match="not the recorded one"):
-        divided.one_call(tmp_path).answer(WHO)
+        divided.journal(tmp_path).answer()
 
 
 def test_a_batch_without_an_answer_is_indeterminate(
