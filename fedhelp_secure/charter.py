@@ -17,7 +17,15 @@ from math import isqrt
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import FedHelpError, PolicyError
@@ -341,6 +349,13 @@ class FoundationModel(_Document):
         if local != (self.url is None) or local != (self.weights_digest is not None):
             raise ValueError("local-onnx needs weights_digest and no url, all others the reverse")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is at its default stays unsaid: charters from before an entry keep their digest."""
+        document: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in document.items() if value != fields[name].default}
 
     @property
     def hostname(self) -> str | None:

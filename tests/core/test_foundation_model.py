@@ -214,6 +214,16 @@ def test_the_key_names_charter_purpose_and_proxy_set() -> None:
     assert idempotency_key(CHARTER) == idempotency_key(parse_charter(CHARTER.document()))
 
 
+def test_an_entry_at_its_default_is_not_in_the_charters_document() -> None:
+    """Charters from before these entries keep their digests, and the call its key."""
+    said = CHARTER.document()["foundation_model"]
+    assert said.keys() == {"purpose", "url", "model"}
+    explicit = KIT.charter(foundation_model={"batch_images": 64, "idempotent": False})
+    assert explicit.document()["foundation_model"] == said
+    other = KIT.charter(foundation_model={"batch_images": 63})
+    assert other.document()["foundation_model"] == said | {"batch_images": 63}
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [

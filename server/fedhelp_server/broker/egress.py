@@ -30,6 +30,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _PART = 64 * 1024
+_ADDRESSES_TRIED = 4
 
 
 class EgressMisconfigured(ConfigurationError):
@@ -183,8 +184,8 @@ class Egress:
         """Whether `close` was called."""
         return self._closed
 
-    def resolve(self) -> Address:
-        """One address of the host; raises EgressRefused if any of them may not be connected to.
+    def resolve(self) -> list[Address]:
+        """The host's addresses; raises EgressRefused if any of them may not be connected to.
 
         Raises CallNotSent if it has none.
         """
@@ -198,7 +199,7 @@ class Egress:
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         for address in addresses:
             check_address(address, self.rules)
-        return addresses[0]
+        return addresses
 
     def connect(self) -> Line:
         """A line to the host; nothing but a TLS handshake has been sent on it.
@@ -207,13 +208,7 @@ class Egress:
         """
         if self._closed:
             raise _stopping()
-        address = self.resolve()
-        try:
-            plain = socket.create_connection(
-                (str(address), self.port), timeout=self.rules.connect_seconds
-            )
-        except OSError as error:
-            raise _unreachable() from error
+        address, plain = self._first(self.resolve())
         with contextlib.ExitStack() as undo:
             undo.callback(plain.close)
             secure = self._secured(plain, undo)
@@ -225,6 +220,15 @@ class Egress:
                 )
             undo.pop_all()
         return Line(secure, contact, self)
+
+    def _first(self, addresses: list[Address]) -> tuple[Address, socket.socket]:
+        """The first of the checked addresses that answers, and a connection to it."""
+        for address in addresses[:_ADDRESSES_TRIED]:
+            with contextlib.suppress(OSError):
+                return address, socket.create_connection(
+                    (str(address), self.port), timeout=self.rules.connect_seconds
+                )
+        raise _unreachable()
 
     def _secured(self, plain: socket.socket, undo: contextlib.ExitStack) -> ssl.SSLSocket:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.broker import (
@@ -148,6 +150,23 @@ def test_a_name_with_an_address_that_is_not_allowed_is_not_connected_to(
     assert caught.value.code == "egress"
     assert by_name.server.connections == []
     assert by_name.journal(tmp_path).state is CallState.OPEN
+
+
+def test_the_first_address_that_answers_is_taken(
+    by_name: BrokerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = socket.getaddrinfo
+
+    def two(host: str, *rest: Any, **options: Any) -> list[Any]:  # noqa: ANN401
+        if host != "localhost":
+            return find(host, *rest, **options)
+        return [*find("127.0.0.2", *rest, **options), *find("127.0.0.1", *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    connection = by_name.provider().connect()
+    connection.close()
+    assert connection.contact is not None
+    assert connection.contact.address.startswith("127.0.0.1:")
 
 
 def test_a_redirect_reaches_nobody(world: BrokerWorld, tmp_path: Path) -> None:
