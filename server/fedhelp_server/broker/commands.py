@@ -50,6 +50,9 @@ def run(
             help="A network that is not public and may be connected to, as 10.1.2.0/24; repeatable."
         ),
     ] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="The site's HTTP proxy, as http://host:port; none if absent.")
+    ] = None,
     credential_file: Annotated[
         Path | None, typer.Option(help="Owner-only file with the foundation model's token.")
     ] = None,
@@ -84,11 +87,13 @@ def run(
     from fedhelp_server.broker.egress import EgressRules, parse_network, parse_pin
     from fedhelp_server.broker.process import BrokerOptions, parse_amount
     from fedhelp_server.broker.process import run as run_broker
+    from fedhelp_server.broker.tunnel import Proxy
 
     rules = EgressRules(
         ca=ca,
         pin=parse_pin(pin),
         private_networks=tuple(parse_network(text) for text in allow_private_network or ()),
+        proxy=Proxy.parse(proxy),
         seconds=timeout,
     )
     ceiling = Ceiling(

@@ -1,8 +1,8 @@
 """The only way out: to the charter's host, at an address that was checked, over verified TLS.
 
 The name is resolved once and the connection goes to the very address that was checked, so a name
-that changes its mind (DNS rebinding) changes nothing. No proxy and no environment variable has a
-say, and TLS keys are written to no file.
+that changes its mind (DNS rebinding) changes nothing. No environment variable has a say: a proxy is
+used only if the operator names it, and TLS keys are written to no file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, InternalError, MalformedMessage
 from fedhelp_secure.foundation_model import ANSWER_LIMIT_BYTES
 from fedhelp_server.broker.provider import CallLost, CallNotSent, Contact, EgressRefused
+from fedhelp_server.broker.tunnel import Proxy, open_tunnel
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,6 +50,8 @@ class EgressRules:
     """Digest of the server's SubjectPublicKeyInfo; None for any that TLS verifies."""
     private_networks: tuple[Network, ...] = ()
     """Networks that are not public and may be connected to all the same."""
+    proxy: Proxy | None = None
+    """The site's own way out; None for none, whatever the environment says."""
     connect_seconds: float = 10.0
     seconds: float = 600.0
     """Of one request, from its first byte to the last byte of its answer."""
@@ -225,10 +228,14 @@ class Egress:
         """The first of the checked addresses that answers, and a connection to it."""
         for address in addresses[:_ADDRESSES_TRIED]:
             with contextlib.suppress(OSError):
-                return address, socket.create_connection(
-                    (str(address), self.port), timeout=self.rules.connect_seconds
-                )
+                return address, self._dial(address)
         raise _unreachable()
+
+    def _dial(self, address: Address) -> socket.socket:
+        seconds = self.rules.connect_seconds
+        if self.rules.proxy is None:
+            return socket.create_connection((str(address), self.port), timeout=seconds)
+        return open_tunnel(self.rules.proxy, _spelled(address, self.port), seconds=seconds)
 
     def _secured(self, plain: socket.socket, undo: contextlib.ExitStack) -> ssl.SSLSocket:
         try:

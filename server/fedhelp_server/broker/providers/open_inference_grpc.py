@@ -34,6 +34,7 @@ from fedhelp_server.broker.provider import (
     checked_embeddings,
 )
 from fedhelp_server.broker.providers.open_inference_http import INPUT, OUTPUT
+from fedhelp_server.broker.tunnel import ProxyMisconfigured
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -59,9 +60,13 @@ class OpenInferenceGrpc:
     def __init__(
         self, charter: Charter, rules: EgressRules, credential: Credential | None = None
     ) -> None:
-        """Raises EgressMisconfigured or CharterRefused."""
+        """Raises EgressMisconfigured, ProxyMisconfigured or CharterRefused."""
         self._model = charter.foundation_model
         self._credential = credential
+        if rules.proxy is not None:
+            raise ProxyMisconfigured(
+                "gRPC does not go through --proxy; use open-inference-http, or no proxy."
+            )
         self._egress = Egress(charter, rules)
         self._guard = threading.Lock()
         self._channel: grpc.Channel | None = None
