@@ -31,10 +31,11 @@ from fedhelp_secure.charter import parse_charter, sign_charter
 from fedhelp_secure.foundation_model import EMBEDDING_WIDTH, fetch_answer, idempotency_key
 from fedhelp_secure.public_set import PublicSet, fit_projection, proxy_digest
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker.addresses import parse_network
 from fedhelp_server.broker.call import OneCall
 from fedhelp_server.broker.ceiling import Ceiling
 from fedhelp_server.broker.credentials import Credential
-from fedhelp_server.broker.egress import EgressRules, parse_network
+from fedhelp_server.broker.egress import EgressRules
 from fedhelp_server.broker.journal import Journal
 from fedhelp_server.broker.provider import Provider
 from fedhelp_server.broker.providers import make_provider

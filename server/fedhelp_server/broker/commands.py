@@ -83,8 +83,9 @@ def run(
     ready_file: _ReadyFile = None,
 ) -> None:
     """Serve the foundation model's answer; ask for it at most once. Ends at SIGTERM or SIGINT."""
+    from fedhelp_server.broker.addresses import parse_network
     from fedhelp_server.broker.ceiling import Ceiling
-    from fedhelp_server.broker.egress import EgressRules, parse_network, parse_pin
+    from fedhelp_server.broker.egress import EgressRules, parse_pin
     from fedhelp_server.broker.process import BrokerOptions, parse_amount
     from fedhelp_server.broker.process import run as run_broker
     from fedhelp_server.broker.tunnel import Proxy

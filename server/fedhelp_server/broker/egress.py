@@ -23,13 +23,10 @@ from fedhelp_secure.canonical import check_digest_form, digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, InternalError, MalformedMessage
 from fedhelp_secure.foundation_model import ANSWER_LIMIT_BYTES
+from fedhelp_server.broker.addresses import Address, Network, check_address
 from fedhelp_server.broker.provider import CallLost, CallNotSent, Contact, EgressRefused
 from fedhelp_server.broker.tunnel import Proxy, open_tunnel
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _PART = 64 * 1024
 _ADDRESSES_TRIED = 4
 
@@ -59,16 +56,6 @@ class EgressRules:
     """Of the message that answers one request."""
 
 
-def parse_network(text: str) -> Network:
-    """The network in ``text``, as ``10.1.2.0/24``; raises EgressMisconfigured."""
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise EgressMisconfigured(
-            "--allow-private-network takes a network, for example 10.1.2.0/24 or 127.0.0.0/8."
-        ) from error
-
-
 def parse_pin(text: str | None) -> str | None:
     """``text`` unchanged; raises EgressMisconfigured unless it is a digest or None."""
     if text is None:
@@ -79,33 +66,6 @@ def parse_pin(text: str | None) -> str | None:
         raise EgressMisconfigured(
             "--pin takes sha256: and 64 hexadecimal digits; see docs/broker-operator.md."
         ) from error
-
-
-def check_address(address: Address, rules: EgressRules) -> None:
-    """Raises EgressRefused unless ``address`` is public, or in a network that the operator allowed.
-
-    Multicast, link-local (where clouds keep their metadata) and unspecified addresses are never
-    allowed. An IPv4 address inside an IPv6 one counts as itself.
-    """
-    inner = _embedded(address)
-    never = inner.is_multicast or inner.is_link_local or inner.is_unspecified
-    allowed = inner.is_global or any(
-        inner in network for network in rules.private_networks if network.version == inner.version
-    )
-    if never or not allowed:
-        raise EgressRefused(
-            "the foundation model's host is at an address that is not public; if that is meant, "
-            "the broker's operator can allow its network with --allow-private-network."
-        )
-
-
-def _embedded(address: Address) -> Address:
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    teredo = address.teredo
-    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else address)
 
 
 class Line:
@@ -201,7 +161,7 @@ class Egress:
             ) from error
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         for address in addresses:
-            check_address(address, self.rules)
+            check_address(address, self.rules.private_networks)
         return addresses
 
     def connect(self) -> Line:
