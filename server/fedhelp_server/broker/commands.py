@@ -137,7 +137,10 @@ def status(*, state: _State, charter: _Charter) -> None:
         )
     if found.reason:
         console.print(f"Reason: {found.reason}.")
-    console.print(f"Idempotency key of the last request: {found.idempotency_key}")
+    if found.batches:
+        console.print(f"Idempotency key of the last request: {found.idempotency_key}")
+    else:
+        console.print("Nothing was sent.")
     console.print(f"In the evidence log: {'yes' if found.logged else 'not yet'}.")
 
 

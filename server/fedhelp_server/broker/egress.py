@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -52,7 +52,7 @@ class EgressRules:
     connect_seconds: float = 10.0
     seconds: float = 600.0
     """Of one request, from its first byte to the last byte of its answer."""
-    answer_bytes: int = field(default=ANSWER_LIMIT_BYTES)
+    answer_bytes: int = ANSWER_LIMIT_BYTES
     """Of the message that answers one request."""
 
 

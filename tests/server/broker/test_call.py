@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import socket
 import threading
 import time
@@ -214,6 +215,16 @@ def test_a_hostile_answer_is_recorded_and_not_kept(
     key = world.federation.state(Role.BROKER).signing_key().public
     record = open_record(journal.final_record, key)
     assert (record.outcome, record.reason, record.answer_digest) == ("refused", reason, None)
+
+
+def test_an_answer_has_room_for_its_numbers_and_no_more(world: BrokerWorld, tmp_path: Path) -> None:
+    indented = json.dumps(json.loads(inference_response()), indent=4).encode()
+    padded = b" " * 400_000 + inference_response()
+    world.server.act = lambda exchange: exchange.reply(indented)
+    world.one_call(tmp_path / "indented").answer(WHO)
+    world.server.act = lambda exchange: exchange.reply(padded)
+    with pytest.raises(CallSpent, match="answer-size"):
+        world.one_call(tmp_path / "padded").answer(WHO)
 
 
 def cut_short(exchange: Exchange) -> None:

@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
+from fedhelp_secure.foundation_model import EMBEDDING_WIDTH
 from fedhelp_server.broker.credentials import Credential
 from fedhelp_server.broker.egress import Egress, EgressRules, Line
 from fedhelp_server.broker.http import post
 from fedhelp_server.broker.provider import Contact, Reply
+
+_BYTES_PER_NUMBER = 64
+"""A float64 has 24 characters at most; the rest is for servers that indent."""
+_BYTES_BESIDES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +80,10 @@ class HttpsProvider(ABC):
             headers["Authorization"] = self._credential.authorization()
         return headers
 
-    @property
-    def answer_bytes(self) -> int:
-        """The longest answer that is read."""
-        return self._egress.rules.answer_bytes
+    def answer_bytes(self, count: int) -> int:
+        """The longest answer to ``count`` images that is read: numbers in JSON grow in memory."""
+        room = count * EMBEDDING_WIDTH * _BYTES_PER_NUMBER + _BYTES_BESIDES
+        return min(room, self._egress.rules.answer_bytes)
 
 
 class HttpsConnection:
@@ -101,7 +106,7 @@ class HttpsConnection:
             target=provider.target,
             headers=provider.headers(key),
             body=body,
-            answer_bytes=provider.answer_bytes,
+            answer_bytes=provider.answer_bytes(count),
         )
         parsed = provider.parse(message, count=count)
         return Reply(parsed.embeddings, digest(message), parsed.cost)
