@@ -197,7 +197,8 @@ class OneCall:
     def _try(self, number: int, count: int, body: bytes) -> None:
         connection = self._provider.connect()
         try:
-            self._journal.send(_sent(number, count, body, connection.contact))
+            after = self._journal.latest
+            self._journal.send(_sent(number, count, body, connection.contact, after=after))
             begun = time.monotonic()
             self._receive(connection, number, count, body, begun)
         finally:
@@ -234,13 +235,13 @@ class OneCall:
             )
 
 
-def _sent(number: int, count: int, body: bytes, contact: Contact | None) -> Sent:
+def _sent(number: int, count: int, body: bytes, contact: Contact | None, *, after: str) -> Sent:
     return Sent(
         batch=number,
         images=count,
         request_digest=digest(body),
         request_bytes=len(body),
-        sent_at=moment(),
+        sent_at=moment(after=after),
         address=None if contact is None else contact.address,
         tls_key=None if contact is None else contact.tls_key,
     )

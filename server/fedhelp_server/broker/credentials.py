@@ -11,6 +11,8 @@ from fedhelp_secure.errors import ConfigurationError
 
 _LIMIT_BYTES = 4096
 _TOKEN = re.compile(r"[!-~]+")
+_ACL_MASK = 0o040
+"""systemd gives the unit's user an ACL entry on a file of root's: its mask shows as the group's."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -44,7 +46,7 @@ def read_credential(file: Path | None, name: str | None) -> Credential | None:
     if file is not None and name is not None:
         raise CredentialRefused("give --credential-file or --credential, not both.")
     if name is not None:
-        return _read(_systemd(name))
+        return _read(_systemd(name), open_bits=_ACL_MASK)
     return None if file is None else _read(file)
 
 
@@ -59,7 +61,7 @@ def _systemd(name: str) -> Path:
     return Path(directory) / name
 
 
-def _read(path: Path) -> Credential:
+def _read(path: Path, *, open_bits: int = 0) -> Credential:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -69,7 +71,7 @@ def _read(path: Path) -> Credential:
     try:
         # Of the open file, so that nobody can put another in its place in between.
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077:
+        if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077 & ~open_bits:
             raise CredentialRefused(f"{path} can be read by other users; run: chmod 600 '{path}'")
         if status.st_uid not in (0, os.geteuid()):
             raise CredentialRefused(f"{path} belongs to another user; make it the broker's own.")

@@ -181,6 +181,13 @@ class Journal:
         return len(self._batches) + (0 if self.unanswered else 1)
 
     @property
+    def latest(self) -> str:
+        """The newest moment in the journal; empty if there is none. A clock may be set back."""
+        moments = [batch.sent_at for batch in self._batches]
+        moments += [record.recorded_at for _, record in self._records]
+        return max(moments, default="" if self._intent is None else self._intent.called_at)
+
+    @property
     def earlier(self) -> tuple[EarlierCall, ...]:
         """Attempts that the operator found never to have left, oldest first."""
         found = [record for _, record in self._records if record.outcome == "not-called"]

@@ -24,9 +24,9 @@ from fedhelp_server.broker.states import CallState
 _LOGGER = logging.getLogger(__name__)
 
 
-def moment() -> str:
-    """Now, in UTC, to the second."""
-    return utc_now().strftime("%Y-%m-%dT%H:%M:%SZ")
+def moment(*, after: str = "") -> str:
+    """Now, in UTC, to the second; ``after`` if the clock has been set back behind that moment."""
+    return max(utc_now().strftime("%Y-%m-%dT%H:%M:%SZ"), after)
 
 
 class Recorder:
@@ -52,7 +52,7 @@ class Recorder:
             model=charter.foundation_model.model,
             requested_by=journal.intent.requested_by,
             called_at=journal.intent.called_at,
-            recorded_at=moment(),
+            recorded_at=moment(after=journal.latest),
             seconds=seconds_of(batches),
             request_digest=request_digest_of(batches),
             answer_digest=digest(journal.answer()) if answered else None,

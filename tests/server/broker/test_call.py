@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import socket
@@ -39,9 +40,11 @@ from fedhelp_secure.foundation_model import (
     open_record,
     request_digest_of,
 )
+from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_server.broker import call as call_module
 from fedhelp_server.broker import journal as journal_module
+from fedhelp_server.broker import recorder as recorder_module
 from fedhelp_server.broker.call import (
     CallIndeterminate,
     CallRunning,
@@ -461,6 +464,19 @@ def test_a_call_that_takes_longer_than_a_request_waits_is_still_one(
         release.set()
         assert first.result(timeout=10) == call.answer(WHO)
     assert len(world.server.requests) == 1
+
+
+def test_a_clock_that_is_set_back_does_not_turn_moments_round(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divided = world.variant(batch_images=2)
+    now = utc_now()
+    hours = iter(range(100))
+    monkeypatch.setattr(
+        recorder_module, "utc_now", lambda: now - datetime.timedelta(hours=next(hours))
+    )
+    divided.one_call(tmp_path).answer(WHO)
+    check_call(divided.journal(tmp_path).last_record(), divided.federation.charter)
 
 
 def test_a_full_disk_loses_no_step(

@@ -31,11 +31,15 @@ def test_a_file_of_the_owner_alone_is_read(tmp_path: Path) -> None:
 
 
 def test_a_systemd_credential_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "fm-token", mode=0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    credential = read_credential(None, "fm-token")
-    assert credential is not None
-    assert credential.authorization() == f"Bearer {TOKEN}"
+    for mode in (0o400, 0o440):  # the second with an ACL, as units with User= get it
+        write(tmp_path / f"token-{mode}", mode=mode)
+        credential = read_credential(None, f"token-{mode}")
+        assert credential is not None
+        assert credential.authorization() == f"Bearer {TOKEN}"
+    write(tmp_path / "open", mode=0o444)
+    with pytest.raises(CredentialRefused, match="chmod 600"):
+        read_credential(None, "open")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])

@@ -35,8 +35,8 @@ class _Embedding(_Message):
 
 
 class _Usage(_Message):
-    cost: float | None = Field(default=None, ge=0, lt=1e9, allow_inf_nan=False)
-    """Reported by gateways that charge by request."""
+    cost: float | None = Field(default=None, ge=0, lt=1e7, allow_inf_nan=False)
+    """Reported by gateways that charge by request. 64 of them still fit a record's amount."""
 
 
 class _Response(_Message):

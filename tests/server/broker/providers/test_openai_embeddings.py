@@ -92,6 +92,7 @@ VALUES: list[Any] = ROWS[2]["embedding"]
         (answer(data=_row(embedding=[0.0] * 768)), "answer-values"),
         (answer(data=_row(embedding=base64.b64encode(b"\0" * 3072).decode())), "answer-form"),
         (answer(usage={"cost": -1.0}), "answer-form"),
+        (answer(usage={"cost": 1e7}), "answer-form"),
         (answer(usage={"cost": float("inf")}), "answer-form"),
         (answer(usage={"cost": "1"}), "answer-form"),
     ],
