@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,25 @@ def test_closing_ends_a_running_call(world: BrokerWorld, server: Server) -> None
     assert caught.value.reason == "stopped"
     with pytest.raises(CallNotSent):
         provider.connect()
+
+
+def test_grpc_trusts_the_certificate_that_was_checked_and_no_other(
+    world: BrokerWorld, server: Server, tmp_path: Path
+) -> None:
+    """Whoever takes the server's place between the check and gRPC's own connection gets nothing."""
+    provider = make(world, server)
+    other, _ = make_certificate(tmp_path)
+    address = f"127.0.0.1:{server.port}"
+    for certificate, trusted in ((server.certificate, True), (other, False)):
+        der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+        with provider._open_channel(address, der) as channel:
+            ready = grpc.channel_ready_future(channel)
+            if trusted:
+                ready.result(10)
+            else:
+                with pytest.raises(grpc.FutureTimeoutError):
+                    ready.result(1.0)
+                ready.cancel()
 
 
 def test_a_server_that_speaks_no_grpc_is_not_called(world: BrokerWorld) -> None:
