@@ -15,8 +15,17 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import isqrt
 from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import FedHelpError, PolicyError
@@ -317,12 +326,91 @@ class Rounds(_Document):
     deadline_seconds: int = Field(ge=5, le=30 * 24 * 3600)
 
 
+ProviderName = Literal[
+    "open-inference-http", "open-inference-grpc", "openai-embeddings", "local-onnx"
+]
+"""How a foundation model is spoken to; see `fedhelp_server.broker.providers`."""
+
+MAXIMUM_BATCHES = 64
+
+
 class FoundationModel(_Document):
-    """The one call: for what, to whom."""
+    """The one call: for what, to whom, and how."""
 
     purpose: Label
-    url: str = Field(pattern=r"^https://[^\s@#?]+$", max_length=500)
+    provider: ProviderName = "open-inference-http"
+    url: str | None = Field(default=None, pattern=r"^https://[^\s@#?]+$", max_length=500)
+    """Where a remote provider is; absent for ``local-onnx``."""
     model: Label
+    weights_digest: Digest | None = None
+    """Of the file of ``local-onnx``; absent for the others."""
+    batch_images: int = Field(default=64, ge=1, le=10_000)
+    """Images in one request; the call has as many requests as it takes."""
+    idempotent: bool = False
+    """The provider guarantees that a request that comes again with its Idempotency-Key is computed
+    and charged once. Only then is a request that may have arrived sent again."""
+
+    @model_validator(mode="after")
+    def _where_it_is(self) -> FoundationModel:
+        local = self.provider == "local-onnx"
+        if local != (self.url is None) or local != (self.weights_digest is not None):
+            raise ValueError("local-onnx needs weights_digest and no url, all others the reverse")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is at its default stays unsaid: charters from before an entry keep their digest."""
+        document: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in document.items() if value != fields[name].default}
+
+    @property
+    def hostname(self) -> str | None:
+        """Host of the URL without its port, in lower case; None for ``local-onnx``.
+
+        Raises CharterRefused if the URL has none.
+        """
+        return None if self.url is None else self._split(self.url).hostname
+
+    @property
+    def host(self) -> str:
+        """``host:port`` as records name it; ``local`` for ``local-onnx``. Raises CharterRefused."""
+        if self.url is None:
+            return "local"
+        return f"{self.hostname}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Port of the URL, 443 unless it says otherwise; raises CharterRefused."""
+        try:
+            return self._split(self.url or "").port or 443
+        except ValueError as error:
+            raise _no_url() from error
+
+    @property
+    def path(self) -> str:
+        """Path of the URL, without a slash at its end."""
+        return self._split(self.url or "").path.rstrip("/")
+
+    def _split(self, url: str) -> SplitResult:
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise _no_url() from error
+        host, path = parts.hostname or "", parts.path
+        # One strict spelling, so that no two readers of a URL can see two hosts in it.
+        if not re.fullmatch(r"[a-z0-9.-]+|[0-9a-f:.]+", host) or not re.fullmatch(
+            r"[A-Za-z0-9/._~-]*", path
+        ):
+            raise _no_url()
+        return parts
+
+
+def _no_url() -> CharterRefused:
+    return CharterRefused(
+        "the charter's foundation_model.url is not a plain https URL; ask the registrar for "
+        "another charter."
+    )
 
 
 class Charter(_Document):
@@ -468,6 +556,7 @@ class Charter(_Document):
         self._check_cohort()
         self._check_keys()
         self._check_values()
+        self._check_foundation_model()
         if self.bound_of_sum() >= 1 << (self.secure_sum.ring_bits - 1):
             raise CharterRefused(
                 f"sums can reach {self.bound_of_sum()} grid units but the ring of "
@@ -516,6 +605,14 @@ class Charter(_Document):
             raise CharterRefused(
                 "secure_sum.check_elements is not what the authenticator's tags take in this ring; "
                 "make the charter with 'fedhelp keys charter'."
+            )
+
+    def _check_foundation_model(self) -> None:
+        _ = self.foundation_model.host  # raises unless the URL has one
+        if self.proxy.count > MAXIMUM_BATCHES * self.foundation_model.batch_images:
+            raise CharterRefused(
+                f"the foundation model is asked in at most {MAXIMUM_BATCHES} batches; raise "
+                "foundation_model.batch_images or make a smaller public set."
             )
 
     def _check_cohort(self) -> None:

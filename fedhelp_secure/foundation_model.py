@@ -8,16 +8,16 @@ whom the foundation model was called.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhelp_secure.canonical import canonical_json, digest
-from fedhelp_secure.charter import Charter, CharterRefused, Digest, Label
+from fedhelp_secure.charter import MAXIMUM_BATCHES, Charter, Digest, Label, ProviderName
 from fedhelp_secure.errors import MalformedMessage, PolicyError
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
 
@@ -35,14 +35,19 @@ EMBEDDING_WIDTH = 768
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """An answer, and the foundation model's message that holds it, is at most this long."""
 
-RECORD_LIMIT_BYTES = 16 * 1024
+MAXIMUM_IMAGES = ANSWER_LIMIT_BYTES // (4 * EMBEDDING_WIDTH) - 1
+"""Whose embeddings fit an answer, its header included."""
+
+RECORD_LIMIT_BYTES = 96 * 1024
 REASON_LIMIT = 300
 """Characters; with MAXIMUM_EARLIER of them a record still fits its limit."""
 MAXIMUM_EARLIER = 4
 FETCH_SECONDS = 660.0
-"""The broker itself waits up to 600 s for the foundation model."""
+"""The broker holds a request for up to 600 s while the foundation model is being asked."""
 
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
+"""Of money, as a decimal, in whatever currency the provider reports."""
 Outcome = Literal["answered", "refused", "indeterminate", "not-called", "abandoned"]
 
 
@@ -64,22 +69,46 @@ class EarlierCall(_Document):
     reason: str = Field(max_length=REASON_LIMIT)
 
 
+class Batch(_Document):
+    """One request of the call: what went where, and what came back."""
+
+    images: int = Field(ge=1)
+    request_digest: Digest
+    """Of the request's body, byte for byte."""
+    request_bytes: int = Field(ge=1)
+    sent_at: Moment
+    attempts: int = Field(ge=1)
+    """Above 1 only if the provider guarantees idempotency, or is local."""
+    address: str | None = Field(max_length=60)
+    """IP address and port that the connection was made to; null for a local model."""
+    tls_key: Digest | None
+    """Of the server's public key (SubjectPublicKeyInfo); null for a local model."""
+    answer_digest: Digest | None
+    """Of the message that came back, byte for byte; null if none did, or it was refused."""
+    seconds: float | None = Field(ge=0)
+    cost: Amount | None
+    """As reported by the provider; null if it reported none."""
+
+
 class CallRecord(_Document):
     """What the broker signs about the call; digests instead of contents."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     charter: Digest
     purpose: Label
     proxy_digest: Digest
+    provider: ProviderName
     host: str = Field(max_length=500)
-    """Host and port of the charter's URL: where the call went."""
+    """Host and port of the charter's URL, where the call went; ``local`` for a local model."""
     model: Label
     requested_by: str = Field(max_length=500)
     """Identity (URI) of the party whose request led to the call."""
     called_at: Moment
     recorded_at: Moment
     seconds: float = Field(ge=0)
+    """That the batches took, together."""
     request_digest: Digest
+    """Over the batches' request digests: see `request_digest_of`."""
     answer_digest: Digest | None
     """Of the ``.npy`` bytes; null unless the outcome is ``answered``."""
     answer_shape: tuple[int, int] | None
@@ -87,7 +116,38 @@ class CallRecord(_Document):
     reason: str = Field(max_length=REASON_LIMIT)
     """Why, unless answered: an error's code, or the operator's words."""
     idempotency_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    cost: Amount | None
+    """The sum of what the provider reported; null if it reported none."""
+    batches: tuple[Batch, ...] = Field(max_length=MAXIMUM_BATCHES)
     earlier: tuple[EarlierCall, ...] = Field(max_length=MAXIMUM_EARLIER)
+
+
+def repeatable(charter: Charter) -> bool:
+    """Whether a batch that may have arrived can be sent again without harm."""
+    model = charter.foundation_model
+    return model.idempotent or model.provider == "local-onnx"
+
+
+def batch_sizes(charter: Charter) -> list[int]:
+    """Images in each batch of the charter's call: all full but the last."""
+    full, rest = divmod(charter.proxy.count, charter.foundation_model.batch_images)
+    return [charter.foundation_model.batch_images] * full + ([rest] if rest else [])
+
+
+def request_digest_of(batches: Sequence[Batch]) -> str:
+    """The digest that stands for all requests of a call."""
+    return digest(canonical_json({"requests": [batch.request_digest for batch in batches]}))
+
+
+def seconds_of(batches: Sequence[Batch]) -> float:
+    """That the batches took, together."""
+    return round(sum(batch.seconds or 0.0 for batch in batches), 3)
+
+
+def cost_of(batches: Sequence[Batch]) -> str | None:
+    """The sum of the reported costs; None if none was reported."""
+    reported = [Decimal(batch.cost) for batch in batches if batch.cost is not None]
+    return format(sum(reported, Decimal(0)), "f") if reported else None
 
 
 def idempotency_key(charter: Charter) -> str:
@@ -100,18 +160,9 @@ def idempotency_key(charter: Charter) -> str:
     return digest(canonical_json(question)).removeprefix("sha256:")
 
 
-def host_of(charter: Charter) -> str:
-    """``host:port`` of the foundation model, as records name it.
-
-    Raises CharterRefused if the URL's host or port is none.
-    """
-    try:
-        parts = urlsplit(charter.foundation_model.url)
-        return f"{parts.hostname}:{parts.port or 443}"
-    except ValueError as error:
-        raise CharterRefused(
-            "the charter's foundation_model.url is not a URL; ask the registrar for another."
-        ) from error
+def batch_key(key: str, number: int) -> str:
+    """The idempotency key of batch ``number`` (from 1) of the call with ``key``."""
+    return f"{key}-{number:04d}"
 
 
 def sign_record(record: CallRecord, key: SigningKey) -> bytes:
@@ -162,7 +213,8 @@ def check_record(record: CallRecord, charter: Charter) -> None:
         "charter": charter.digest,
         "purpose": charter.foundation_model.purpose,
         "proxy_digest": charter.proxy.digest,
-        "host": host_of(charter),
+        "provider": charter.foundation_model.provider,
+        "host": charter.foundation_model.host,
         "model": charter.foundation_model.model,
         "outcome": "answered",
         "answer_shape": (charter.proxy.count, EMBEDDING_WIDTH),

@@ -39,7 +39,6 @@ from collections.abc import Hashable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -199,8 +198,9 @@ class SitePolicy(BaseModel):
                 f"this site takes part where there are at least {self.minimum_unmaskers} "
                 f"unmaskers, but the charter has {unmaskers}."
             )
-        host = urlsplit(charter.foundation_model.url).hostname
-        if self.foundation_model_hosts is not None and host not in self.foundation_model_hosts:
+        host, allowed = charter.foundation_model.hostname, self.foundation_model_hosts
+        # A model in a file is at no host: nothing leaves for it.
+        if allowed is not None and host is not None and host not in allowed:
             raise SitePolicyRefuses(
                 "this site does not allow the host of the charter's foundation model."
             )

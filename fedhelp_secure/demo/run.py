@@ -168,6 +168,7 @@ class _Demo:
             *("broker", "run", "--state", str(federation.state("broker")), *listen),
             *("--charter", str(federation.charter), "--public-set", str(self._public_set)),
             *("--ca", str(self._out / "parties" / "foundation-model" / "certificate.pem")),
+            *("--allow-private-network", "127.0.0.0/8"),
             *("--aggregator", self.addresses["aggregator"]),
         )
         self._console.print(

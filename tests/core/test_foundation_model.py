@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support.charters import CharterKit, make_charter_kit
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import parse_charter
+from fedhelp_secure.charter import MAXIMUM_BATCHES, parse_charter
 from fedhelp_secure.errors import MalformedMessage, SignatureRefused
 from fedhelp_secure.foundation_model import (
     EMBEDDING_WIDTH,
@@ -21,14 +21,15 @@ from fedhelp_secure.foundation_model import (
     REASON_LIMIT,
     RECORD_LIMIT_BYTES,
     AnswerNotPinned,
+    Batch,
     CallRecord,
     EarlierCall,
     decode_answer,
     encode_answer,
-    host_of,
     idempotency_key,
     open_answer,
     open_record,
+    request_digest_of,
     sign_record,
 )
 from fedhelp_secure.signing import SigningKey
@@ -47,24 +48,41 @@ def embeddings(count: int = COUNT) -> NDArray[np.float32]:
 BODY = encode_answer(embeddings())
 
 
+BATCH = Batch(
+    images=COUNT,
+    request_digest=digest(b"request"),
+    request_bytes=7,
+    sent_at="2026-01-01T00:00:00Z",
+    attempts=1,
+    address="127.0.0.1:9000",
+    tls_key=digest(b"key"),
+    answer_digest=digest(b"message"),
+    seconds=8.5,
+    cost=None,
+)
+
+
 def record(**changes: object) -> CallRecord:
     """The record of an answered call; ``changes`` replace fields."""
     fields: dict[str, Any] = {
         "charter": CHARTER.digest,
         "purpose": "proxy-embeddings",
         "proxy_digest": CHARTER.proxy.digest,
+        "provider": "open-inference-http",
         "host": "127.0.0.1:9000",
         "model": "dinov2-small",
         "requested_by": "spiffe://testfed/hospital/small-1",
         "called_at": "2026-01-01T00:00:00Z",
         "recorded_at": "2026-01-01T00:00:09Z",
         "seconds": 8.5,
-        "request_digest": digest(b"request"),
+        "request_digest": request_digest_of((BATCH,)),
         "answer_digest": digest(BODY),
         "answer_shape": (COUNT, EMBEDDING_WIDTH),
         "outcome": "answered",
         "reason": "",
         "idempotency_key": idempotency_key(CHARTER),
+        "cost": None,
+        "batches": (BATCH,),
         "earlier": (),
     }
     return CallRecord(**(fields | changes))
@@ -127,6 +145,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         ("charter", digest(b"another")),
         ("purpose", "captions"),
         ("proxy_digest", digest(b"private images")),
+        ("provider", "openai-embeddings"),
         ("host", "127.0.0.1:9001"),
         ("model", "another"),
         ("outcome", "refused"),
@@ -154,7 +173,12 @@ def test_a_record_by_another_key_is_refused() -> None:
 
 def test_a_signed_document_that_is_no_record_is_refused() -> None:
     document = record().model_dump(mode="json")
-    for changed in (document | {"extra": 1}, {**document, "seconds": "8"}, {"version": 1}):
+    for changed in (
+        document | {"extra": 1},
+        {**document, "seconds": "8"},
+        {"version": 1},
+        {**document, "version": 1},
+    ):
         envelope = KEY.sign_document("foundation-model-call", changed)
         with pytest.raises(MalformedMessage, match="form"):
             open_record(envelope, KEY.public)
@@ -171,6 +195,8 @@ def test_the_longest_record_fits_its_limit() -> None:
         requested_by="s" * 500,
         reason=earlier.reason,
         earlier=(earlier,) * MAXIMUM_EARLIER,
+        batches=(BATCH.model_copy(update={"address": "a" * 60, "cost": "9" * 19}),)
+        * MAXIMUM_BATCHES,
         purpose="p" * 63,
         model="m" * 63,
     )
@@ -188,6 +214,16 @@ def test_the_key_names_charter_purpose_and_proxy_set() -> None:
     assert idempotency_key(CHARTER) == idempotency_key(parse_charter(CHARTER.document()))
 
 
+def test_an_entry_at_its_default_is_not_in_the_charters_document() -> None:
+    """Charters from before these entries keep their digests, and the call its key."""
+    said = CHARTER.document()["foundation_model"]
+    assert said.keys() == {"purpose", "url", "model"}
+    explicit = KIT.charter(foundation_model={"batch_images": 64, "idempotent": False})
+    assert explicit.document()["foundation_model"] == said
+    other = KIT.charter(foundation_model={"batch_images": 63})
+    assert other.document()["foundation_model"] == said | {"batch_images": 63}
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [
@@ -197,4 +233,4 @@ def test_the_key_names_charter_purpose_and_proxy_set() -> None:
     ],
 )
 def test_the_host_of_a_url(url: str, host: str) -> None:
-    assert host_of(KIT.charter(foundation_model={"url": url})) == host
+    assert KIT.charter(foundation_model={"url": url}).foundation_model.host == host

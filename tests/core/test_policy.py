@@ -106,6 +106,13 @@ def test_a_charter_is_allowed_by_digest_and_by_signer() -> None:
         policy.check_signer(SigningKey.generate().public)
 
 
+def test_a_model_in_a_file_is_at_no_host() -> None:
+    local = {"provider": "local-onnx", "url": None, "weights_digest": "sha256:" + "0" * 64}
+    SitePolicy(foundation_model_hosts=("fm.example.org",)).check(
+        KIT.charter(foundation_model=local)
+    )
+
+
 def test_a_host_is_compared_without_port_and_case() -> None:
     policy = SitePolicy(foundation_model_hosts=("fm.example.org",))
     policy.check(KIT.charter(foundation_model={"url": "https://FM.Example.org:8443/v2"}))

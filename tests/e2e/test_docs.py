@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PASTE = "paste"
 PAGES = [
     "auditor.md",
+    "broker-operator.md",
     "compliance-officer.md",
     "deployment.md",
     "ml-engineer.md",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import http.server
+import io
 import json
 import shutil
 import socket
@@ -11,25 +14,36 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from numpy.typing import NDArray
+from PIL import Image
 from support.federation import Federation, make_federation
 
+from fedhelp_secure.canonical import digest
+from fedhelp_secure.charter import parse_charter, sign_charter
 from fedhelp_secure.foundation_model import EMBEDDING_WIDTH, fetch_answer, idempotency_key
 from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.public_set import PublicSet, fit_projection, proxy_digest
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker.addresses import parse_network
 from fedhelp_server.broker.call import OneCall
-from fedhelp_server.broker.endpoint import FoundationModelEndpoint, Limits
+from fedhelp_server.broker.ceiling import Ceiling
+from fedhelp_server.broker.credentials import Credential
+from fedhelp_server.broker.egress import EgressRules
 from fedhelp_server.broker.journal import Journal
+from fedhelp_server.broker.provider import Provider
+from fedhelp_server.broker.providers import make_provider
 from fedhelp_server.foundation_model.certificate import make_certificate
 
 COUNT = 6
+LOOPBACK = parse_network("127.0.0.0/8")
 MODEL = "dinov2-small"
 
 
@@ -39,9 +53,10 @@ def embeddings_of_server() -> NDArray[np.float32]:
     return (numbers.reshape(COUNT, EMBEDDING_WIDTH) % 17 + 0.125).astype(np.float32)
 
 
-def inference_response(**changes: object) -> bytes:
+def inference_response(embeddings: NDArray[np.float32] | None = None, **changes: object) -> bytes:
     """A valid Open Inference Protocol answer; ``changes`` replace fields of its one output."""
-    embeddings = embeddings_of_server()
+    if embeddings is None:
+        embeddings = embeddings_of_server()
     output: dict[str, Any] = {
         "name": "embeddings",
         "datatype": "FP32",
@@ -80,8 +95,27 @@ class Exchange:
         self.handler.wfile.write(body)
 
 
+def pictures_in(body: bytes) -> list[bytes]:
+    """The PNG files in an Open Inference Protocol request, or in one with data URLs."""
+    document = json.loads(body)
+    if "inputs" in document:
+        return [base64.b64decode(text) for text in document["inputs"][0]["data"]]
+    return [base64.b64decode(url.partition(",")[2]) for url in document["input"]]
+
+
+def rows_asked_for(body: bytes) -> NDArray[np.float32]:
+    """The embeddings of exactly the pictures in a request, known by their pixels."""
+    known = [image.tobytes() for image in make_public_set().images]
+    indices = []
+    for data in pictures_in(body):
+        with Image.open(io.BytesIO(data)) as picture:
+            indices.append(known.index(np.asarray(picture).tobytes()))
+    rows: NDArray[np.float32] = embeddings_of_server()[indices]
+    return rows
+
+
 def answer_well(exchange: Exchange) -> None:
-    exchange.reply(inference_response())
+    exchange.reply(inference_response(rows_asked_for(exchange.body)))
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -153,6 +187,12 @@ class RecordingServer:
         self.gate.set()
 
 
+def key_digest(certificate: Path) -> str:
+    """Digest of the SubjectPublicKeyInfo of a PEM certificate, as ``--pin`` takes it."""
+    key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    return digest(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -160,11 +200,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def make_public_set() -> PublicSet:
+def make_public_set(images: NDArray[np.uint8] | None = None) -> PublicSet:
     """COUNT grey images of 24 x 32 with a projection to the tiny charter's 4 dimensions."""
-    ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
-    images = np.stack([(ramp * (index + 1)) % 251 for index in range(COUNT)]).astype(np.uint8)
-    embeddings = images.reshape(COUNT, 1, -1)[:, :, :60].astype(np.float32)
+    if images is None:
+        ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+        images = np.stack([(ramp * (index + 1)) % 251 for index in range(COUNT)]).astype(np.uint8)
+    embeddings = images.reshape(len(images), 1, -1)[:, :, :60].astype(np.float32)
     projection = fit_projection(embeddings, 4)
     return PublicSet(images, projection.apply(embeddings), projection)
 
@@ -197,18 +238,38 @@ class BrokerWorld:
         return path
 
     def journal(self, directory: Path) -> Journal:
-        key = self.federation.state(Role.BROKER).signing_key().public
-        return Journal(self.calls_directory(directory), key)
+        state = self.federation.state(Role.BROKER)
+        return Journal(
+            self.calls_directory(directory), state.signing_key().public, state.unsealing_key()
+        )
 
-    def endpoint(self, limits: Limits | None = None) -> FoundationModelEndpoint:
-        charter = self.federation.charter
-        return FoundationModelEndpoint(charter, ca=self.server.certificate, limits=limits)
+    def rules(self, **changes: Any) -> EgressRules:  # noqa: ANN401
+        """What lets the broker reach the recording server."""
+        rules = EgressRules(ca=self.server.certificate, private_networks=(LOOPBACK,))
+        return dataclasses.replace(rules, **changes)
+
+    def provider(
+        self, rules: EgressRules | None = None, credential: Credential | None = None
+    ) -> Provider:
+        return make_provider(self.federation.charter, rules or self.rules(), credential=credential)
+
+    def variant(self, **foundation_model: object) -> BrokerWorld:
+        """The same parties under a charter with other entries in ``foundation_model``."""
+        document = self.federation.charter.document()
+        document["foundation_model"] |= foundation_model
+        charter = parse_charter(document)
+        envelope = sign_charter(charter, self.federation.governance_key)
+        federation = dataclasses.replace(
+            self.federation, charter=charter, charter_envelope=envelope
+        )
+        return dataclasses.replace(self, federation=federation)
 
     def one_call(
         self,
         directory: Path,
         *,
-        endpoint: FoundationModelEndpoint | None = None,
+        provider: Provider | None = None,
+        ceiling: Ceiling | None = None,
         images: NDArray[np.uint8] | None = None,
         concluded: Callable[[], None] = lambda: None,
     ) -> OneCall:
@@ -218,7 +279,8 @@ class BrokerWorld:
             self.public_set.images if images is None else images,
             journal=self.journal(directory),
             key=self.federation.state(Role.BROKER).signing_key(),
-            endpoint=endpoint or self.endpoint(),
+            provider=provider or self.provider(),
+            ceiling=ceiling or Ceiling(),
             concluded=concluded,
         )
 
@@ -232,8 +294,14 @@ class BrokerWorld:
         )
 
 
-def make_world(root: Path, server: RecordingServer, *, url: str | None = None) -> BrokerWorld:
-    public_set = make_public_set()
+def make_world(
+    root: Path,
+    server: RecordingServer,
+    *,
+    public_set: PublicSet | None = None,
+    **foundation_model: object,
+) -> BrokerWorld:
+    public_set = public_set or make_public_set()
     path = root / "public-set.npz"
     public_set.save(path)
     count, height, width = public_set.images.shape
@@ -248,7 +316,7 @@ def make_world(root: Path, server: RecordingServer, *, url: str | None = None) -
             "width": width,
             "public_set_digest": public_set.digest,
         },
-        foundation_model={"url": url or server.url},
+        foundation_model={"url": server.url, **foundation_model},
     )
     return BrokerWorld(server, federation, public_set, path)
 
@@ -257,7 +325,13 @@ class BrokerProcess:
     """``fedhelp broker run`` with a state of its own; `kill` is ``kill -9``."""
 
     def __init__(
-        self, world: BrokerWorld, directory: Path, *, dies: str = "", aggregator: str | None = None
+        self,
+        world: BrokerWorld,
+        directory: Path,
+        *,
+        dies: str = "",
+        aggregator: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         """``dies``: Python that makes the process kill itself at a step, run before the command."""
         self.log = directory / "broker.log"
@@ -268,6 +342,7 @@ class BrokerProcess:
             *("--charter", str(world.federation.charter_file())),
             *("--public-set", str(world.public_set_file), "--listen", "127.0.0.1:0"),
             *("--ca", str(world.server.certificate), "--ready-file", str(ready)),
+            *("--allow-private-network", "127.0.0.0/8", *options),
         ]
         if aggregator is not None:
             arguments += ["--aggregator", aggregator]

@@ -33,9 +33,13 @@ from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import MerkleTree
 from fedhelp_secure.foundation_model import (
     EMBEDDING_WIDTH,
+    Batch,
     CallRecord,
-    host_of,
+    batch_sizes,
+    cost_of,
     idempotency_key,
+    request_digest_of,
+    seconds_of,
 )
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.secure_sum.contribution import Contribution
@@ -329,22 +333,40 @@ def submit(
 
 def call_record(charter: Charter) -> dict[str, Any]:
     """What the broker signs about its one call."""
+    batches = tuple(
+        Batch(
+            images=images,
+            request_digest=digest(b"request %d" % number),
+            request_bytes=1000,
+            sent_at="2026-01-01T00:00:00Z",
+            attempts=1,
+            address="127.0.0.1:9000",
+            tls_key=digest(b"key"),
+            answer_digest=digest(b"message %d" % number),
+            seconds=0.25,
+            cost="0.5",
+        )
+        for number, images in enumerate(batch_sizes(charter))
+    )
     record = CallRecord(
         charter=charter.digest,
         purpose=charter.foundation_model.purpose,
         proxy_digest=charter.proxy.digest,
-        host=host_of(charter),
+        provider=charter.foundation_model.provider,
+        host=charter.foundation_model.host,
         model=charter.foundation_model.model,
         requested_by=f"spiffe://{charter.federation}/hospital/small-1",
         called_at="2026-01-01T00:00:00Z",
         recorded_at="2026-01-01T00:00:01Z",
-        seconds=0.5,
-        request_digest=digest(b"request"),
+        seconds=seconds_of(batches),
+        request_digest=request_digest_of(batches),
         answer_digest=digest(b"answer"),
         answer_shape=(charter.proxy.count, EMBEDDING_WIDTH),
         outcome="answered",
         reason="",
         idempotency_key=idempotency_key(charter),
+        cost=cost_of(batches),
+        batches=batches,
         earlier=(),
     )
     return record.model_dump(mode="json")

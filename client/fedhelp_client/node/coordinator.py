@@ -215,7 +215,7 @@ class Coordinator:
         return opened
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[CoordinatorStub]:
+    def connection(self) -> Iterator[grpc.Channel]:
         """A connection for one call, so that a renewed certificate is used from the next call on.
 
         Also, gRPC fits a connection's buffers to what has gone through it, and keeps them as long
@@ -225,6 +225,11 @@ class Coordinator:
             _open(self.state, self.address, self.charter.aggregator.name) as channel,
             self.connections.kept(channel),
         ):
+            yield channel
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[CoordinatorStub]:
+        with self.connection() as channel:
             yield CoordinatorStub(channel)
 
     def close(self) -> None:

@@ -53,8 +53,8 @@ class AnswerDescription(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     BODY_BYTES_FIELD_NUMBER: _builtins.int
     record: _builtins.bytes
-    """DSSE envelope over the broker's record of the call (who, when, what by digest, where);
-    at most 16 KiB.
+    """DSSE envelope over the broker's record of the call (who, when, what by digest, where, batch by
+    batch); at most 96 KiB.
     """
     body_bytes: _builtins.int
     """Length of the body in bytes; at most 64 MiB."""

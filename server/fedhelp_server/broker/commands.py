@@ -43,6 +43,43 @@ def run(
         Path | None,
         typer.Option(help="The only certificates trusted for the foundation model (PEM)."),
     ] = None,
+    pin: Annotated[
+        str | None,
+        typer.Option(help="The foundation model's TLS key: sha256:HEX of its public key (SPKI)."),
+    ] = None,
+    allow_private_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A network that is not public and may be connected to, as 10.1.2.0/24; repeatable."
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="The site's HTTP proxy, as http://host:port; none if absent.")
+    ] = None,
+    credential_file: Annotated[
+        Path | None, typer.Option(help="Owner-only file with the foundation model's token.")
+    ] = None,
+    credential: Annotated[
+        str | None, typer.Option(help="Name of the systemd credential with the token.")
+    ] = None,
+    model_file: Annotated[
+        Path | None, typer.Option(help="The ONNX file that the charter pins (local-onnx only).")
+    ] = None,
+    maximum_images: Annotated[
+        int | None, typer.Option(min=1, help="Refuse a call with more images.")
+    ] = None,
+    maximum_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Refuse a call with more bytes.")
+    ] = None,
+    maximum_cost: Annotated[
+        str | None, typer.Option(help="Refuse a call that would cost more; a decimal.")
+    ] = None,
+    price_per_image: Annotated[
+        str | None, typer.Option(help="What an image is expected to cost; a decimal.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=3600, help="Seconds for one request and its answer.")
+    ] = 600.0,
     aggregator: Annotated[
         str | None, typer.Option(help="Aggregator to submit the record to, as host:port.")
     ] = None,
@@ -53,19 +90,66 @@ def run(
     ] = None,
 ) -> None:
     """Serve the foundation model's answer; ask for it at most once. Ends at SIGTERM or SIGINT."""
-    from fedhelp_server.broker.process import BrokerOptions
+    from fedhelp_server.broker.addresses import parse_network
+    from fedhelp_server.broker.ceiling import Ceiling
+    from fedhelp_server.broker.egress import EgressRules, parse_pin
+    from fedhelp_server.broker.process import BrokerOptions, parse_amount
     from fedhelp_server.broker.process import run as run_broker
+    from fedhelp_server.broker.tunnel import Proxy
 
+    rules = EgressRules(
+        ca=ca,
+        pin=parse_pin(pin),
+        private_networks=tuple(parse_network(text) for text in allow_private_network or ()),
+        proxy=Proxy.parse(proxy),
+        seconds=timeout,
+    )
+    ceiling = Ceiling(
+        images=maximum_images,
+        request_bytes=maximum_bytes,
+        cost=parse_amount(maximum_cost, "--maximum-cost"),
+        price_per_image=parse_amount(price_per_image, "--price-per-image"),
+    )
     options = BrokerOptions(
         charter=charter,
         public_set=public_set,
         listen=listen,
-        ca=ca,
+        rules=rules,
+        ceiling=ceiling,
+        credential_file=credential_file,
+        credential=credential,
+        model_file=model_file,
         aggregator=aggregator,
         ready_file=ready_file,
         registrar=registrar,
     )
     run_broker(state, options)
+
+
+@app.command()
+def status(*, state: _State, charter: _Charter) -> None:
+    """Say where the charter's call stands, batch by batch. Changes nothing."""
+    from fedhelp_server.broker.process import status as status_of
+
+    found = status_of(state, charter)
+    console = _console()
+    console.print(f"The charter's call is {found.state.value}.")
+    if found.intent is not None:
+        console.print(f"Asked for by {found.intent.requested_by} at {found.intent.called_at}.")
+    for number, batch in enumerate(found.batches, start=1):
+        came = "no answer" if batch.answer_digest is None else f"answer {batch.answer_digest}"
+        console.print(
+            f"Batch {number} of {found.of_batches}: {batch.images} images, "
+            f"{batch.request_bytes} bytes to {batch.address or 'the local model'} at "
+            f"{batch.sent_at}; {came}."
+        )
+    if found.reason:
+        console.print(f"Reason: {found.reason}.")
+    if found.batches:
+        console.print(f"Idempotency key of the last request: {found.idempotency_key}")
+    else:
+        console.print("Nothing was sent.")
+    console.print(f"In the evidence log: {'yes' if found.logged else 'not yet'}.")
 
 
 @app.command()
@@ -97,12 +181,16 @@ def foundation_model(
     listen: Annotated[str, typer.Option(help="Loopback address, as 127.0.0.1:PORT.")],
     certificate: Annotated[Path, typer.Option(help="The server's certificate (PEM).")],
     key: Annotated[Path, typer.Option(help="Its private key (PEM).")],
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve gRPC over TLS too, on this port.")
+    ] = None,
     ready_file: _ReadyFile = None,
 ) -> None:
-    """Serve DINOv2 embeddings over HTTPS (Open Inference Protocol v2) on this machine."""
+    """Serve DINOv2 embeddings on this machine: Open Inference Protocol v2, OpenAI's endpoint."""
     from fedhelp_server.foundation_model.server import Endpoint, serve
 
-    serve(Endpoint.parse(listen, certificate=certificate, key=key), ready_file)
+    endpoint = Endpoint.parse(listen, certificate=certificate, key=key, grpc_port=grpc_port)
+    serve(endpoint, ready_file)
 
 
 @app.command("foundation-model-certificate")
@@ -114,6 +202,16 @@ def foundation_model_certificate(
 
     certificate, _ = make_certificate(out)
     _console().print(f"Made {certificate} and its key; give the broker --ca {certificate}")
+
+
+@app.command("foundation-model-onnx")
+def foundation_model_onnx(
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+) -> None:
+    """Write the stand-in as one ONNX file, for charters with the provider local-onnx."""
+    from fedhelp_server.foundation_model.onnx_file import write_onnx
+
+    _console().print(f"Made {out}; in the charter's plan: weights_digest: {write_onnx(out)}")
 
 
 def _console() -> Console:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.foundation_model import MAXIMUM_EARLIER, REASON_LIMIT, idempotency_key
+from fedhelp_secure.foundation_model import (
+    MAXIMUM_EARLIER,
+    REASON_LIMIT,
+    Batch,
+    batch_key,
+    batch_sizes,
+    idempotency_key,
+    repeatable,
+)
 from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import serve_until_signal, start_server
 from fedhelp_secure.wire.v1.broker_pb2_grpc import add_BrokerServicer_to_server
-from fedhelp_server.broker.call import OneCall, Recorder
-from fedhelp_server.broker.endpoint import FoundationModelEndpoint
+from fedhelp_server.broker.call import OneCall
+from fedhelp_server.broker.ceiling import Ceiling
+from fedhelp_server.broker.credentials import read_credential
+from fedhelp_server.broker.egress import EgressRules
 from fedhelp_server.broker.journal import Journal, StateLock
+from fedhelp_server.broker.providers import make_provider
+from fedhelp_server.broker.recorder import Recorder
 from fedhelp_server.broker.service import Broker
 from fedhelp_server.broker.states import CallState
+from fedhelp_server.broker.steps import Intent
 from fedhelp_server.broker.submission import Submitter
 
 Verdict = Literal["not-called", "abandoned"]
@@ -51,23 +66,43 @@ class BrokerOptions:
     charter: Path
     public_set: Path
     listen: str
-    ca: Path | None
+    rules: EgressRules
+    ceiling: Ceiling
+    credential_file: Path | None
+    credential: str | None
+    """Name of a systemd credential."""
+    model_file: Path | None
     aggregator: str | None
     ready_file: Path | None
     registrar: str | None = None
 
 
+def parse_amount(text: str | None, option: str) -> Decimal | None:
+    """A non-negative decimal, or None for None; raises ConfigurationError naming ``option``."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ConfigurationError(f"{option} takes a decimal, for example 2.50.")
+    return Decimal(text)
+
+
 def run(state_path: Path, options: BrokerOptions) -> None:
     """Serve one charter's answer until SIGTERM or SIGINT.
 
-    Raises StateError, NotThisBroker, CharterRefused, PublicSetRefused, JournalBusy, JournalDamaged,
-    AuthoritiesUnreadable or ListenFailed, before anything is served.
+    Raises StateError, NotThisBroker, CharterRefused, PublicSetRefused, CredentialRefused,
+    EgressMisconfigured, LocalModelRefused, CeilingReached, JournalBusy, JournalDamaged or
+    ListenFailed, before anything is served.
     """
     state = StateDirectory.open(state_path, Role.BROKER)
     charter = _charter(state, options.charter)
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
-    endpoint = FoundationModelEndpoint(charter, ca=options.ca)
+    provider = make_provider(
+        charter,
+        options.rules,
+        credential=read_credential(options.credential_file, options.credential),
+        model_file=options.model_file,
+    )
     lock = StateLock(state.role_directory())
     try:
         journal = _journal(state, charter)
@@ -81,7 +116,8 @@ def run(state_path: Path, options: BrokerOptions) -> None:
             public_set.images,
             journal=journal,
             key=state.signing_key(),
-            endpoint=endpoint,
+            provider=provider,
+            ceiling=options.ceiling,
             concluded=(lambda: None) if submitter is None else submitter.wake,
         )
         service = Broker(charter, call)
@@ -96,7 +132,7 @@ def run(state_path: Path, options: BrokerOptions) -> None:
             with upkeep_of(state, options.registrar):
                 serve_until_signal(server, options.ready_file)
         finally:
-            endpoint.close()
+            provider.close()
             if submitter is not None:
                 submitter.stop()
             call.wait()
@@ -118,7 +154,8 @@ def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: s
     try:
         journal = _journal(state, charter)
         recorder = Recorder(charter, journal, state.signing_key())
-        recorder.settle_interrupted()
+        # What may be sent again is not lost: starting the broker goes on with it.
+        recorder.settle_interrupted(repeatable=repeatable(charter))
         if journal.state is not CallState.INDETERMINATE:
             raise NothingToResolve(
                 f"the charter's call is {journal.state.value}, not indeterminate: "
@@ -133,6 +170,42 @@ def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: s
         return journal.state
     finally:
         lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a call stands, for its operator."""
+
+    state: CallState
+    intent: Intent | None
+    batches: tuple[Batch, ...]
+    of_batches: int
+    idempotency_key: str
+    """Of the batch that was sent last, as the provider has seen it; of the call if none was."""
+    reason: str
+    """Of the newest outcome, if there is one."""
+    logged: bool
+    """Whether the evidence log has the final record."""
+
+
+def status(state_path: Path, charter_path: Path) -> Status:
+    """What the journal says; changes nothing, and the broker may be running.
+
+    Raises what `run` raises for the files.
+    """
+    state = StateDirectory.open(state_path, Role.BROKER)
+    charter = _charter(state, charter_path)
+    journal = _journal(state, charter, make=False)
+    key = idempotency_key(charter)
+    return Status(
+        state=journal.state,
+        intent=None if journal.state is CallState.READY else journal.intent,
+        batches=journal.batches,
+        of_batches=len(batch_sizes(charter)),
+        idempotency_key=batch_key(key, len(journal.batches)) if journal.batches else key,
+        reason=journal.last_record().reason if journal.outcomes else "",
+        logged=journal.receipt_path.exists(),
+    )
 
 
 def _charter(state: StateDirectory, path: Path) -> Charter:
@@ -150,7 +223,8 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
     return charter
 
 
-def _journal(state: StateDirectory, charter: Charter) -> Journal:
+def _journal(state: StateDirectory, charter: Charter, *, make: bool = True) -> Journal:
     directory = state.role_directory() / "calls" / idempotency_key(charter)
-    make_directory(directory)
-    return Journal(directory, state.signing_key().public)
+    if make:
+        make_directory(directory)
+    return Journal(directory, state.signing_key().public, state.unsealing_key())

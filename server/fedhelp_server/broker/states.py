@@ -2,13 +2,16 @@
 
 ::
 
-    READY --intend--> CALLING --answer--> ANSWERED
-      ^                  |------refuse--> REFUSED
-      |<---withdraw------|
-      |                  '------lose----> INDETERMINATE --abandon--> ABANDONED
-      '----------------find not called----------'
+    READY --intend--> OPEN --send--> SENT --receive--> OPEN --answer--> ANSWERED
+                       ^              | ^
+                       |              |-'  repeat (only where the provider guarantees idempotency)
+                       |              |------refuse--> REFUSED
+                       |              '------lose----> INDETERMINATE --abandon--> ABANDONED
+                       '---------------find not called------'
 
-An intent that was found without an outcome (the process died) is lost too. ANSWERED, REFUSED and
+The call is a sequence of batches. OPEN: nothing is on its way, so that the next batch may be sent
+by whoever comes next, after a crash too. SENT: one batch may have been received. A batch that was
+sent and has neither an answer nor an outcome (the process died) is lost. ANSWERED, REFUSED and
 ABANDONED are final: the foundation model is not called again for the same charter, purpose and
 proxy set.
 """
@@ -26,7 +29,8 @@ class CallState(enum.Enum):
     """Where the call stands."""
 
     READY = "ready"
-    CALLING = "calling"
+    OPEN = "open"
+    SENT = "sent"
     ANSWERED = "answered"
     REFUSED = "refused"
     INDETERMINATE = "indeterminate"
@@ -37,32 +41,37 @@ class CallEvent(enum.Enum):
     """What happens to it."""
 
     INTEND = "intend"
-    """The intent is durable; nothing was sent before."""
-    WITHDRAW = "withdraw"
-    """No connection came about: certainly nothing was sent."""
+    """Somebody asked; it is durable who and when."""
+    SEND = "send"
+    """It is durable that a batch is about to be sent, on a connection that stands."""
+    REPEAT = "repeat"
+    """The same batch is about to be sent again; its provider guarantees that this is harmless."""
+    RECEIVE = "receive"
+    """A valid answer to the batch is stored."""
     ANSWER = "answer"
-    """A valid answer is stored."""
+    """All batches have their answers."""
     REFUSE = "refuse"
     """An answer came and may not be used."""
     LOSE = "lose"
-    """Something may have been sent, and no answer came."""
+    """Something may have been received, and no answer came."""
     FIND_NOT_CALLED = "find-not-called"
-    """The operator established that the call never reached the foundation model."""
+    """The operator established that the batch never reached the foundation model."""
     ABANDON = "abandon"
     """The operator gave the call up."""
 
 
 TRANSITIONS: Mapping[CallState, Mapping[CallEvent, CallState]] = MappingProxyType(
     {
-        CallState.READY: {CallEvent.INTEND: CallState.CALLING},
-        CallState.CALLING: {
-            CallEvent.WITHDRAW: CallState.READY,
-            CallEvent.ANSWER: CallState.ANSWERED,
+        CallState.READY: {CallEvent.INTEND: CallState.OPEN},
+        CallState.OPEN: {CallEvent.SEND: CallState.SENT, CallEvent.ANSWER: CallState.ANSWERED},
+        CallState.SENT: {
+            CallEvent.REPEAT: CallState.SENT,
+            CallEvent.RECEIVE: CallState.OPEN,
             CallEvent.REFUSE: CallState.REFUSED,
             CallEvent.LOSE: CallState.INDETERMINATE,
         },
         CallState.INDETERMINATE: {
-            CallEvent.FIND_NOT_CALLED: CallState.READY,
+            CallEvent.FIND_NOT_CALLED: CallState.OPEN,
             CallEvent.ABANDON: CallState.ABANDONED,
         },
         CallState.ANSWERED: {},

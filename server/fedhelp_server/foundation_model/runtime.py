@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+from fastapi import Request
+from fastapi.responses import JSONResponse
 from mlserver import MLModel
 from mlserver.errors import InferenceError
+from mlserver.handlers import custom_handler
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from numpy.typing import NDArray
 
 from fedhelp_secure.backbone import Backbone, load_backbone
-from fedhelp_server.foundation_model.pictures import PictureRefused, decode_pictures
+from fedhelp_secure.canonical import parse_json
+from fedhelp_secure.errors import MalformedMessage
+from fedhelp_server.foundation_model.pictures import (
+    PictureRefused,
+    decode_data_urls,
+    decode_pictures,
+)
 
 MODEL_NAME = "dinov2-small"
 INPUT = "images"
@@ -19,7 +29,7 @@ _PART = 8
 
 
 class DinoRuntime(MLModel):  # type: ignore[misc]  # mlserver has no type information
-    """One BYTES input ``images`` of base64 PNGs -> one FP32 output ``embeddings`` [N, 768]."""
+    """One BYTES input ``images`` of PNGs (base64 in JSON) -> FP32 ``embeddings`` [N, 768]."""
 
     _backbone: Backbone
     _turn: asyncio.Lock
@@ -41,13 +51,7 @@ class DinoRuntime(MLModel):  # type: ignore[misc]  # mlserver has no type inform
             )
         except PictureRefused as error:
             raise InferenceError(str(error)) from error
-        async with self._turn:
-            # In small parts: a request that is cancelled, as at shutdown, ends with its part.
-            parts = [
-                await asyncio.to_thread(self._backbone.embed, images[start : start + _PART])
-                for start in range(0, len(images), _PART)
-            ]
-        embeddings = np.concatenate(parts)
+        embeddings = await self.embed(images)
         output = ResponseOutput(
             name=OUTPUT,
             shape=list(embeddings.shape),
@@ -55,3 +59,39 @@ class DinoRuntime(MLModel):  # type: ignore[misc]  # mlserver has no type inform
             data=embeddings.ravel().tolist(),
         )
         return InferenceResponse(model_name=self.name, outputs=[output])
+
+    async def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings [N, 768] of grey ``images`` [N, H, W], one caller at a time."""
+        async with self._turn:
+            # In small parts: a request that is cancelled, as at shutdown, ends with its part.
+            parts = [
+                await asyncio.to_thread(self._backbone.embed, images[start : start + _PART])
+                for start in range(0, len(images), _PART)
+            ]
+        return np.concatenate(parts)
+
+    @custom_handler(rest_path="/v1/embeddings")  # type: ignore[untyped-decorator]
+    async def openai_embeddings(self, request: Request) -> JSONResponse:
+        """The second face: OpenAI's embeddings endpoint, with images as data URLs."""
+        try:
+            document = parse_json(await request.body(), "the request")
+            if document.get("model") != self.name or document.get("encoding_format") != "float":
+                raise PictureRefused(f"ask for the model {self.name}, with encoding_format float.")
+            urls = document.get("input")
+            images = await asyncio.to_thread(
+                decode_data_urls, urls if isinstance(urls, list) else []
+            )
+        except MalformedMessage as error:
+            return JSONResponse({"error": {"message": str(error)}}, status_code=400)
+        rows = (await self.embed(images)).tolist()
+        return JSONResponse(
+            {
+                "object": "list",
+                "model": self.name,
+                "data": [
+                    {"object": "embedding", "index": index, "embedding": row}
+                    for index, row in enumerate(rows)
+                ],
+                "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            }
+        )

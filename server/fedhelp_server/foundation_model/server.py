@@ -1,7 +1,7 @@
-"""MLServer, reduced to one model over HTTPS on this machine.
+"""MLServer, reduced to one model over HTTPS, and gRPC over TLS if asked, on this machine.
 
-MLServer would also open a plaintext gRPC port and let any client load and unload models; neither is
-wanted, and it has no settings for that, so they are taken out where it builds them (MLServer 1.7; a
+MLServer's own gRPC port is plaintext, and it lets any client load and unload models; neither is
+wanted, and it has no settings for that, so they are changed where it builds them (MLServer 1.7; a
 test looks at the ports that the process really opens).
 """
 
@@ -14,9 +14,15 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 from mlserver import ModelSettings, Settings
 from mlserver.errors import ModelNotFound
+from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from mlserver.grpc.server import GRPCServer
+from mlserver.grpc.servicers import InferenceServicer
+from mlserver.handlers import DataPlane
 from mlserver.repository import ModelRepository
 from mlserver.rest import RESTServer
 from mlserver.server import MLServer
@@ -43,9 +49,13 @@ class Endpoint:
     port: int
     certificate: Path
     key: Path
+    grpc_port: int | None = None
+    """Of gRPC over TLS on the same host (0: any free port); None for no gRPC."""
 
     @classmethod
-    def parse(cls, listen: str, *, certificate: Path, key: Path) -> Endpoint:
+    def parse(
+        cls, listen: str, *, certificate: Path, key: Path, grpc_port: int | None = None
+    ) -> Endpoint:
         """From ``127.0.0.1:PORT`` (0: any free port).
 
         Raises FoundationModelStartFailed unless it is a loopback address with readable files: the
@@ -66,7 +76,7 @@ class Endpoint:
                 raise FoundationModelStartFailed(
                     f"{path} is missing; run: fedhelp broker foundation-model-certificate --out DIR"
                 )
-        return cls(host, number, certificate, key)
+        return cls(host, number, certificate, key, grpc_port)
 
 
 class NoRepository(ModelRepository):  # type: ignore[misc]  # mlserver has no type information
@@ -84,8 +94,44 @@ class NoRepository(ModelRepository):  # type: ignore[misc]  # mlserver has no ty
         raise ModelNotFound(name)
 
 
+class _InferenceOnly(InferenceServicer):  # type: ignore[misc]  # mlserver has no type information
+    """MLServer's inference service without its model repository's methods."""
+
+    async def _refuse(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is one model, and it stays.")
+
+    RepositoryIndex = _refuse
+    RepositoryModelLoad = _refuse
+    RepositoryModelUnload = _refuse
+
+
+class _TlsGrpcServer(GRPCServer):  # type: ignore[misc]  # mlserver has no type information
+    """MLServer's gRPC server with TLS in place of plaintext, and without its model repository."""
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, data_plane: DataPlane) -> None:
+        super().__init__(settings, data_plane, None)
+        self._endpoint = endpoint
+        self.port: int | None = None
+
+    def _create_server(self) -> grpc.aio.Server:
+        endpoint = self._endpoint
+        credentials = grpc.ssl_server_credentials(
+            [(endpoint.key.read_bytes(), endpoint.certificate.read_bytes())]
+        )
+        self._server = grpc.aio.server(options=self._get_options())
+        add_GRPCInferenceServiceServicer_to_server(
+            _InferenceOnly(self._data_plane, None), self._server
+        )
+        self.port = self._server.add_secure_port(
+            f"{endpoint.host}:{endpoint.grpc_port}", credentials
+        )
+        return self._server
+
+
 class _NoGrpcServer:
     """Takes the place of MLServer's plaintext gRPC server."""
+
+    port: int | None = None
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -95,7 +141,11 @@ class _NoGrpcServer:
 
 
 class _HttpsServer(MLServer):  # type: ignore[misc]  # mlserver has no type information
-    """MLServer without gRPC and without the model repository's routes."""
+    """MLServer without plaintext and without the model repository's routes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        super().__init__(_settings(endpoint))
 
     def _create_servers(self) -> None:
         self._rest_server = RESTServer(
@@ -103,22 +153,29 @@ class _HttpsServer(MLServer):  # type: ignore[misc]  # mlserver has no type info
         )
         routes = self._rest_server._app.router.routes
         routes[:] = [route for route in routes if not route.path.startswith("/v2/repository")]
-        self._grpc_server = _NoGrpcServer()
+        self._grpc_server = (
+            _NoGrpcServer()
+            if self._endpoint.grpc_port is None
+            else _TlsGrpcServer(self._endpoint, self._settings, self._data_plane)
+        )
         self._kafka_server = None
 
-    async def address(self) -> str:
-        """``host:port`` once the model is ready and the port is open."""
+    async def addresses(self) -> list[str]:
+        """``host:port`` of HTTPS, then of gRPC, once the model is ready and the ports are open."""
         while True:
             uvicorn_server = getattr(self._rest_server, "_server", None)
             models = await self._model_registry.get_models()
             if uvicorn_server and uvicorn_server.started and any(model.ready for model in models):
                 host, port = uvicorn_server.servers[0].sockets[0].getsockname()
-                return f"{host}:{port}"
+                grpc_port = self._grpc_server.port
+                return [f"{host}:{port}", *([] if grpc_port is None else [f"{host}:{grpc_port}"])]
             await asyncio.sleep(_POLL_SECONDS)
 
 
 def serve(endpoint: Endpoint, ready_file: Path | None) -> None:
     """Serve until SIGTERM or SIGINT; ``ready_file`` gets ``host:port`` when the model is ready.
+
+    With gRPC its second line is that one's ``host:port``.
 
     Raises FoundationModelStartFailed if the port or the certificate cannot be used.
     """
@@ -146,7 +203,7 @@ def _check_usable(endpoint: Endpoint) -> None:
 
 
 async def _serve(endpoint: Endpoint, ready_file: Path | None) -> None:
-    server = _HttpsServer(_settings(endpoint))
+    server = _HttpsServer(endpoint)
     model = ModelSettings(name=MODEL_NAME, implementation=DinoRuntime)
     announcing = asyncio.create_task(_announce(server, ready_file))
     try:
@@ -160,9 +217,10 @@ async def _serve(endpoint: Endpoint, ready_file: Path | None) -> None:
 
 
 async def _announce(server: _HttpsServer, ready_file: Path | None) -> None:
-    address = await server.address()
+    addresses = await server.addresses()
     if ready_file is not None:
-        write_atomically(ready_file, f"{address}\n".encode("ascii"))
+        text = "".join(f"{address}\n" for address in addresses)
+        write_atomically(ready_file, text.encode("ascii"))
 
 
 def _settings(endpoint: Endpoint) -> Settings:

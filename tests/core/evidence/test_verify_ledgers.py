@@ -93,7 +93,7 @@ def aborted_after_opened(documents: Documents) -> Documents:
 def sent_after_aborted(documents: Documents) -> Documents:
     aborted = aborted_after_opened(documents)[3]
     # Of one moment, so that only the order is wrong.
-    return [documents[0], aborted, documents[1] | {"at": aborted["at"]}]
+    return [documents[0], aborted, documents[1] | {"recorded_at": aborted["recorded_at"]}]
 
 
 def a_year_that_is_spent(documents: Documents) -> None:

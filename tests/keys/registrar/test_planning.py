@@ -386,6 +386,26 @@ def test_lanes_are_as_many_as_fit(
             parse_charter(document)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"provider": "openai-embeddings", "batch_images": 8, "idempotent": True},
+        {"provider": "open-inference-grpc", "url": "https://fm.example.org:9001"},
+        {"provider": "local-onnx", "url": None, "weights_digest": "sha256:" + "0" * 64},
+    ],
+)
+def test_a_plan_can_choose_the_foundation_models_provider(
+    federation: Federation, tmp_path: Path, entries: dict[str, Any]
+) -> None:
+    plan = changed(tmp_path, lambda document: document["foundation_model"].update(entries))
+    registrar = federation.state("registrar")
+    charter = plan_charter(registrar, plan, make_public_set(), now=utc_now())
+    for name, value in entries.items():
+        assert getattr(charter.foundation_model, name) == value
+    envelope = sign_charter(charter, federation.governance_key)
+    assert open_charter(envelope, federation.governance_key.public) == charter
+
+
 def test_a_rehearsal_may_have_any_number_of_values(federation: Federation, tmp_path: Path) -> None:
     def rehearse(plan: dict[str, Any]) -> None:
         plan["privacy"].update(mechanism="rehearsal")
@@ -535,6 +555,11 @@ BAD_PLANS = {
     "a date": (PLAN.replace("pilot", "2026-01-01"), "put other values in quotes"),
     "another task": (PLAN.replace("classification", "regression"), "task"),
     "plain http": (PLAN.replace("https://", "http://"), "foundation_model.url"),
+    "a model in a file without its digest": (
+        PLAN.replace("{purpose", "{provider: local-onnx, purpose"),
+        "foundation_model.*weights_digest",
+    ),
+    "another provider": (PLAN.replace("{purpose", "{provider: telnet, purpose"), "provider"),
     "a path for a name": (PLAN.replace("small-2", "../small-2"), "hospitals.0"),
 }
 

@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
+import datetime
+import gzip
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from support.broker import (
     COUNT,
     BrokerWorld,
     Exchange,
+    answer_well,
     closed_port,
     embeddings_of_server,
     inference_response,
+    key_digest,
+    rows_asked_for,
     wait_until,
 )
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, CharterRefused, parse_charter
-from fedhelp_secure.foundation_model import idempotency_key, open_answer, open_record
-from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_server.broker.call import (
+from fedhelp_secure.charter import CharterRefused
+from fedhelp_secure.evidence.verify_calls import check_call
+from fedhelp_secure.foundation_model import (
+    ANSWER_LIMIT_BYTES,
     MAXIMUM_IMAGES,
+    batch_key,
+    encode_answer,
+    idempotency_key,
+    open_answer,
+    open_record,
+    request_digest_of,
+)
+from fedhelp_secure.transport.certificates import utc_now
+from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_server.broker import call as call_module
+from fedhelp_server.broker import journal as journal_module
+from fedhelp_server.broker import recorder as recorder_module
+from fedhelp_server.broker.call import (
     CallIndeterminate,
+    CallRunning,
     CallSpent,
     ProxySetRefused,
 )
-from fedhelp_server.broker.endpoint import (
-    AuthoritiesUnreadable,
-    CallNotSent,
-    EgressRefused,
-    FoundationModelEndpoint,
-    Limits,
-    check_destination,
-)
-from fedhelp_server.broker.protocol import build_request
+from fedhelp_server.broker.egress import EgressMisconfigured
+from fedhelp_server.broker.provider import CallNotSent
+from fedhelp_server.broker.providers.open_inference_http import build_request
 from fedhelp_server.broker.states import CallState
 from fedhelp_server.foundation_model.certificate import make_certificate
 
 WHO = Identity("testfed", Role.HOSPITAL, "small-1")
-
-
-def charter_with_url(charter: Charter, url: str) -> Charter:
-    document = charter.document()
-    document["foundation_model"]["url"] = url
-    return parse_charter(document)
 
 
 def test_the_answer_and_its_record_are_kept_and_given_again(
@@ -68,7 +76,14 @@ def test_the_answer_and_its_record_are_kept_and_given_again(
     np.testing.assert_array_equal(embeddings, embeddings_of_server())
     assert record.requested_by == WHO.uri
     assert record.host == world.server.url.removeprefix("https://")
-    assert record.request_digest == digest(build_request(world.public_set.images))
+    body = build_request(world.public_set.images)
+    [batch] = record.batches
+    assert (batch.images, batch.request_digest) == (COUNT, digest(body))
+    assert (batch.request_bytes, batch.attempts, batch.cost) == (len(body), 1, None)
+    assert batch.address == record.host
+    assert batch.tls_key == key_digest(world.server.certificate)
+    assert batch.answer_digest == digest(inference_response())
+    assert record.request_digest == request_digest_of(record.batches)
     assert record.answer_digest == digest(first.body)
     assert record.earlier == ()
 
@@ -81,7 +96,7 @@ def test_the_request_goes_to_the_model_with_its_idempotency_key(
     assert request.path == "/v2/models/dinov2-small/infer"
     assert request.body == build_request(world.public_set.images)
     key = idempotency_key(world.federation.charter)
-    assert request.headers["Idempotency-Key"] == f'"{key}"'
+    assert request.headers["Idempotency-Key"] == f'"{batch_key(key, 1)}"'
     assert "Cookie" not in request.headers
     assert "Authorization" not in request.headers
 
@@ -95,7 +110,7 @@ def test_the_intent_is_durable_before_anything_is_sent(world: BrokerWorld, tmp_p
 
     world.server.act = look
     world.one_call(tmp_path).answer(WHO)
-    assert seen == [["0001-intent.json"]]
+    assert seen == [["0001-intent.json", "0002-sent.json"]]
 
 
 def test_concurrent_requests_make_one_call(world: BrokerWorld, tmp_path: Path) -> None:
@@ -134,12 +149,43 @@ def endless(exchange: Exchange) -> None:
         exchange.handler.wfile.write(b" " * 65536)
 
 
+def promising(exchange: Exchange) -> None:
+    """A length of 10 GB, and nothing after it."""
+    exchange.reply(b"", length=10_000_000_000)
+
+
+def bomb(exchange: Exchange) -> None:
+    packed = gzip.compress(b" " * 50_000_000)
+    exchange.reply(packed, headers={"Content-Encoding": "gzip"})
+
+
+def endless_headers(exchange: Exchange) -> None:
+    exchange.handler.send_response_only(200)
+    exchange.handler.flush_headers()
+    while True:
+        exchange.handler.wfile.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+
+
+def interim_for_ever(exchange: Exchange) -> None:
+    for _ in range(100):
+        exchange.handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+
+def no_http(exchange: Exchange) -> None:
+    exchange.handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+
 HOSTILE: list[tuple[Callable[[Exchange], None], str]] = [
     (redirect, "redirect"),
     (redirect_without_location, "redirect"),
     (compressed, "answer-encoding"),
     (oversized, "answer-size"),
     (endless, "answer-size"),
+    (promising, "answer-size"),
+    (bomb, "answer-encoding"),
+    (endless_headers, "answer-http"),
+    (interim_for_ever, "answer-http"),
+    (no_http, "answer-http"),
     (lambda exchange: exchange.reply(b"not json"), "answer-form"),
     (lambda exchange: exchange.reply(inference_response(), status=500), "status-500"),
     (lambda exchange: exchange.reply(inference_response(), status=201), "status-201"),
@@ -158,22 +204,30 @@ def test_a_hostile_answer_is_recorded_and_not_kept(
 ) -> None:
     world.server.act = act
     concluded: list[None] = []
-    limits = Limits(seconds=10, answer_bytes=150_000)
-    call = world.one_call(
-        tmp_path, endpoint=world.endpoint(limits), concluded=lambda: concluded.append(None)
-    )
+    provider = world.provider(world.rules(seconds=10, answer_bytes=150_000))
+    call = world.one_call(tmp_path, provider=provider, concluded=lambda: concluded.append(None))
     for _ in range(2):
         with pytest.raises(CallSpent, match=reason):
             call.answer(WHO)
     assert len(world.server.requests) == 1
     assert concluded == [None]
-    assert not list(world.calls_directory(tmp_path).glob("*.npy"))
+    assert not list(world.calls_directory(tmp_path).glob("*.sealed"))
     journal = world.journal(tmp_path)
     assert journal.state is CallState.REFUSED
     assert journal.final_record is not None
     key = world.federation.state(Role.BROKER).signing_key().public
     record = open_record(journal.final_record, key)
     assert (record.outcome, record.reason, record.answer_digest) == ("refused", reason, None)
+
+
+def test_an_answer_has_room_for_its_numbers_and_no_more(world: BrokerWorld, tmp_path: Path) -> None:
+    indented = json.dumps(json.loads(inference_response()), indent=4).encode()
+    padded = b" " * 400_000 + inference_response()
+    world.server.act = lambda exchange: exchange.reply(indented)
+    world.one_call(tmp_path / "indented").answer(WHO)
+    world.server.act = lambda exchange: exchange.reply(padded)
+    with pytest.raises(CallSpent, match="answer-size"):
+        world.one_call(tmp_path / "padded").answer(WHO)
 
 
 def cut_short(exchange: Exchange) -> None:
@@ -205,7 +259,7 @@ def test_a_lost_call_is_indeterminate_and_not_repeated(
     concluded: list[None] = []
     call = world.one_call(
         tmp_path,
-        endpoint=world.endpoint(Limits(seconds=1.0)),
+        provider=world.provider(world.rules(seconds=1.0)),
         concluded=lambda: concluded.append(None),
     )
     for _ in range(2):
@@ -221,30 +275,34 @@ def test_a_lost_call_is_indeterminate_and_not_repeated(
 def test_a_call_that_never_connected_may_be_made_later(world: BrokerWorld, tmp_path: Path) -> None:
     # Its certificate is not the pinned one, so the handshake fails before anything is sent.
     other, _ = make_certificate(tmp_path / "other")
-    endpoint = FoundationModelEndpoint(world.federation.charter, ca=other)
+    provider = world.provider(world.rules(ca=other))
     with pytest.raises(CallNotSent, match="--ca"):
-        world.one_call(tmp_path, endpoint=endpoint).answer(WHO)
+        world.one_call(tmp_path, provider=provider).answer(WHO)
     assert world.server.requests == []
-    assert list(world.calls_directory(tmp_path).iterdir()) == []
+    names = [path.name for path in world.calls_directory(tmp_path).iterdir()]
+    assert names == ["0001-intent.json"]
     world.one_call(tmp_path).answer(WHO)
     assert len(world.server.requests) == 1
 
 
 def test_nobody_listening_is_not_a_call(world: BrokerWorld) -> None:
-    url = f"https://127.0.0.1:{closed_port()}"
-    charter = charter_with_url(world.federation.charter, url)
-    endpoint = FoundationModelEndpoint(charter, ca=world.server.certificate)
+    nowhere = world.variant(url=f"https://127.0.0.1:{closed_port()}")
     with pytest.raises(CallNotSent):
-        endpoint.infer(b"{}", idempotency_key="0" * 64)
+        nowhere.provider().connect()
 
 
-def test_a_server_with_a_certificate_for_another_host_gets_nothing(world: BrokerWorld) -> None:
-    # 127.0.0.2 is this machine too, but the pinned certificate does not name it.
-    url = world.server.url.replace("127.0.0.1", "127.0.0.2")
-    charter = charter_with_url(world.federation.charter, url)
-    endpoint = FoundationModelEndpoint(charter, ca=world.server.certificate)
-    with pytest.raises(CallNotSent):
-        endpoint.infer(b"{}", idempotency_key="0" * 64)
+def test_a_server_with_a_certificate_for_another_host_gets_nothing(
+    world: BrokerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name leads to the recording server, whose pinned certificate does not have it.
+    find = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *rest, **options: find("127.0.0.1", *rest, **options)
+    )
+    other = world.variant(url=world.server.url.replace("127.0.0.1", "fm.example"))
+    with pytest.raises(CallNotSent, match="certificate"):
+        other.provider().connect()
+    wait_until(lambda: world.server.connections)
     assert world.server.requests == []
 
 
@@ -266,12 +324,12 @@ def test_closing_ends_a_running_call_as_indeterminate(world: BrokerWorld, tmp_pa
         release.wait(10)
 
     world.server.act = hold
-    endpoint = world.endpoint()
-    call = world.one_call(tmp_path, endpoint=endpoint)
+    provider = world.provider()
+    call = world.one_call(tmp_path, provider=provider)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(call.answer, WHO)
         wait_until(lambda: world.server.requests)
-        endpoint.close()
+        provider.close()
         with pytest.raises(CallIndeterminate):
             waiting.result(timeout=5)
     release.set()
@@ -279,13 +337,13 @@ def test_closing_ends_a_running_call_as_indeterminate(world: BrokerWorld, tmp_pa
 
 
 def test_a_closed_endpoint_sends_nothing(world: BrokerWorld, tmp_path: Path) -> None:
-    endpoint = world.endpoint()
-    call = world.one_call(tmp_path, endpoint=endpoint)
-    endpoint.close()
+    provider = world.provider()
+    call = world.one_call(tmp_path, provider=provider)
+    provider.close()
     with pytest.raises(CallNotSent):
         call.answer(WHO)
     assert world.server.connections == []
-    assert world.journal(tmp_path).state is CallState.READY
+    assert world.journal(tmp_path).state is CallState.OPEN
 
 
 def test_other_images_than_the_charters_never_leave(world: BrokerWorld, tmp_path: Path) -> None:
@@ -303,46 +361,137 @@ def test_other_images_than_the_charters_never_leave(world: BrokerWorld, tmp_path
 
 
 def test_the_largest_call_fits_the_answers_limit() -> None:
-    longest = len("-1.1754943508222875e-38,")
-    assert MAXIMUM_IMAGES * 768 * longest <= 64 * 1024 * 1024
-    assert MAXIMUM_IMAGES >= 1000
+    assert MAXIMUM_IMAGES > 1000
+    assert len(encode_answer(np.ones((MAXIMUM_IMAGES, 768), np.float32))) <= ANSWER_LIMIT_BYTES
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://127.0.0.1:9000/v2",
-        "https://127.0.0.1:9001/v2",
-        "https://127.0.0.1/v2",
-        "https://localhost:9000/v2",
-        "https://evil.example:9000/v2",
-        "https://user@127.0.0.1:9000/v2",
-        "https://127.0.0.1.evil.example:9000/v2",
+        "http://127.0.0.1:9000",
+        "https://user@host",
+        "ftp://host",
+        "https://host:99999",
+        "https://host:port",
+        "https://[",
+        "https://",
+        "https://:443",
+        "https://host\\@evil.example",
+        "https://h%6fst",
+        "https://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example",
+        "https://host/path;x",
     ],
 )
-def test_another_destination_is_stopped(world: BrokerWorld, url: str) -> None:
-    charter = charter_with_url(world.federation.charter, "https://127.0.0.1:9000/base")
-    check_destination(httpx.URL("https://127.0.0.1:9000/base/v2/models/m/infer"), charter)
-    with pytest.raises(EgressRefused):
-        check_destination(httpx.URL(url), charter)
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://user@host", "ftp://host"])
 def test_a_charter_with_another_url_is_refused(world: BrokerWorld, url: str) -> None:
     with pytest.raises(CharterRefused, match="foundation_model"):
-        charter_with_url(world.federation.charter, url)
-
-
-@pytest.mark.parametrize("url", ["https://host:99999", "https://host:port", "https://["])
-def test_a_charter_whose_url_is_none_stops_the_broker(world: BrokerWorld, url: str) -> None:
-    charter = charter_with_url(world.federation.charter, url)
-    with pytest.raises((EgressRefused, CharterRefused)):
-        FoundationModelEndpoint(charter, ca=world.server.certificate)
+        world.variant(url=url)
 
 
 def test_authorities_that_are_none_are_refused(world: BrokerWorld, tmp_path: Path) -> None:
     empty = tmp_path / "ca.pem"
     empty.write_text("nothing")
     for path in (empty, tmp_path / "absent.pem"):
-        with pytest.raises(AuthoritiesUnreadable, match="--ca"):
-            FoundationModelEndpoint(world.federation.charter, ca=path)
+        with pytest.raises(EgressMisconfigured, match="--ca"):
+            world.provider(world.rules(ca=path))
+
+
+def test_a_lost_batch_is_sent_again_where_that_is_guaranteed(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PAUSE_SECONDS", 0.0)
+    guaranteed = world.variant(idempotent=True)
+
+    def twice_nothing(exchange: Exchange) -> None:
+        if len(world.server.requests) < 3:
+            hang_up(exchange)
+        else:
+            answer_well(exchange)
+
+    world.server.act = twice_nothing
+    stored = guaranteed.one_call(tmp_path).answer(WHO)
+    charter = guaranteed.federation.charter
+    _, record = open_answer(charter, record=stored.record, body=stored.body)
+    assert [batch.attempts for batch in record.batches] == [3]
+    assert len({request.headers["Idempotency-Key"] for request in world.server.requests}) == 1
+
+
+def test_and_given_up_after_three_times(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PAUSE_SECONDS", 0.0)
+    guaranteed = world.variant(idempotent=True)
+    world.server.act = hang_up
+    with pytest.raises(CallIndeterminate):
+        guaranteed.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == call_module.ATTEMPTS
+
+
+def test_a_refused_batch_ends_the_call_and_no_other_is_sent(
+    world: BrokerWorld, tmp_path: Path
+) -> None:
+    divided = world.variant(batch_images=2)
+
+    def second_is_bad(exchange: Exchange) -> None:
+        good = len(world.server.requests) == 1
+        exchange.reply(inference_response(rows_asked_for(exchange.body)) if good else b"{}")
+
+    world.server.act = second_is_bad
+    with pytest.raises(CallSpent, match="answer-form"):
+        divided.one_call(tmp_path).answer(WHO)
+    assert len(world.server.requests) == 2
+    record = divided.journal(tmp_path).last_record()
+    check_call(record, divided.federation.charter)
+    assert [batch.answer_digest is None for batch in record.batches] == [False, True]
+
+
+def test_a_call_that_takes_longer_than_a_request_waits_is_still_one(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "_PATIENCE_SECONDS", 0.05)
+    release = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        release.wait(20)
+        answer_well(exchange)
+
+    world.server.act = hold
+    call = world.one_call(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call.answer, WHO)
+        wait_until(lambda: world.server.requests)
+        with pytest.raises(CallRunning):
+            call.answer(WHO)
+        release.set()
+        assert first.result(timeout=10) == call.answer(WHO)
+    assert len(world.server.requests) == 1
+
+
+def test_a_clock_that_is_set_back_does_not_turn_moments_round(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divided = world.variant(batch_images=2)
+    now = utc_now()
+    hours = iter(range(100))
+    monkeypatch.setattr(
+        recorder_module, "utc_now", lambda: now - datetime.timedelta(hours=next(hours))
+    )
+    divided.one_call(tmp_path).answer(WHO)
+    check_call(divided.journal(tmp_path).last_record(), divided.federation.charter)
+
+
+def test_a_full_disk_loses_no_step(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent if it cannot be written down first."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    call = world.one_call(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module, "write_atomically", full)
+        with pytest.raises(OSError, match="No space"):
+            call.answer(WHO)
+    assert world.server.requests == []
+    call.answer(WHO)
+    assert len(world.server.requests) == 1

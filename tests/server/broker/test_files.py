@@ -13,13 +13,16 @@ from fedhelp_secure.errors import ConfigurationError, SignatureRefused
 from fedhelp_secure.public_set import PublicSet, PublicSetRefused
 from fedhelp_secure.state import StateError
 from fedhelp_secure.transport.identity import Role
+from fedhelp_server.broker.ceiling import Ceiling
 from fedhelp_server.broker.process import (
     BrokerOptions,
     NotThisBroker,
     ReasonRefused,
     resolve,
     run,
+    status,
 )
+from fedhelp_server.broker.states import CallState
 
 
 def options(world: BrokerWorld, **changes: Path) -> BrokerOptions:
@@ -27,7 +30,11 @@ def options(world: BrokerWorld, **changes: Path) -> BrokerOptions:
         charter=changes.get("charter", world.federation.charter_file()),
         public_set=changes.get("public_set", world.public_set_file),
         listen="127.0.0.1:0",
-        ca=world.server.certificate,
+        rules=world.rules(),
+        ceiling=Ceiling(),
+        credential_file=None,
+        credential=None,
+        model_file=None,
         aggregator=None,
         ready_file=None,
     )
@@ -66,6 +73,14 @@ def test_another_roles_state_is_refused(world: BrokerWorld) -> None:
 def test_an_absent_charter_is_refused(world: BrokerWorld, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.json"):
         run(world.broker_state(tmp_path), options(world, charter=tmp_path / "absent.json"))
+
+
+def test_the_status_of_a_call_that_nobody_asked_for(world: BrokerWorld, tmp_path: Path) -> None:
+    broker = world.broker_state(tmp_path)
+    found = status(broker, world.federation.charter_file())
+    assert (found.state, found.intent, found.batches) == (CallState.READY, None, ())
+    assert (found.of_batches, found.reason, found.logged) == (1, "", False)
+    assert not (broker / "broker" / "calls").exists()
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 301, "two\nlines", "\x1b[31mred"])

@@ -5,65 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import ssl
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.broker import MODEL, RecordingServer, closed_port, fedhelp, make_world, wait_until
+from support.broker import MODEL, RecordingServer, closed_port, fedhelp
+from support.foundation_model import FoundationModel, start
 
 from fedhelp_secure.backbone import load_backbone
-from fedhelp_secure.foundation_model import open_answer
-from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_server.broker.endpoint import FoundationModelEndpoint
-from fedhelp_server.broker.protocol import build_request, parse_response
+from fedhelp_server.broker.providers.open_inference_http import build_request, parse_response
 from fedhelp_server.foundation_model.certificate import make_certificate
-
-
-@dataclass(frozen=True)
-class FoundationModel:
-    process: subprocess.Popen[bytes]
-    url: str
-    certificate: Path
-    ready: Path
-    log: Path
-
-    def client(self) -> httpx.Client:
-        context = ssl.create_default_context(cafile=str(self.certificate))
-        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=30)
-
-
-def start(root: Path, *, port: int = 0) -> FoundationModel:
-    certificate, key = make_certificate(root)
-    ready, log = root / "ready", root / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "fedhelp_secure", "broker", "foundation-model"),
-                *("--listen", f"127.0.0.1:{port}", "--certificate", str(certificate)),
-                *("--key", str(key), "--ready-file", str(ready)),
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    wait_until(lambda: ready.exists() or process.poll() is not None, 60)
-    assert ready.exists(), log.read_text()
-    return FoundationModel(process, f"https://{ready.read_text().strip()}", certificate, ready, log)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FoundationModel]:
-    running = start(tmp_path_factory.mktemp("foundation-model"))
-    yield running
-    running.process.terminate()
-    running.process.wait(timeout=20)
 
 
 def images() -> NDArray[np.uint8]:
@@ -89,50 +44,80 @@ def listening_ports(process: int) -> set[tuple[str, str]]:
     return found
 
 
-def test_it_answers_with_the_backbones_embeddings(model: FoundationModel) -> None:
+def test_it_answers_with_the_backbones_embeddings(foundation_model: FoundationModel) -> None:
     pictures = images()
-    with model.client() as client:
+    with foundation_model.client() as client:
         assert client.get(f"/v2/models/{MODEL}/ready").status_code == 200
         response = client.post(f"/v2/models/{MODEL}/infer", content=build_request(pictures))
     answer = parse_response(response.content, model=MODEL, count=len(pictures))
     np.testing.assert_allclose(answer, load_backbone().embed(pictures), atol=1e-4)
 
 
-def test_the_broker_calls_it_with_the_pinned_certificate(
-    model: FoundationModel, tmp_path: Path
+def test_two_loopback_ports_are_open_and_no_model_can_be_loaded_or_unloaded(
+    foundation_model: FoundationModel,
 ) -> None:
-    """The whole way once: public set, request, MLServer, answer, signed record, hospital."""
-    with RecordingServer(tmp_path / "other") as other:
-        world = make_world(tmp_path, other, url=model.url)
-        charter = world.federation.charter
-        endpoint = FoundationModelEndpoint(charter, ca=model.certificate)
-        who = Identity("testfed", Role.HOSPITAL, "small-1")
-        stored = world.one_call(tmp_path, endpoint=endpoint).answer(who)
-        assert other.connections == []
-    embeddings, record = open_answer(charter, record=stored.record, body=stored.body)
-    assert record.outcome == "answered"
-    expected = load_backbone().embed(world.public_set.images)
-    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
-
-
-def test_one_loopback_port_is_open_and_no_model_can_be_loaded_or_unloaded(
-    model: FoundationModel,
-) -> None:
-    port = int(model.url.rpartition(":")[2])
-    assert listening_ports(model.process.pid) == {("0100007F", f"{port:04X}")}
-    with model.client() as client:
+    ports = [int(address.rpartition(":")[2]) for address in foundation_model.addresses]
+    listening = listening_ports(foundation_model.process.pid)
+    assert {port for _, port in listening} == {f"{port:04X}" for port in ports}
+    # gRPC writes 127.0.0.1 as the IPv6 address that stands for it.
+    assert {address[-8:] for address, _ in listening} == {"0100007F"}
+    assert len(ports) == 2
+    with foundation_model.client() as client:
         for path in ("index", f"models/{MODEL}/unload", f"models/{MODEL}/load"):
             assert client.post(f"/v2/repository/{path}", json={}).status_code == 404
         assert client.get("/metrics").status_code == 404
         assert client.get(f"/v2/models/{MODEL}/ready").status_code == 200
 
 
-def test_plaintext_is_not_spoken(model: FoundationModel) -> None:
+def test_plaintext_is_not_spoken(foundation_model: FoundationModel) -> None:
     with (
         httpx.Client(trust_env=False) as client,
         pytest.raises(httpx.HTTPError),
     ):
-        client.get(model.url.replace("https", "http"))
+        client.get(foundation_model.url.replace("https", "http"))
+    with (
+        grpc.insecure_channel(foundation_model.addresses[1]) as channel,
+        pytest.raises(grpc.FutureTimeoutError),
+    ):
+        grpc.channel_ready_future(channel).result(0.5)
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelUnload", "RepositoryIndex"])
+def test_no_model_can_be_unloaded_over_grpc(foundation_model: FoundationModel, method: str) -> None:
+    credentials = grpc.ssl_channel_credentials(foundation_model.certificate.read_bytes())
+    path = f"/inference.GRPCInferenceService/{method}"
+    other = f"/inference.model_repository.ModelRepositoryService/{method}"
+    with grpc.secure_channel(foundation_model.addresses[1], credentials) as channel:
+        for name in (path, other):
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                name, request_serializer=bytes
+            )
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"", timeout=10)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "other"},
+        {"encoding_format": "base64"},
+        {"input": "text"},
+        {"input": ["text"]},
+        {"input": []},
+        {"input": ["data:image/png;base64,AAAA"]},
+        {"input": ["https://elsewhere.example/picture.png"]},
+    ],
+)
+def test_bad_requests_for_embeddings_are_refused(
+    foundation_model: FoundationModel, change: dict[str, object]
+) -> None:
+    document = {"model": MODEL, "encoding_format": "float", "input": []} | change
+    with foundation_model.client() as client:
+        response = client.post("/v1/embeddings", json=document)
+        assert response.status_code == 400
+        assert "message" in response.json()["error"]
+        assert client.post("/v1/embeddings", content=b"no JSON").status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -154,15 +139,16 @@ def test_plaintext_is_not_spoken(model: FoundationModel) -> None:
     ],
 )
 def test_bad_requests_are_refused(
-    model: FoundationModel, path: str, document: dict[str, object], status: int
+    foundation_model: FoundationModel, path: str, document: dict[str, object], status: int
 ) -> None:
-    with model.client() as client:
+    with foundation_model.client() as client:
         assert client.post(path, json=document).status_code == status
         assert client.get(f"/v2/models/{MODEL}/ready").status_code == 200
 
 
 def test_it_ends_at_sigterm_even_while_it_computes(tmp_path: Path) -> None:
     running = start(tmp_path)
+    assert len(listening_ports(running.process.pid)) == 1  # gRPC only if asked
     many = np.tile(images(), (100, 1, 1))
     path, body = f"/v2/models/{MODEL}/infer", build_request(many)
     with running.client() as client, pytest.raises(httpx.ReadTimeout):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from support.broker import COUNT, MODEL, embeddings_of_server, inference_response, make_public_set
 
-from fedhelp_server.broker.protocol import AnswerRefused, build_request, parse_response
+from fedhelp_server.broker.provider import AnswerRefused
+from fedhelp_server.broker.providers.open_inference_http import build_request, parse_response
 
 FLAT = embeddings_of_server().ravel().tolist()
 

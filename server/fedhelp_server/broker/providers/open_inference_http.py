@@ -1,4 +1,4 @@
-"""The two messages of the Open Inference Protocol v2 that the call consists of.
+"""The Open Inference Protocol v2 over HTTPS.
 
 https://github.com/kserve/open-inference-protocol: one BYTES tensor of base64 PNGs goes out, one
 FP32 tensor of embeddings comes back.
@@ -7,7 +7,6 @@ FP32 tensor of embeddings comes back.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from typing import Annotated, Literal
 
@@ -15,23 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedhelp_secure.errors import PeerError
-from fedhelp_secure.foundation_model import EMBEDDING_WIDTH
+from fedhelp_server.broker.pictures import png
+from fedhelp_server.broker.provider import AnswerRefused, checked_embeddings
+from fedhelp_server.broker.providers.https import HttpsProvider, Parsed
 
 INPUT = "images"
 OUTPUT = "embeddings"
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class AnswerRefused(PeerError):
-    """The foundation model's answer may not be used; ``reason`` is short and stable."""
-
-    code = "foundation-model-answer"
-
-    def __init__(self, reason: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.reason = reason
 
 
 class _Message(BaseModel):
@@ -51,6 +41,23 @@ class _Response(_Message):
     outputs: tuple[_Output]
 
 
+class OpenInferenceHttp(HttpsProvider):
+    """``POST <url>/v2/models/<model>/infer``."""
+
+    @property
+    def target(self) -> str:
+        """Path of the request."""
+        return f"{self.model.path}/v2/models/{self.model.model}/infer"
+
+    def request(self, images: NDArray[np.uint8]) -> bytes:
+        """See `build_request`."""
+        return build_request(images)
+
+    def parse(self, data: bytes, *, count: int) -> Parsed:
+        """See `parse_response`; the protocol has no field for a cost."""
+        return Parsed(parse_response(data, model=self.model.model, count=count), None)
+
+
 def build_request(images: NDArray[np.uint8]) -> bytes:
     """The body of an inference request for grey ``images`` [N, H, W], encoded here as PNG."""
     document = {
@@ -60,7 +67,7 @@ def build_request(images: NDArray[np.uint8]) -> bytes:
                 "shape": [len(images)],
                 "datatype": "BYTES",
                 "parameters": {"content_type": "base64"},
-                "data": [_png(image) for image in images],
+                "data": [base64.b64encode(png(image)).decode("ascii") for image in images],
             }
         ],
         "outputs": [{"name": OUTPUT}],
@@ -79,22 +86,4 @@ def parse_response(data: bytes, *, model: str, count: int) -> NDArray[np.float32
     if response.model_name != model:
         raise AnswerRefused("answer-model", "another model than the charter's has answered.")
     output = response.outputs[0]
-    if output.shape != (count, EMBEDDING_WIDTH) or len(output.data) != count * EMBEDDING_WIDTH:
-        raise AnswerRefused(
-            "answer-shape", f"the foundation model's answer is not {count} x {EMBEDDING_WIDTH}."
-        )
-    with np.errstate(over="ignore"):
-        embeddings = np.array(output.data, dtype=np.float32).reshape(output.shape)
-    if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
-        raise AnswerRefused(
-            "answer-values", "the foundation model's answer has values that are not usable."
-        )
-    return embeddings
-
-
-def _png(image: NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return checked_embeddings(np.array(output.data), output.shape, count=count)
