@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from cryptography import x509
@@ -50,7 +51,9 @@ def knows(deployment: Deployment, party: str | Role, authorities: int) -> bool:
 def wait_until_contributed(deployment: Deployment, count: int) -> None:
     """Returns when the first round has so many contributions, and waits for more."""
     files = own_tls_files(deployment.federation.state("small-2"))
-    request = wire.WatchRoundsRequest(charter_digest=deployment.federation.charter.digest)
+    request = wire.WatchRoundsRequest(
+        charter_digest=deployment.federation.charter.digest, session=os.urandom(16)
+    )
     address = deployment.addresses[Role.AGGREGATOR]
     with raw_channel(files, address, serving(Role.AGGREGATOR)) as channel:
         stream = CoordinatorStub(channel).WatchRounds(request, timeout=PATIENCE_SECONDS)

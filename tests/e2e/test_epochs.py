@@ -8,6 +8,7 @@ and without a foundation model can be.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ def _events(federation: Federation, servers: Servers) -> Iterator[wire.RoundEven
     state = federation.state(Role.AUDITOR)
     expected = Identity(federation.charter.federation, Role.AGGREGATOR, "aggregator")
     with open_channel(state, servers.addresses["aggregator"], expected=expected) as channel:
-        request = wire.WatchRoundsRequest(charter_digest=federation.charter.digest)
+        request = wire.WatchRoundsRequest(
+            charter_digest=federation.charter.digest, session=os.urandom(16)
+        )
         yield from CoordinatorStub(channel).WatchRounds(request, timeout=240)
 
 

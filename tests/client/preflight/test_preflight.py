@@ -140,7 +140,7 @@ def _open_root(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
-    [(_readable, "chmod"), (_linked, "is a link"), (_open_root, "chmod -R go-rwx")],
+    [(_readable, "chmod"), (_linked, "is a symbolic link"), (_open_root, "chmod -R go-rwx")],
 )
 def test_a_state_directory_that_is_open_fails(
     ready: Ready, own: Path, spoil: Callable[[Path], None], sentence: str
@@ -180,7 +180,7 @@ def _certificate(own: Path, registrar: StateDirectory, *, left: float, whole: fl
         (29.0, False, "pass", "days left"),
         (3.0, False, "warn", "renew it now"),
         (-1.0, False, "fail", "expired"),
-        (29.0, True, "fail", "from no authority"),
+        (29.0, True, "fail", "chain is refused"),
     ],
 )
 def test_a_certificate_that_ends_or_is_not_ours(

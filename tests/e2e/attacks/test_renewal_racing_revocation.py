@@ -102,10 +102,17 @@ def test_no_certificate_of_a_race_is_admitted_anywhere(deployment: Deployment) -
     with ThreadPoolExecutor(4) as pool:
         for role, method in ((Role.UNMASKER, UNMASK), (Role.REGISTRAR, GET_TRUST_LIST)):
             tried = [
-                pool.submit(_code, deployment, role, method, files)
+                pool.submit(_code_in_time, deployment, role, method, files)
                 for _, files in loot.certificates
             ]
             assert {each.result() for each in tried} == {"revoked"}
+
+
+def _code_in_time(deployment: Deployment, role: Role, method: str, files: TlsFiles) -> str:
+    """As `_code`, when the server has time for this party: so many calls are too many at once."""
+    while (code := _code(deployment, role, method, files)) == "rate-limited":
+        time.sleep(0.2)
+    return code
 
 
 def _code_in(error: grpc.RpcError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -99,7 +100,9 @@ def test_a_revoked_party_of_any_role_is_refused(
 def test_what_runs_is_ended_and_nothing_else(deployment: Deployment) -> None:
     federation, serves = deployment.federation, serving(Role.AGGREGATOR)
     address = deployment.addresses[Role.AGGREGATOR]
-    request = wire.WatchRoundsRequest(charter_digest=federation.charter.digest)
+    request = wire.WatchRoundsRequest(
+        charter_digest=federation.charter.digest, session=os.urandom(16)
+    )
     stolen = own_tls_files(federation.state("small-2"))
     honest = own_tls_files(federation.state("small-1"))
     stop = threading.Event()
@@ -172,7 +175,9 @@ def test_a_revoked_server_is_left_by_who_calls_it(deployment: Deployment) -> Non
         *("--registrar", deployment.addresses[Role.REGISTRAR]),
     )
     watched = own_tls_files(deployment.federation.state("small-1"))
-    request = wire.WatchRoundsRequest(charter_digest=deployment.federation.charter.digest)
+    request = wire.WatchRoundsRequest(
+        charter_digest=deployment.federation.charter.digest, session=os.urandom(16)
+    )
     with raw_channel(
         watched, deployment.addresses[Role.AGGREGATOR], serving(Role.AGGREGATOR)
     ) as channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 
 import grpc
@@ -64,7 +65,9 @@ def test_nobody_is_admitted_on_an_old_list_and_everybody_again_on_a_new_one(
 ) -> None:
     federation, files = deployment.federation, own_tls_files(deployment.federation.state("small-1"))
     address, aggregator = deployment.addresses[Role.AGGREGATOR], serving(Role.AGGREGATOR)
-    request = wire.WatchRoundsRequest(charter_digest=federation.charter.digest)
+    request = wire.WatchRoundsRequest(
+        charter_digest=federation.charter.digest, session=os.urandom(16)
+    )
     assert code(deployment) == ""
     with raw_channel(files, address, aggregator) as channel:
         watch = CoordinatorStub(channel).WatchRounds(request, timeout=PATIENCE_SECONDS)
@@ -104,7 +107,9 @@ def _check_told_in_general_and_logged_exactly(deployment: Deployment) -> None:
 def test_a_party_with_an_old_list_calls_nobody(deployment: Deployment) -> None:
     hospital, aggregator = deployment.federation.state("large-1"), serving(Role.AGGREGATOR)
     address = deployment.addresses[Role.AGGREGATOR]
-    request = wire.WatchRoundsRequest(charter_digest=deployment.federation.charter.digest)
+    request = wire.WatchRoundsRequest(
+        charter_digest=deployment.federation.charter.digest, session=os.urandom(16)
+    )
     with open_channel(hospital, address, expected=aggregator) as channel:
         stub = CoordinatorStub(channel)
         watch = stub.WatchRounds(request, timeout=PATIENCE_SECONDS)
