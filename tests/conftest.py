@@ -21,6 +21,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_TOGETHER = {
+    "tests/e2e/test_demo.py": "demo",
+    "tests/e2e/test_docs.py": "demo",
+    "tests/e2e/attacks/": "attacks",
+}
+"""Files whose tests share what takes long to start."""
+
+
+def _group(item: pytest.Item) -> str:
+    file = item.nodeid.partition("::")[0]
+    return next((name for begin, name in _TOGETHER.items() if file.startswith(begin)), file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers share the files; one takes the demo's, the longest, before anything else."""
+    items.sort(key=lambda item: _group(item) != "demo")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
 @pytest.fixture(scope="session")
 def soft_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftToken]:
     """A real PKCS#11 token; one for the whole run, since the library reads its settings once."""
