@@ -12,7 +12,19 @@ from rich.console import Console
 
 from fedhelp_secure.enrolment.join_command import add_enrol_command
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.evidence.events.choices import EventFormat, ShipFormat
+from fedhelp_secure.evidence.events.options import (
+    BundleArgument,
+    CertificateKeyOption,
+    CertificateOption,
+    EnterpriseOption,
+    EventFormat,
+    GovernanceKeyOption,
+    LogCharterOption,
+    LogOption,
+    ShipFormat,
+    StateFileOption,
+    UnconfirmedOption,
+)
 
 if TYPE_CHECKING:
     from fedhelp_secure.evidence.events.source import SignedLog
@@ -22,20 +34,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Evidence: export, sign, verify, recompute, attack.", no_args_is_help=True)
 add_enrol_command(app, "auditor")
 
-EnterpriseOption = Annotated[
-    int,
-    typer.Option(min=1, max=4_294_967_295, help="Names the structured data; 32473: examples'."),
-]
-BundleArgument = Annotated[Path | None, typer.Argument(help="The bundle's directory.")]
-LogOption = Annotated[
-    Path | None, typer.Option("--log", help="Instead: the aggregator's log directory.")
-]
-LogCharterOption = Annotated[
-    Path | None, typer.Option("--charter", help="With --log: the charter's envelope.")
-]
-GovernanceKeyOption = Annotated[
-    Path | None, typer.Option("--governance-key", help="The registrar's governance.pub.")
-]
 StateOption = Annotated[Path, typer.Option("--state", help="The auditor's state directory.")]
 
 
@@ -225,12 +223,11 @@ def ship(
     charter: LogCharterOption = None,
     governance_key: GovernanceKeyOption = None,
     format: Annotated[ShipFormat, typer.Option(help="Of the messages.")] = ShipFormat.RFC5424,
-    certificate: Annotated[Path | None, typer.Option(help="Own certificate chain, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Its key, PEM, unencrypted.")] = None,
+    certificate: CertificateOption = None,
+    key: CertificateKeyOption = None,
     start: Annotated[int | None, typer.Option("--from", min=0, help="First index.")] = None,
-    state_file: Annotated[
-        Path | None, typer.Option(help="Keeps how far was shipped; go on from there.")
-    ] = None,
+    state_file: StateFileOption = None,
+    unconfirmed: UnconfirmedOption = False,
     enterprise_number: EnterpriseOption = 32473,
 ) -> None:
     """Send the log's entries to a syslog server over TLS, each at least once, under a stable id."""
@@ -239,7 +236,7 @@ def ship(
     from fedhelp_secure.transport.address import parse_address
 
     host, port = parse_address(to, "--to")
-    receiver = Receiver(host, port, ca, certificate, key)
+    receiver = Receiver(host, port, ca, certificate, key, unconfirmed)
     source = _signed_log(bundle, log, charter, governance_key)
     indices = shipped(
         source, receiver, start=start, state_file=state_file, enterprise=enterprise_number

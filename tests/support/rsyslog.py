@@ -19,14 +19,17 @@ _SECONDS = 60.0
 _CONFIGURATION = """
 global(
     workDirectory="{directory}" maxMessageSize="8k"
-    defaultNetstreamDriver="ossl" defaultNetstreamDriverCAFile="{directory}/ca.pem"
+    defaultNetstreamDriver="{driver}" defaultNetstreamDriverCAFile="{directory}/ca.pem"
     defaultNetstreamDriverCertFile="{directory}/server.pem"
     defaultNetstreamDriverKeyFile="{directory}/server.key"
 )
-module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="{mode}")
+module(
+    load="imtcp"
+    streamDriver.name="{driver}" streamDriver.mode="1" streamDriver.authMode="{mode}"
+)
 module(load="mmpstrucdata")
 template(name="whole" type="string" string="%jsonmesg%\\n")
-input(type="imtcp" address="127.0.0.1" port="{port}" listenPortFileName="{directory}/port")
+input(type="imtcp" address="127.0.0.1" port="0" listenPortFileName="{directory}/port")
 action(type="mmpstrucdata")
 action(type="omfile" file="{directory}/received" template="whole")
 """
@@ -63,9 +66,9 @@ class SyslogServer:
 
 
 def find() -> Program | None:
-    """rsyslog with its OpenSSL driver, or None."""
+    """rsyslog with its OpenSSL and GnuTLS drivers, or None."""
     for place in _PLACES:
-        drivers = sorted(place.glob("usr/lib/*/rsyslog/lmnsd_ossl.so"))
+        drivers = sorted(place.glob("usr/lib/*/rsyslog/lmnsd_gtls.so"))
         executable = place / "usr/sbin/rsyslogd"
         if drivers and executable.exists():
             return Program(executable, drivers[0].parent)
@@ -74,14 +77,14 @@ def find() -> Program | None:
 
 @contextmanager
 def running(
-    program: Program, directory: Path, *, port: int = 0, mode: str = "anon"
+    program: Program, directory: Path, *, driver: str = "ossl", mode: str = "anon"
 ) -> Iterator[SyslogServer]:
     """A server that parses structured data, on loopback; ``ca.pem``, ``server.pem`` and
     ``server.key`` must be in ``directory``. ``mode`` "x509/certvalid" asks clients for theirs."""
     written = directory / "port"
     written.unlink(missing_ok=True)
     configuration = directory / "rsyslog.conf"
-    configuration.write_text(_CONFIGURATION.format(directory=directory, mode=mode, port=port))
+    configuration.write_text(_CONFIGURATION.format(directory=directory, mode=mode, driver=driver))
     arguments = ["-n", "-f", str(configuration), "-i", str(directory / "pid")]
     with (
         (directory / "messages").open("wb") as messages,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.evidence.events import fhir, lines, syslog
-from fedhelp_secure.evidence.events.choices import EventFormat
 from fedhelp_secure.evidence.events.event import AuditEvent
+from fedhelp_secure.evidence.events.options import EventFormat
 
 
 def written(

@@ -44,6 +44,12 @@ class SyslogUnavailable(UnavailablePeer):
     code = "syslog-unavailable"
 
 
+class SyslogUnconfirmed(UnavailablePeer):
+    """The syslog server ended the connection without a word that only itself can say."""
+
+    code = "syslog-unconfirmed"
+
+
 class ShippingOptions(ConfigurationError):
     """A file or number given for shipping cannot be used."""
 
@@ -68,6 +74,9 @@ class Receiver:
     """Own certificate chain, PEM, for servers that ask for one."""
     key: Path | None = None
     """Its key, PEM, not encrypted."""
+    unconfirmed: bool = False
+    """Take the end of the TCP connection for the server's word: whoever is on the way can forge it,
+    and hide a batch. For servers that break RFC 5425 section 4.4, as rsyslog does with gtls."""
 
     def context(self) -> ssl.SSLContext:
         """TLS 1.2 or later, certificate and name verified; raises ShippingOptions."""
@@ -107,7 +116,8 @@ def ship(
 ) -> range:
     """Deliver the events from ``start``, or from where ``state_file`` ends; the indices delivered.
 
-    Raises ShippingOptions, OtherLogShipped, SyslogCertificateRefused, SyslogUnavailable.
+    Raises ShippingOptions, OtherLogShipped, SyslogCertificateRefused, SyslogUnavailable,
+    SyslogUnconfirmed.
     """
     first = _first(log, start, state_file)
     context = receiver.context()
@@ -152,7 +162,7 @@ def _resumed(log: SignedLog, state_file: Path) -> int:
 def deliver(receiver: Receiver, context: ssl.SSLContext, data: bytes) -> None:
     """Send framed messages, and wait until the server has taken them and closed in order.
 
-    Raises SyslogCertificateRefused or SyslogUnavailable.
+    Raises SyslogCertificateRefused, SyslogUnavailable or SyslogUnconfirmed.
     """
     address = (receiver.host, receiver.port)
     try:
@@ -162,8 +172,7 @@ def deliver(receiver: Receiver, context: ssl.SSLContext, data: bytes) -> None:
         ):
             secured.sendall(data)
             _check_open(secured)
-            # The server's end of the connection: nothing, or a reset if it left something unread.
-            secured.unwrap().recv(1)
+            _close(secured, unconfirmed=receiver.unconfirmed)
     except ssl.SSLCertVerificationError as error:
         raise SyslogCertificateRefused(
             "the syslog server's certificate is refused; check --ca and the name in --to."
@@ -183,3 +192,16 @@ def _check_open(secured: ssl.SSLSocket) -> None:
         secured.settimeout(_SECONDS)
         return
     raise ConnectionAbortedError("a syslog server has nothing to say but that it closes")
+
+
+def _close(secured: ssl.SSLSocket, *, unconfirmed: bool) -> None:
+    try:
+        # Then the end of the connection: nothing, or a reset if the server left something unread.
+        secured.unwrap().recv(1)
+    except ssl.SSLEOFError as error:
+        if not unconfirmed:
+            raise SyslogUnconfirmed(
+                "the syslog server ended the connection without closing TLS, so that nobody knows "
+                "whether it has the events; if it never does (rsyslog with gtls), give "
+                "--unconfirmed, or use its ossl driver."
+            ) from error

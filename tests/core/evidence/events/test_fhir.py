@@ -13,9 +13,9 @@ from fhir.resources.R4B.bundle import Bundle
 from pydantic import ValidationError
 
 from fedhelp_secure.evidence.events import fhir
-from fedhelp_secure.evidence.events.choices import EventFormat
 from fedhelp_secure.evidence.events.event import AuditEvent
 from fedhelp_secure.evidence.events.formats import written
+from fedhelp_secure.evidence.events.options import EventFormat
 from fedhelp_secure.evidence.events.vocabulary import DICOM
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -30,6 +31,7 @@ from fedhelp_secure.evidence.events.ship import (
     ShippingOptions,
     SyslogCertificateRefused,
     SyslogUnavailable,
+    SyslogUnconfirmed,
     ship,
 )
 from fedhelp_secure.evidence.events.source import SignedLog
@@ -189,6 +191,20 @@ def test_a_server_that_asks_for_a_certificate(
         assert not state.exists()
         ship(log, receiver(directory, server.port, named=True), state_file=state)
         assert len(server.received(log.size)) == log.size
+
+
+def test_a_server_that_never_closes_tls(program: Program, directory: Path, log: SignedLog) -> None:
+    with rsyslog.running(program, directory, driver="gtls") as server:
+        state = directory / "state.json"
+        to = receiver(directory, server.port)
+        with pytest.raises(SyslogUnconfirmed, match="--unconfirmed"):
+            ship(log, to, state_file=state)
+        assert not state.exists()
+        ship(log, dataclasses.replace(to, unconfirmed=True), state_file=state)
+        found = server.received(2 * log.size)
+    # It had them all along: the same ids, twice.
+    ids = [structured(one)["id"] for one in found]
+    assert ids[: log.size] == ids[log.size :]
 
 
 def test_hostile_values_stay_in_their_parameter(server: SyslogServer, directory: Path) -> None:

@@ -15,8 +15,8 @@ from support.federation import Federation
 from fedhelp_secure.errors import SignatureRefused
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
-from fedhelp_secure.evidence.events.choices import EventFormat
 from fedhelp_secure.evidence.events.formats import written
+from fedhelp_secure.evidence.events.options import EventFormat
 from fedhelp_secure.evidence.events.source import (
     SourceUnclear,
     from_bundle,
