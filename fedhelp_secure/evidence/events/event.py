@@ -52,6 +52,8 @@ class AuditEvent:
 
     log: str
     """The log's origin, as in its checkpoints."""
+    charter: str
+    """Digest of the one charter that the log is of."""
     index: int
     """Of the entry, from 0."""
     leaf: str
@@ -70,8 +72,11 @@ class AuditEvent:
 
     @property
     def identifier(self) -> uuid.UUID:
-        """The same for the same entry of the same log, whenever and wherever it is made."""
-        return uuid.uuid5(NAMESPACE, f"{self.log}\n{self.index}")
+        """The same for the same entry of the same log, whenever and wherever it is made.
+
+        An aggregator keeps a log of one name for each charter, so the charter is part of it.
+        """
+        return uuid.uuid5(NAMESPACE, f"{self.log}\n{self.charter}\n{self.index}")
 
 
 def audit_event(charter: Charter, log: str, index: int, leaf: bytes, entry: LogEntry) -> AuditEvent:
@@ -84,6 +89,7 @@ def audit_event(charter: Charter, log: str, index: int, leaf: bytes, entry: LogE
     reading = _Reading(charter, entry)
     return AuditEvent(
         log=log,
+        charter=charter.digest,
         index=index,
         leaf=f"sha256:{leaf_hash(leaf).hex()}",
         recorded=_EPOCH + timedelta(milliseconds=entry.unix_milliseconds),

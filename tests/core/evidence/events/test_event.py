@@ -90,13 +90,18 @@ def test_an_event_says_who_and_what(federation: Federation, entries: list[wire.L
     assert event.details == (("round", "3"), ("bytes", str(2**64 - 1)))
 
 
-def test_the_identifier_is_the_logs_name_and_the_index(events: list[AuditEvent]) -> None:
-    made = dataclasses.replace(events[0], log="testfed/aggregator/log", index=7)
+def test_the_identifier_is_the_log_its_charter_and_the_index(events: list[AuditEvent]) -> None:
+    charter = f"sha256:{'ab' * 32}"
+    made = dataclasses.replace(events[0], log="testfed/aggregator/log", charter=charter, index=7)
     # RFC 9562 section 5.5 by hand: an identifier that changes is an event that is counted twice.
-    assert made.identifier == uuid.UUID("8184f946-a24a-5ef5-aab4-0f5e071cb259")
+    assert made.identifier == uuid.UUID("496c85d8-03e7-5c68-8f8c-5ac3a0b59c94")
     assert dataclasses.replace(made, leaf=events[1].leaf).identifier == made.identifier
-    others = [dataclasses.replace(made, index=8), dataclasses.replace(made, log="other/a/log")]
-    assert len({made.identifier, *(one.identifier for one in others)}) == 3
+    others = [
+        dataclasses.replace(made, index=8),
+        dataclasses.replace(made, log="other/a/log"),
+        dataclasses.replace(made, charter=events[0].charter),
+    ]
+    assert len({made.identifier, *(one.identifier for one in others)}) == 4
     assert len({event.identifier for event in events}) == len(events)
 
 
