@@ -129,7 +129,7 @@ def text_fields(event: Message) -> list[tuple[str, bool]]:
     return [(one.name, one.is_repeated) for one in fields if one.type == one.TYPE_STRING]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(texts=st.lists(HOSTILE, min_size=1, max_size=20))
 def test_hostile_text_adds_no_line_and_no_element(
     federation: Federation, entries: list[wire.LogEntry], texts: list[str]
