@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import ipaddress
@@ -11,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,26 +224,50 @@ def test_hostile_values_stay_in_their_parameter(server: SyslogServer, directory:
         assert structured(one)["v"] == value.replace("\n", "�").replace("\r", "�")
 
 
-def test_a_server_that_cuts_the_connection_has_not_taken_the_batch(
-    directory: Path, log: SignedLog
+def cut(secured: ssl.SSLSocket) -> None:
+    """Read a little and be gone."""
+    with secured:
+        secured.recv(10)
+
+
+def close_first(secured: ssl.SSLSocket) -> None:
+    """Say so by TLS at once, whatever the client sends then; that is thrown away."""
+    secured.settimeout(0.5)
+    with contextlib.suppress(OSError):
+        secured.unwrap()
+    with socket.socket(fileno=secured.detach()) as plain, contextlib.suppress(TimeoutError):
+        plain.settimeout(0.5)
+        while plain.recv(1 << 16):
+            pass
+
+
+@pytest.mark.parametrize("behave", [cut, close_first])
+def test_a_server_that_did_not_read_to_the_end_has_not_taken_the_batch(
+    directory: Path, log: SignedLog, behave: Callable[[ssl.SSLSocket], None]
 ) -> None:
-    """It completes the handshake, reads a little and is gone."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.pem", directory / "server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def cut() -> None:
+        def serve() -> None:
             plain, _ = listener.accept()
-            with plain, context.wrap_socket(plain, server_side=True) as secured:
-                secured.recv(10)
+            behave(context.wrap_socket(plain, server_side=True))
 
-        thread = threading.Thread(target=cut)
+        thread = threading.Thread(target=serve)
         thread.start()
         state = directory / "state.json"
         with pytest.raises(SyslogUnavailable):
             ship(log, receiver(directory, listener.getsockname()[1]), state_file=state)
         thread.join()
     assert not state.exists()
+
+
+def test_the_state_of_another_log_is_refused(directory: Path, log: SignedLog) -> None:
+    state = directory / "state.json"
+    root = log.tree.root(3).hex()
+    state.write_text(json.dumps({"log": "other/aggregator/log", "next": 3, "root": root}))
+    with pytest.raises(OtherLogShipped, match="of another log"):
+        ship(log, receiver(directory, 1), state_file=state)
 
 
 @pytest.mark.parametrize(
