@@ -19,6 +19,8 @@ $(STAMP): constraints.txt pyproject.toml keys/pyproject.toml server/pyproject.to
 		--editable '.[backbone,pkcs11,report]' --editable keys --editable 'server[foundation-model]' --editable client
 	@sh tests/support/softhsm.sh $(VENV)/share/softhsm || \
 		echo "SoftHSM cannot be had from Debian here: tests of keys in PKCS#11 tokens will be skipped."
+	@sh tests/support/rsyslog.sh $(VENV)/share/rsyslog || \
+		echo "rsyslog cannot be had from Debian here: tests that ship audit events will be skipped."
 	touch $(STAMP)
 
 demo: dev

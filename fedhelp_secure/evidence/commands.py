@@ -12,8 +12,22 @@ from rich.console import Console
 
 from fedhelp_secure.enrolment.join_command import add_enrol_command
 from fedhelp_secure.errors import ConfigurationError
+from fedhelp_secure.evidence.events.options import (
+    BundleArgument,
+    CertificateKeyOption,
+    CertificateOption,
+    EnterpriseOption,
+    EventFormat,
+    GovernanceKeyOption,
+    LogCharterOption,
+    LogOption,
+    ShipFormat,
+    StateFileOption,
+    UnconfirmedOption,
+)
 
 if TYPE_CHECKING:
+    from fedhelp_secure.evidence.events.source import SignedLog
     from fedhelp_secure.evidence.verify import Step
     from fedhelp_secure.signing import VerifyingKey
 
@@ -175,6 +189,72 @@ def privacy(
     if json is not None:
         _write_json(json, audit_document(findings, options))
     check_findings(findings)
+
+
+@app.command()
+def events(
+    bundle: BundleArgument = None,
+    log: LogOption = None,
+    charter: LogCharterOption = None,
+    governance_key: GovernanceKeyOption = None,
+    format: Annotated[EventFormat, typer.Option(help="Of the output.")] = EventFormat.JSON_LINES,
+    start: Annotated[int, typer.Option("--from", min=0, help="First index of the log.")] = 0,
+    enterprise_number: EnterpriseOption = 32473,
+    out: Annotated[Path | None, typer.Option(help="Write here, not to the screen.")] = None,
+) -> None:
+    """Print the log's entries as the audit events that hospitals' tools read."""
+    from fedhelp_secure.evidence.events.formats import written
+    from fedhelp_secure.state import write_atomically
+
+    source = _signed_log(bundle, log, charter, governance_key)
+    text = written(source.events(start), format, enterprise=enterprise_number)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomically(out, text.encode(), mode=0o644)
+
+
+@app.command()
+def ship(
+    to: Annotated[str, typer.Option(help="HOST:PORT of a syslog server with TLS.")],
+    ca: Annotated[Path, typer.Option(help="PEM of the authority of its certificate.")],
+    bundle: BundleArgument = None,
+    log: LogOption = None,
+    charter: LogCharterOption = None,
+    governance_key: GovernanceKeyOption = None,
+    format: Annotated[ShipFormat, typer.Option(help="Of the messages.")] = ShipFormat.RFC5424,
+    certificate: CertificateOption = None,
+    key: CertificateKeyOption = None,
+    start: Annotated[int | None, typer.Option("--from", min=0, help="First index.")] = None,
+    state_file: StateFileOption = None,
+    unconfirmed: UnconfirmedOption = False,
+    enterprise_number: EnterpriseOption = 32473,
+) -> None:
+    """Send the log's entries to a syslog server over TLS, each at least once, under a stable id."""
+    from fedhelp_secure.evidence.events.ship import Receiver
+    from fedhelp_secure.evidence.events.ship import ship as shipped
+    from fedhelp_secure.transport.address import parse_address
+
+    host, port = parse_address(to, "--to")
+    receiver = Receiver(host, port, ca, certificate, key, unconfirmed)
+    source = _signed_log(bundle, log, charter, governance_key)
+    indices = shipped(
+        source, receiver, start=start, state_file=state_file, enterprise=enterprise_number
+    )
+    _console().print(f"shipped {len(indices)} events; the next is {indices.stop}")
+
+
+def _signed_log(
+    bundle: Path | None, log: Path | None, charter: Path | None, governance_key: Path | None
+) -> SignedLog:
+    """From what `events` and `ship` were given; a warning goes to the error output."""
+    from fedhelp_secure.evidence.events.source import open_source
+
+    key = None if governance_key is None else _read_key(governance_key)
+    source = open_source(bundle, log, charter, key)
+    if source.warning is not None:
+        typer.echo(f"warning: {source.warning}", err=True)
+    return source
 
 
 def _print_steps(console: Console, steps: tuple[Step, ...]) -> None:

@@ -244,7 +244,7 @@ class EvidenceLog:
     def _read_frames(self) -> None:
         """Take every whole frame from the start of the file, up to the first that is not."""
         with open(self._file, "rb", closefd=False) as file:
-            while (data := _read_frame(file.read(_HEADER_BYTES), file.read)) is not None:
+            while (data := read_frame(file.read(_HEADER_BYTES), file.read)) is not None:
                 self._spans.append(_Span(file.tell() - len(data), len(data)))
                 self._tree.append(leaf_hash(data))
 
@@ -260,7 +260,8 @@ def _frame(data: bytes) -> bytes:
     return length + zlib.crc32(length + data).to_bytes(4, "big") + data
 
 
-def _read_frame(header: bytes, read: Callable[[int], bytes]) -> bytes | None:
+def read_frame(header: bytes, read: Callable[[int], bytes]) -> bytes | None:
+    """The entry after ``header`` (8 bytes), or None if the frame is not whole."""
     if len(header) < _HEADER_BYTES:
         return None
     length = int.from_bytes(header[:4], "big")

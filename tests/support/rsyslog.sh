@@ -1,0 +1,16 @@
+#!/bin/sh
+# Put Debian's rsyslog with its drivers for TLS under DIRECTORY: without root, nothing is installed.
+set -eu
+directory=$1
+for driver in /usr/lib/*/rsyslog/lmnsd_gtls.so "$directory"/usr/lib/*/rsyslog/lmnsd_gtls.so; do
+    if [ -e "$driver" ]; then exit 0; fi
+done
+mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
+cd "$directory"
+packages="rsyslog rsyslog-openssl rsyslog-gnutls libestr0 libfastjson4 liblognorm5"
+own="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
+# The machine's package lists may be empty, or only root's to fetch.
+apt-get -qq download $packages 2>/dev/null ||
+    { apt-get -qq $own update && apt-get -qq $own download $packages; }
+for package in *.deb; do dpkg-deb -x "$package" .; done
+rm -rf lists cache ./*.deb
