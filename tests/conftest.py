@@ -34,6 +34,7 @@ def _group(item: pytest.Item) -> str:
     return next((name for begin, name in _TOGETHER.items() if file.startswith(begin)), file)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two workers share the files; one takes the demo's, the longest, before anything else."""
     items.sort(key=lambda item: _group(item) != "demo")
