@@ -141,7 +141,8 @@ def federated_average(ground: Ground) -> HospitalModel:
 
 def logits_bytes(ground: Ground) -> int:
     """That a hospital of FedMD sends, as 32-bit numbers."""
-    return int(fedmd_teaching(ground).teacher.nbytes)
+    sent: int = fedmd_teaching(ground).teacher.nbytes
+    return sent
 
 
 def weights_bytes(model: HospitalModel) -> int:
