@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -88,9 +89,12 @@ def hausdorff(
         first, second = (
             torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (predicted, true)
         )
-        distance = compute_hausdorff_distance(
-            first, second, include_background=True, percentile=percentile
-        )
+        with warnings.catch_warnings():
+            # MONAI 1.6 passes an argument to itself that it has deprecated.
+            warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+            distance = compute_hausdorff_distance(
+                first, second, include_background=True, percentile=percentile
+            )
         values.append(float(distance[0, 0]))
     if not values:
         raise DataError("No image to measure on has a lesion; give a folder with masks.")
