@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import make_charter
 from fedhelp_client.bench.learning_ground import Ground, Teaching
@@ -68,14 +69,18 @@ def noised_fedmd_teaching(ground: Ground, epsilon: str) -> tuple[Teaching, int]:
     """
     public_set = ground.public_set(epsilon)
     charter = _logit_charter(ground, public_set, epsilon)
-    opened = np.zeros(charter.secure_sum.values, dtype=np.int64)
-    for name in ground.world.hospitals:
-        mechanism = LogitNoise(Setting(charter, public_set, name))
-        logits = proxy_logits(ground.alone(name), public_set, ground.task)
-        query = mechanism.contribution(mechanism.initial_state(), logits)
-        opened += query + draw_share(len(query), charter.privacy.sigma_units)
+
+    def draw() -> NDArray[np.float64]:
+        opened = np.zeros(charter.secure_sum.values, dtype=np.int64)
+        for name in ground.world.hospitals:
+            mechanism = LogitNoise(Setting(charter, public_set, name))
+            logits = proxy_logits(ground.alone(name), public_set, ground.task)
+            query = mechanism.contribution(mechanism.initial_state(), logits)
+            opened += query + draw_share(len(query), charter.privacy.sigma_units)
+        return to_real(opened, charter.secure_sum.fraction_bits) / len(ground.world.hospitals)
+
     tokens = public_set.features.shape[1]
-    mean = to_real(opened, charter.secure_sum.fraction_bits) / len(ground.world.hospitals)
+    mean = ground.kept_numbers(f"noised logits {epsilon} {public_set.digest}", draw)
     labels = torch.from_numpy(mean.reshape(len(public_set.images), tokens, -1)).softmax(dim=2)
     sent = charter.secure_sum.ciphertext_bytes
     if ground.task == "classification":

@@ -91,14 +91,24 @@ class Ground:
         """The public model [D, C] after all rounds: drawn once, then the same in every run."""
         public_set = self.public_set(epsilon)
         terms = self.bench.terms(epsilon, self.world.test.dataset.classes)
-        path = self._path("opened", f"{terms!r} {noise} {public_set.digest}", "f64")
-        if not path.is_file():
+
+        def draw() -> NDArray[np.float64]:
             models = opened_models(
                 self.bench, self.world, public_set, epsilon=epsilon, noise=noise, draws=1
             )
-            write_atomically(path, next(iter(models)).astype("<f8").tobytes(), mode=0o644)
+            return next(iter(models))
+
+        return self.kept_numbers(f"{terms!r} {noise} {public_set.digest}", draw)
+
+    def kept_numbers(
+        self, what: str, draw: Callable[[], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """What ``draw`` gave, [..., C], as [R, C]: drawn once, and kept under the name ``what``."""
+        path = self._path("opened", what, "f64")
+        if not path.is_file():
+            write_atomically(path, draw().astype("<f8").tobytes(), mode=0o644)
         classes = len(self.world.test.dataset.classes)
-        return np.frombuffer(path.read_bytes(), dtype="<f8").reshape(-1, classes)
+        return np.frombuffer(path.read_bytes(), dtype="<f8").reshape(-1, classes).copy()
 
     def alone(self, name: str, plan: TrainingPlan | None = None) -> HospitalModel:
         """A hospital's own network, trained alone; a fresh copy."""
@@ -107,9 +117,8 @@ class Ground:
 
     def kept_network(self, what: str, train: Callable[[], HospitalModel]) -> HospitalModel:
         """The network that ``train`` makes, kept under the name ``what``."""
-        path = self._path(
-            "networks", f"{what} {self.passes('small')!r} {self.passes('large')!r}", "pt"
-        )
+        passes = f"{self.passes('small')!r} {self.passes('large')!r}"
+        path = self._path("networks", f"{what} {passes}", "pt")
         if not path.is_file():
             model = train().eval()
             buffer = io.BytesIO()

@@ -10,6 +10,7 @@ import pytest
 from support.clinics import fill_store, tiny_source
 
 from fedhelp_client import distillation, training
+from fedhelp_client.architecture import PRESETS
 from fedhelp_client.bench import learning_baselines
 from fedhelp_client.bench.learning import LearningBench, run_learning_bench
 from fedhelp_client.bench.learning_methods import FULL
@@ -28,6 +29,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(cache: Path, monkeypatch: pytest.MonkeyPatch) -> LearningBench:
+    for name, architecture in PRESETS["classification"].items():
+        tiny = architecture.model_copy(update={"side": 16})
+        monkeypatch.setitem(PRESETS["classification"], name, tiny)
     monkeypatch.setattr(training, "_MINIMUM_EPOCHS", 1)
     monkeypatch.setattr(learning_baselines, "TURNS", 2)
     short = {key: replace(plan, passes=16) for key, plan in training._PLANS.items()}
