@@ -152,7 +152,7 @@ def logits_bytes(ground: Ground) -> int:
 
 def weights_bytes(model: HospitalModel) -> int:
     """That a hospital of FedAvg sends in all turns."""
-    return TURNS * sum(4 * value.numel() for value in model.state_dict().values())
+    return TURNS * sum(4 * int(value.numel()) for value in model.state_dict().values())
 
 
 def images_bytes(ground: Ground) -> int:
@@ -162,4 +162,4 @@ def images_bytes(ground: Ground) -> int:
         for place in ground.world.hospitals.values()
         for example in place.dataset.examples
     ]
-    return sum(sizes) // len(ground.world.hospitals)
+    return int(sum(sizes)) // len(ground.world.hospitals)

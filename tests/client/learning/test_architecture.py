@@ -88,7 +88,8 @@ class TwoLinear(nn.Module):
         self.first = nn.Linear(32 * 32, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return 2 * self.first(images.flatten(1)) + 1
+        logits: torch.Tensor = self.first(images.flatten(1))
+        return 2 * logits + 1
 
 
 def test_a_network_that_no_linear_layer_ends_stays_whole() -> None:
