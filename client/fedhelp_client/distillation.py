@@ -79,8 +79,6 @@ class DistillationPlan:
     """Whether the gates a and b apply."""
     confidence: float = 0.0
     """c: probability that the teacher must give its class, if gated."""
-    mixed: bool = False
-    """Whether pairs of proxies are mixed, for classification."""
 
 
 _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
@@ -230,11 +228,6 @@ class _Step:
             maps = torch.cat([maps, extra.unsqueeze(1)], dim=1)
         proxy_shown, moved = augment_with(inputs.proxy_images[self.proxy_part], maps, generator)
         wanted, gate = (moved[:, :-1], moved[:, -1]) if dense else (moved, extra)
-        embeddings = inputs.embeddings[self.proxy_part]
-        if plan.mixed and not dense:
-            proxy_shown, wanted, gate, embeddings = _mixed(
-                generator, proxy_shown, wanted, gate, embeddings
-            )
         # One forward pass, so that batch normalisation sees both scanners' worlds together.
         features = model.features(torch.cat([own_shown, proxy_shown]))
         logits = model.head(features)
@@ -246,24 +239,9 @@ class _Step:
             divergence = _divergence(own_logits, public, temperature=1.0)
             total = total + plan.public * (self.gates.own[self.own_part] * divergence).mean()
         if not dense and plan.relation > 0:
+            embeddings = inputs.embeddings[self.proxy_part]
             total = total + plan.relation * _relation_loss(features[len(own_shown) :], embeddings)
         return total
-
-
-def _mixed(generator: torch.Generator, *parts: Tensor) -> tuple[Tensor, ...]:
-    """Each entry and another one in random shares, alike in all ``parts`` [B, ...].
-
-    Mixup (Zhang et al. 2018) with shares from 0 to 1, every one as likely: the proxies are few, and
-    the teacher's label of a mixture is near the mixture of its labels.
-    """
-    count = len(parts[0])
-    share = torch.rand(count, generator=generator)
-    other = torch.randperm(count, generator=generator)
-    mixed = []
-    for part in parts:
-        own = share.view(-1, *([1] * (part.ndim - 1)))
-        mixed.append(own * part + (1 - own) * part[other])
-    return tuple(mixed)
 
 
 def _teacher_loss(logits: Tensor, wanted: Tensor, gate: Tensor, temperature: float) -> Tensor:

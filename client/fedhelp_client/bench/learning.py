@@ -34,8 +34,8 @@ class LearningBench:
 
     federation: UtilityBench
     seeds: tuple[int, ...]
-    measured: int
-    """Hospitals of each group whose networks are distilled: the first ones."""
+    measured: dict[Group, int]
+    """Hospitals of each group whose networks are distilled: the first so many."""
     local: tuple[str, ...]
     """Budgets at which each hospital's own noise is tried."""
     ablation: str | None = None
@@ -60,7 +60,7 @@ def run_learning_bench(
     measured = tuple(
         name
         for group in _GROUPS
-        for name in [name for name, of in groups.items() if of == group][: bench.measured]
+        for name in [name for name, of in groups.items() if of == group][: bench.measured[group]]
     )
     of_seeds: list[list[Measured]] = []
     for seed in bench.seeds:

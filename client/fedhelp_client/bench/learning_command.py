@@ -42,9 +42,12 @@ def learning(  # noqa: PLR0913 - options
     ] = False,
     large: Annotated[int, typer.Option(min=1, max=20, help="Large hospitals.")] = 2,
     small: Annotated[int, typer.Option(min=1, max=40, help="Small hospitals.")] = 4,
-    measured: Annotated[
-        int, typer.Option(min=1, help="Hospitals of each group whose networks are distilled.")
+    measured_small: Annotated[
+        int, typer.Option(min=1, help="Small hospitals whose networks are distilled.")
     ] = 2,
+    measured_large: Annotated[
+        int, typer.Option(min=1, help="Large ones; theirs take twice as long.")
+    ] = 1,
     delta: Annotated[str, typer.Option(help="As 1e-6.")] = "1e-6",
     cache: Annotated[
         Path, typer.Option(help="Keeps features, networks and results: kill it and go on.")
@@ -83,7 +86,7 @@ def learning(  # noqa: PLR0913 - options
     bench = LearningBench(
         federation=federation,
         seeds=tuple(range(first_seed, first_seed + seeds)),
-        measured=measured,
+        measured={"small": measured_small, "large": measured_large},
         local=tuple(local or ("3",)),
         ablation=(epsilon or ["3"])[0] if ablation else None,
     )

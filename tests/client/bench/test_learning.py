@@ -53,7 +53,7 @@ def bench(cache: Path, monkeypatch: pytest.MonkeyPatch) -> LearningBench:
         rounds=2,
         cache=cache,
     )
-    return LearningBench(federation, seeds=(0,), measured=1, local=("3",))
+    return LearningBench(federation, seeds=(0,), measured={"small": 1, "large": 1}, local=("3",))
 
 
 def _run(bench: LearningBench) -> tuple[LearningResult, list[LearningResult]]:
