@@ -124,12 +124,13 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         policy=policy,
     )
     ledger.check(charter)
-    inputs = read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
+    # Before the images, which take long to read: a model that does not fit costs nothing.
     architecture = _architecture(charter, options, group)
     model = build_network(
         architecture, task=charter.task, classes=len(charter.classes), seed=options.seed
     )
+    inputs = read_inputs(charter, options)
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
     guidance = _Guidance(state, charter, options.broker)
 
