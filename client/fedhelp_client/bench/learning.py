@@ -105,6 +105,7 @@ def _scores(bench: LearningBench, of_seeds: Sequence[Sequence[Measured]]) -> lis
     scores = []
     for group in _GROUPS:
         rows = [[row for row in seed if groups[row.hospital] == group] for seed in of_seeds]
+        # A group of which no hospital was measured has no rows.
         for way in dict.fromkeys(row.way for row in rows[0]):
             of_way = [mean_of([row.figures for row in seed if row.way == way]) for seed in rows]
             of_base = [mean_of([row.figures for row in seed if row.way == base]) for seed in rows]

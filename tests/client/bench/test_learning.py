@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.clinics import fill_store, tiny_source
+from support.clinics import fill_store, fill_token_store, tiny_lesions, tiny_source
 
 from fedhelp_client import distillation, training
 from fedhelp_client.architecture import PRESETS
@@ -29,9 +29,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(cache: Path, monkeypatch: pytest.MonkeyPatch) -> LearningBench:
-    for name, architecture in PRESETS["classification"].items():
-        tiny = architecture.model_copy(update={"side": 16})
-        monkeypatch.setitem(PRESETS["classification"], name, tiny)
+    for presets in PRESETS.values():
+        for name, architecture in presets.items():
+            monkeypatch.setitem(presets, name, architecture.model_copy(update={"side": 16}))
     monkeypatch.setattr(training, "_MINIMUM_EPOCHS", 1)
     monkeypatch.setattr(learning_baselines, "TURNS", 2)
     short = {key: replace(plan, passes=16) for key, plan in training._PLANS.items()}
@@ -130,3 +130,24 @@ def test_each_term_is_switched_off_by_itself(bench: LearningBench) -> None:
     assert large[FULL, "3"].gain.mean == 0
     aucs = {round(one.figures["auc"].mean, 4) for one in large.values()}
     assert len(aucs) > 3
+
+
+def test_segmentation_is_measured_by_dice_and_hausdorff(
+    bench: LearningBench, tmp_path: Path
+) -> None:
+    fill_token_store(tmp_path, tiny_lesions(80, seed=0), seed=0)
+    federation = replace(bench.federation, cache=tmp_path, task="segmentation")
+    result = run_learning_bench(
+        replace(bench, federation=federation, measured={"small": 1, "large": 0}),
+        lambda seed: tiny_lesions(80, seed=seed),
+        lambda step, done, total: None,
+        lambda result: None,
+    )
+    scores = _by_name(result, "small")
+    assert len(scores) == 15
+    for one in scores.values():
+        assert 0 <= one.figures["dice"].mean <= 1
+        assert 0 <= one.figures["hausdorff95"].mean <= 224 * 2**0.5 + 0.001
+    # Tokens of a lesion lie elsewhere: a head finds it, and without noise so do all together.
+    assert scores["central head", None].figures["dice"].mean > 0.6
+    assert scores["public model, no noise", None].figures["dice"].mean > 0.5
