@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,10 +25,9 @@ from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
 from fedhelp_client.metrics import accuracy
 from fedhelp_client.models import build_network
-from fedhelp_client.node.coordinator import Coordinator, connect, read_context
+from fedhelp_client.node.coordinator import Coordinator, connect, read_context, retried
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.gate import HoursGate
-from fedhelp_client.node.guidance import Guidance
 from fedhelp_client.node.mechanisms import Own, release_labels
 from fedhelp_client.node.patients import OwnFeatures, own_features
 from fedhelp_client.node.release import Releaser
@@ -36,6 +36,8 @@ from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import evaluate, train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.errors import FedHelpError, InternalError
+from fedhelp_secure.foundation_model import fetch_answer
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
@@ -45,6 +47,7 @@ from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
 from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.transport.identity import Identity, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     )
     inputs = read_inputs(charter, options)
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
-    guidance = Guidance(state, charter, options.broker)
+    guidance = _Guidance(state, charter, options.broker)
 
     trained, distilling = (_checkpoint(state, step) for step in ("training", "distillation"))
     train_alone(
@@ -295,6 +298,34 @@ def _releaser(
         progress=progress,
         gate=gate,
     )
+
+
+class _Guidance:
+    """The foundation model's answer about the proxy set, fetched while other work goes on."""
+
+    def __init__(self, state: StateDirectory, charter: Charter, address: str) -> None:
+        broker = Identity(charter.federation, Role.BROKER, charter.broker.name)
+        self._answer: NDArray[np.float32] | None = None
+        self._error: FedHelpError | None = None
+
+        def fetch() -> None:
+            try:
+                self._answer, _ = retried(lambda: fetch_answer(state, address, charter, broker))
+            except FedHelpError as error:
+                self._error = error
+
+        # A daemon: a node that fails for another reason must not wait for the broker.
+        self._thread = threading.Thread(target=fetch, name="guidance", daemon=True)
+        self._thread.start()
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """The embeddings [N, 768] once they are there; raises what fetching them raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._answer is None:
+            raise InternalError("fetching the foundation model's answer failed; see the log.")
+        return self._answer
 
 
 def _keep(model: torch.nn.Module, state: StateDirectory) -> None:
