@@ -46,6 +46,13 @@ def run(
             "machine may share it. Default: in the state directory."
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The network: a preset (large, small, densenet121, ...) or a YAML file of yours "
+            "with an import path. Default: your group's preset."
+        ),
+    ] = None,
     registrar: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
@@ -71,6 +78,7 @@ def run(
         seed=seed,
         out=out,
         public_embeddings=public_embeddings,
+        model=model,
     )
     with upkeep_of(directory, registrar):
         result = run_node(directory, options, progress)

@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fedhelp_client.checkpoint import Checkpoint, run_digest
 from fedhelp_client.data.types import Dataset, Task
+from fedhelp_client.epochs import Epochs, Optimiser
 from fedhelp_client.models import HospitalModel, Preset
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.training import (
-    Optimiser,
     OwnLoss,
     TrainingPlan,
     augment_with,
@@ -122,14 +123,15 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     seed: int,
     progress: ProgressCallback,
     plan: DistillationPlan | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Distil ``teacher`` into ``model``, which was trained on ``own`` alone before.
 
     ``proxy_images`` uint8 [N, H, W]; ``teacher`` [N, C], or [N, h, w, C] for segmentation;
     ``own_teacher`` [n, C] or [n, 1, C], the public model on own images, or None (not used for
     segmentation); ``foundation_embeddings`` [N, E]. ``progress`` is called after each epoch with
-    "distillation". Raises DataError without images or masks, DistillationMisused if shapes do not
-    fit; the model is then unchanged.
+    "distillation"; ``checkpoint`` is as for `train_alone`. Raises DataError without images or
+    masks, DistillationMisused if shapes do not fit; the model is then unchanged.
     """
     plan = plan or distillation_plan(task, group)
     inputs = _Inputs(
@@ -145,13 +147,15 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     generator = torch.Generator().manual_seed(seed)
     order = _order(inputs, plan.training, generator)
     optimiser = Optimiser(model, plan.training, steps=sum(map(len, order)))
-    model.train()
-    for epoch, pairs in enumerate(order, start=1):
-        for own_part, proxy_part in pairs:
+    run = run_digest(model, seed, plan, *inputs.tensors()) if checkpoint else ""
+
+    def epoch(number: int) -> None:
+        for own_part, proxy_part in order[number]:
             step = _Step(inputs, gates, plan, own_part=own_part, proxy_part=proxy_part)
             optimiser.step(step.loss(model, loss_of, generator))
-        progress("distillation", epoch, len(order))
-    model.eval()
+
+    epochs = Epochs(model, optimiser, generator, "distillation", run, checkpoint)
+    epochs.go(len(order), epoch, progress)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +172,11 @@ class _Inputs:
     """q, [N, C], or [N, C, S, S]."""
     embeddings: Tensor
     """[N, E]."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All of them."""
+        own = (self.own_images, self.own_targets, self.own_public)
+        return (*own, self.proxy_images, self.teacher, self.embeddings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,29 +1,30 @@
-"""The hospitals' own networks: a large and a small preset for each task.
+"""The hospitals' own networks, built from what `fedhelp_client.architecture` describes.
 
-Large hospitals train a network of MONAI's (ResNet-10; a residual UNet), small ones one of the same
-family with less than a tenth of the parameters. The networks of a federation need nothing in
-common but the classes: only soft labels on public images pass between them.
+By default large hospitals train a network of MONAI's (ResNet-10; a residual UNet), small ones one
+of the same family with less than a tenth of the parameters. The networks of a federation need
+nothing in common but the classes: only soft labels on public images pass between them.
 
 All take grey images [B, 1, side, side] with values from 0 to 1 and give logits: [B, C] for
 classification, [B, C, side, side] for segmentation. Batch statistics are free to depend on patients
 because no network leaves its hospital.
 
-Sources: He et al. 2016 (ResNet); Ronneberger et al. 2015 and Kerfoot et al. 2019 (residual
-UNet); MONAI, Cardoso et al. 2022.
+Sources: He et al. 2016 (ResNet); Huang et al. 2017 (DenseNet); Ronneberger et al. 2015 and Kerfoot
+et al. 2019 (residual UNet); MONAI, Cardoso et al. 2022.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import importlib
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-from monai.networks.nets.resnet import ResNet
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
+from fedhelp_client.architecture import Architecture, ModelRefused, preset
 from fedhelp_client.data.types import Task
-from fedhelp_secure.errors import ConfigurationError
+
+__all__ = ["HospitalModel", "ModelRefused", "Preset", "build_model", "build_network"]
 
 Preset = Literal["large", "small"]
 
@@ -31,11 +32,8 @@ _GREY_MEAN = 0.3
 _GREY_DEVIATION = 0.2
 """Of B-mode ultrasound in general; public constants, not measured on anybody's patients."""
 
-
-class ModelRefused(ConfigurationError):
-    """There is no such network."""
-
-    code = "model"
+_TRIED = 2
+"""Images of the random batch on which a fresh network is tried."""
 
 
 class HospitalModel(nn.Module):
@@ -49,7 +47,7 @@ class HospitalModel(nn.Module):
         """Pixels of a side of the images it takes."""
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: [B, F] for classification, the logits for segmentation."""
+        """What the head sees: [B, F], or the logits of a network that ends in no linear layer."""
         features: Tensor = self.body((images - _GREY_MEAN) / _GREY_DEVIATION)
         return features
 
@@ -64,70 +62,99 @@ class HospitalModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-@dataclass(frozen=True, slots=True)
-class _ResidualShape:
-    side: int
-    widths: tuple[int, ...]
-
-    def build(self, classes: int) -> HospitalModel:
-        network = ResNet(
-            block="basic",
-            layers=[1] * len(self.widths),
-            block_inplanes=list(self.widths),
-            spatial_dims=2,
-            n_input_channels=1,
-            conv1_t_size=7,
-            conv1_t_stride=2,
-            num_classes=classes,
-        )
-        head = network.get_submodule("fc")
-        network.add_module("fc", nn.Identity())
-        return HospitalModel(network, head, side=self.side)
+def build_model(name: Preset, *, task: Task, classes: int, seed: int) -> HospitalModel:
+    """The default network of a group, as `build_network` makes it."""
+    return build_network(preset(name, task), task=task, classes=classes, seed=seed)
 
 
-@dataclass(frozen=True, slots=True)
-class _UNetShape:
-    side: int
-    channels: tuple[int, ...]
-    residual_units: int
-
-    def build(self, classes: int) -> HospitalModel:
-        network = UNet(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=classes,
-            channels=self.channels,
-            strides=(2,) * (len(self.channels) - 1),
-            num_res_units=self.residual_units,
-            norm="batch",
-        )
-        return HospitalModel(network, nn.Identity(), side=self.side)
-
-
-class _Shape(Protocol):
-    def build(self, classes: int) -> HospitalModel: ...
-
-
-_SHAPES: dict[tuple[Task, Preset], _Shape] = {
-    # ResNet-10, and the same with a quarter of the channels.
-    ("classification", "large"): _ResidualShape(96, (64, 128, 256, 512)),
-    ("classification", "small"): _ResidualShape(96, (16, 32, 64, 128)),
-    ("segmentation", "large"): _UNetShape(64, (16, 32, 64, 128, 256), 2),
-    ("segmentation", "small"): _UNetShape(64, (12, 24, 48, 96), 1),
-}
-
-
-def build_model(preset: Preset, *, task: Task, classes: int, seed: int) -> HospitalModel:
+def build_network(
+    architecture: Architecture, *, task: Task, classes: int, seed: int
+) -> HospitalModel:
     """A fresh network for ``task`` with ``classes`` classes, initialised from ``seed``.
 
-    The process' own random state is left as it was. Raises ModelRefused for an unknown preset or
-    task, or fewer than two classes.
+    It is tried on a random batch. The process' own random state is left as it was. Raises
+    ModelRefused if it cannot be imported, built or run, if its logits have another shape than the
+    task's, or for fewer than two classes.
     """
-    shape = _SHAPES.get((task, preset))
-    if shape is None:
-        raise ModelRefused("there is no such model; choose large or small, and one of the tasks.")
     if classes < 2:
         raise ModelRefused("a model needs at least two classes; give the charter's classes.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return shape.build(classes)
+        network = _construct(architecture, classes)
+    model = HospitalModel(network, nn.Identity(), side=architecture.side)
+    model.eval()
+    tried = torch.rand(
+        (_TRIED, 1, model.side, model.side), generator=torch.Generator().manual_seed(seed)
+    )
+    logits = _try(model, tried, architecture)
+    shape = (_TRIED, classes, *(() if task == "classification" else (model.side, model.side)))
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
+        given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelRefused(
+            f"{architecture.network} gives {given} for {list(tried.shape)}, but {task} with "
+            f"{classes} classes needs {list(shape)}; change its parameters or side."
+        )
+    if not torch.isfinite(logits).all():
+        raise ModelRefused(f"{architecture.network} gives numbers that are not finite.")
+    if task == "classification":
+        model = _with_own_head(model, classes, tried, logits)
+    return model.train()
+
+
+def _construct(architecture: Architecture, classes: int) -> nn.Module:
+    module, _, name = architecture.network.rpartition(".")
+    try:
+        make: Callable[..., object] = getattr(importlib.import_module(module), name)
+        network = make(**architecture.arguments(classes))
+    # The code is the operator's choice and may raise anything.
+    except Exception as error:
+        raise ModelRefused(
+            f"{architecture.network} cannot be built with these parameters: {_of(error)}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelRefused(f"{architecture.network} makes no torch.nn.Module; name one that does.")
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ModelRefused(f"{architecture.network} has nothing to learn; name another network.")
+    return network
+
+
+@torch.no_grad()
+def _try(model: HospitalModel, images: Tensor, architecture: Architecture) -> object:
+    try:
+        return model(images)
+    # As above.
+    except Exception as error:
+        raise ModelRefused(
+            f"{architecture.network} does not run on grey images {list(images.shape)}: {_of(error)}"
+        ) from error
+
+
+def _of(error: Exception) -> str:
+    """The first line of an error that code of somebody else's raised."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def _with_own_head(
+    model: HospitalModel, classes: int, tried: Tensor, logits: Tensor
+) -> HospitalModel:
+    """``model`` cut before its last linear layer, if that layer does end it; otherwise as it is."""
+    layers = [
+        (name, layer)
+        for name, layer in model.body.named_modules()
+        if name and isinstance(layer, nn.Linear) and layer.out_features == classes
+    ]
+    if not layers:
+        return model
+    name, head = layers[-1]
+    parent_name, _, own_name = name.rpartition(".")
+    parent = model.body.get_submodule(parent_name)
+    setattr(parent, own_name, nn.Identity())
+    cut = HospitalModel(model.body, head, side=model.side)
+    cut.eval()
+    with torch.no_grad():
+        features = cut.features(tried)
+        ends = features.ndim == 2 and features.shape[1] == head.in_features
+        if ends and torch.allclose(cut.head(features), logits, atol=1e-5):
+            return cut
+    setattr(parent, own_name, head)
+    return model

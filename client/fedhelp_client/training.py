@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fedhelp_client.checkpoint import Checkpoint, run_digest
 from fedhelp_client.data.types import DataError, Dataset, Task
+from fedhelp_client.epochs import Epochs, Optimiser
 from fedhelp_client.metrics import Metrics, accuracy, dice
 from fedhelp_client.models import HospitalModel
 from fedhelp_client.progress import ProgressCallback
 
-_WARM_UP = 0.15
 _MINIMUM_EPOCHS = 4
 _EVALUATION_BATCH = 32
 
@@ -172,27 +173,6 @@ def batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
     return parts
 
 
-class Optimiser:
-    """AdamW with warm-up and cosine decay over a number of steps that is known beforehand."""
-
-    def __init__(self, model: HospitalModel, plan: TrainingPlan, *, steps: int) -> None:
-        # The hospitals of a demo share a machine: with a thread each they do not fight over it.
-        torch.set_num_threads(1)
-        self._optimiser = torch.optim.AdamW(
-            model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
-        )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser, plan.learning_rate, total_steps=steps, pct_start=_WARM_UP
-        )
-
-    def step(self, loss: Tensor) -> None:
-        """One step down the gradient of ``loss``."""
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        self._schedule.step()
-
-
 def train_alone(
     model: HospitalModel,
     dataset: Dataset,
@@ -201,10 +181,12 @@ def train_alone(
     seed: int,
     progress: ProgressCallback,
     plan: TrainingPlan | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train ``model`` on a hospital's own patients and nothing else.
 
-    ``progress`` is called after each epoch with "training". Raises DataError if there is no image,
+    ``progress`` is called after each epoch with "training"; with a ``checkpoint`` the epochs that
+    it holds are not run again. Raises DataError if there is no image,
     or, for segmentation, an image without a mask.
     """
     plan = plan or training_plan(model, task)
@@ -215,13 +197,14 @@ def train_alone(
     epochs = plan.epochs(len(images))
     order = [batches(len(images), plan.batch, generator) for _ in range(epochs)]
     optimiser = Optimiser(model, plan, steps=sum(map(len, order)))
-    model.train()
-    for epoch, parts in enumerate(order, start=1):
-        for part in parts:
+    run = run_digest(model, seed, plan, images, targets) if checkpoint else ""
+
+    def epoch(number: int) -> None:
+        for part in order[number]:
             shown, wanted = augment_with(images[part], targets[part], generator)
             optimiser.step(loss_of(model(shown), wanted))
-        progress("training", epoch, epochs)
-    model.eval()
+
+    Epochs(model, optimiser, generator, "training", run, checkpoint).go(epochs, epoch, progress)
 
 
 def augment_with(

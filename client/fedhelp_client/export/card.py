@@ -74,6 +74,7 @@ def markdown(card: ModelCard) -> str:
     measured = f"{record.distilled:.3f} on {record.test_images} public test images"
     rows = {
         "file": f"{card.model_bytes:,} bytes, {card.number_format}, {card.model_digest}",
+        "network": f"{record.network().network}, {record.network().side} pixels a side",
         "input": card.input,
         "output": card.output,
         "classes": ", ".join(record.classes),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedhelp_client.architecture import Architecture, preset
 from fedhelp_client.data.types import DataError, Task
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -35,6 +36,12 @@ class ModelRecord(BaseModel):
     delta: str
     learnt: str
     """When, UTC, RFC 3339."""
+    architecture: Architecture | None = None
+    """Which network it is; None for the group's default."""
+
+    def network(self) -> Architecture:
+        """Which network it is."""
+        return self.architecture or preset(self.group, self.task)
 
     def save(self, state: StateDirectory) -> None:
         """Write it into ``state``, in the place of an earlier one."""

@@ -15,7 +15,7 @@ from fedhelp_client.export.card import ModelCard, markdown, sign_card
 from fedhelp_client.export.check import agreement, check_same
 from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
-from fedhelp_client.models import HospitalModel, build_model
+from fedhelp_client.models import HospitalModel, build_network
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -79,7 +79,7 @@ def export_student(
 def load_student(state: StateDirectory, record: ModelRecord) -> HospitalModel:
     """The learnt network of ``state``; raises DataError if its file is missing or another's."""
     path = state.role_directory() / "models" / "distilled.pt"
-    model = build_model(record.group, task=record.task, classes=len(record.classes), seed=0)
+    model = build_network(record.network(), task=record.task, classes=len(record.classes), seed=0)
     try:
         # weights_only: the file is data, whoever wrote it.
         weights = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from fedhelp_client.architecture import Architecture, choose_architecture, preset
+from fedhelp_client.checkpoint import Checkpoint
 from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
@@ -21,7 +23,7 @@ from fedhelp_client.distillation import distil
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
 from fedhelp_client.metrics import accuracy
-from fedhelp_client.models import build_model
+from fedhelp_client.models import build_network
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.gate import HoursGate
@@ -64,6 +66,8 @@ class NodeOptions:
     out: Path
     public_embeddings: Path | None = None
     """Folder, shared by the nodes of one machine, for what the backbone says of public images."""
+    model: str | None = None
+    """A preset, or a YAML file (`fedhelp_client.architecture`); None for the group's default."""
 
 
 class NodeResult(BaseModel):
@@ -117,13 +121,25 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         policy=policy,
     )
     ledger.check(charter)
-    inputs = read_inputs(charter, options)
     group = charter.hospital(state.identity.name).group
+    # Before the images, which take long to read: a model that does not fit costs nothing.
+    architecture = _architecture(charter, options, group)
+    model = build_network(
+        architecture, task=charter.task, classes=len(charter.classes), seed=options.seed
+    )
+    inputs = read_inputs(charter, options)
     # Asked for at once: whoever asks first starts the one call, which takes as long as training.
     guidance = Guidance(coordinator, options.broker)
 
-    model = build_model(group, task=charter.task, classes=len(charter.classes), seed=options.seed)
-    train_alone(model, inputs.own, task=charter.task, seed=options.seed, progress=progress)
+    trained, distilling = (_checkpoint(state, step) for step in ("training", "distillation"))
+    train_alone(
+        model,
+        inputs.own,
+        task=charter.task,
+        seed=options.seed,
+        progress=progress,
+        checkpoint=trained,
+    )
     alone = evaluate(model, inputs.test, task=charter.task)
 
     own_store = EmbeddingStore(state.role_directory() / "embeddings", charter.task)
@@ -149,6 +165,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,
+        checkpoint=distilling,
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
@@ -170,11 +187,26 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
-    _record(charter, result, images=distilled.images).save(state)
+    _record(charter, result, architecture, images=distilled.images).save(state)
     ledger.export(options.out / "ledger.jsonl")
     releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
+    for checkpoint in (trained, distilling):
+        checkpoint.remove()
     return result
+
+
+def _architecture(
+    charter: Charter, options: NodeOptions, group: Literal["large", "small"]
+) -> Architecture:
+    """The network that this hospital trains; raises ModelRefused."""
+    if options.model is None:
+        return preset(group, charter.task)
+    return choose_architecture(options.model, charter.task)
+
+
+def _checkpoint(state: StateDirectory, step: str) -> Checkpoint:
+    return Checkpoint(state.role_directory() / "models" / f"{step}.checkpoint")
 
 
 def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
@@ -221,7 +253,9 @@ def _heads(
     return of_alone, of_kept
 
 
-def _record(charter: Charter, result: NodeResult, *, images: int) -> ModelRecord:
+def _record(
+    charter: Charter, result: NodeResult, architecture: Architecture, *, images: int
+) -> ModelRecord:
     """What an export of the network has to know; ``images``: of the test set."""
     return ModelRecord(
         federation=charter.federation,
@@ -240,6 +274,7 @@ def _record(charter: Charter, result: NodeResult, *, images: int) -> ModelRecord
         epsilon_collusion=f"{result.epsilon_collusion:.6f}",
         delta=charter.privacy.delta,
         learnt=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        architecture=architecture,
     )
 
 

@@ -35,5 +35,8 @@ def test_masks_of_a_network_are_drawn_once(tmp_path: Path, monkeypatch: pytest.M
     assert first.shape == (3, 224, 224)
     assert set(np.unique(first)) <= {0, 1}
     assert np.array_equal(masks_alone(tmp_path, own, test, "small", 5), first)
+    # Other images to outline need no other network.
     masks_alone(tmp_path, own, discs(3, seed=4, task="segmentation"), "small", 5)
+    assert trained == [5]
+    masks_alone(tmp_path, discs(4, seed=4, task="segmentation"), test, "small", 5)
     assert trained == [5, 5]

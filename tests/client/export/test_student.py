@@ -15,6 +15,7 @@ import torch
 from support.learning import discs, silent
 from typer.testing import CliRunner
 
+from fedhelp_client.architecture import Architecture
 from fedhelp_client.commands import app
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.data.types import DataError, Task
@@ -30,7 +31,7 @@ from fedhelp_client.export.check import (
 from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.export.student import CARD, CARD_TEXT, MODEL, Exported, export_student
-from fedhelp_client.models import HospitalModel, build_model
+from fedhelp_client.models import HospitalModel, build_model, build_network
 from fedhelp_client.training import TrainingPlan, train_alone
 from fedhelp_secure.errors import SignatureRefused
 from fedhelp_secure.public_set import PublicSet, fit_projection
@@ -230,3 +231,35 @@ def test_what_is_no_card_is_refused(change: dict[str, object], task: Task) -> No
     ModelCard.model_validate_json(json.dumps(document))
     with pytest.raises(ValueError, match=next(iter(change))):
         ModelCard.model_validate_json(json.dumps(document | change))
+
+
+def test_another_network_is_built_again_from_the_record(
+    tmp_path: Path, public_set: PublicSet, task: Task
+) -> None:
+    if task == "segmentation":
+        pytest.skip("networks by import path are the same for both tasks")
+    architecture = Architecture(
+        network="monai.networks.nets.DenseNet",
+        parameters={
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "init_features": 8,
+            "growth_rate": 4,
+            "block_config": [2, 2],
+        },
+        classes="out_channels",
+        side=32,
+    )
+    model = build_network(architecture, task=task, classes=2, seed=0)
+    made = StateDirectory.create(tmp_path / "state", Identity("example", Role.HOSPITAL, "small-1"))
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_atomically(made.role_directory() / "models" / "distilled.pt", buffer.getvalue())
+    record(task).save(made)
+    # The group's default is another network.
+    with pytest.raises(DataError, match="not the network"):
+        export_student(made, public_set, tmp_path / "wrong")
+    record(task).model_copy(update={"architecture": architecture}).save(made)
+    exported = export_student(made, public_set, tmp_path / "out")
+    assert exported.card.record.network() == architecture
+    assert "monai.networks.nets.DenseNet" in (tmp_path / "out" / CARD_TEXT).read_text()

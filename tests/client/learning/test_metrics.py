@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedhelp_client.data.types import DataError
-from fedhelp_client.metrics import accuracy, dice, one_vs_rest_auc
+from fedhelp_client.metrics import accuracy, dice, hausdorff, one_vs_rest_auc
 
 
 def test_accuracy_and_balanced_accuracy() -> None:
@@ -55,3 +55,19 @@ def test_auc_averages_over_the_classes_that_occur() -> None:
     assert one_vs_rest_auc(scores, labels) == pytest.approx((1 + 0.5) / 2)
     with pytest.raises(DataError, match="two classes"):
         one_vs_rest_auc(scores[:2], labels[1:])
+
+
+def test_hausdorff_is_the_distance_of_contours_in_pixels() -> None:
+    true = np.zeros((40, 30), np.uint8)
+    true[5:15, 5:15] = 1
+    shifted = np.roll(true, 7, axis=0)
+    assert hausdorff([(true, true)]) == 0
+    assert hausdorff([(shifted, true)]) == pytest.approx(7)
+    # One stray pixel hardly counts, and a lesion that was not found counts as the diagonal.
+    stray = true.copy()
+    stray[39, 29] = 1
+    assert hausdorff([(stray, true)]) < hausdorff([(stray, true)], percentile=100)
+    assert hausdorff([(0 * true, true)]) == pytest.approx(50)
+    assert hausdorff([(shifted, true), (true, 0 * true)]) == pytest.approx(7)
+    with pytest.raises(DataError):
+        hausdorff([(true, 0 * true)])

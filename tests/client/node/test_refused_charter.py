@@ -106,7 +106,7 @@ def refused(federation: Federation, broker: Listener, tmp_path: Path) -> Callabl
     In this process, or by the command as a process of its own.
     """
 
-    def run(policy: dict[str, Any], *, process: bool = False) -> Refusal:
+    def run(policy: dict[str, Any], *, process: bool = False, model: str | None = None) -> Refusal:
         state = federation.state(HOSPITAL)
         key = state.signing_key()
         Ledger.open(ledger_path(state), hospital=HOSPITAL, signing_key=key)
@@ -124,6 +124,7 @@ def refused(federation: Federation, broker: Listener, tmp_path: Path) -> Callabl
             policy=tmp_path / "policy.yaml",
             seed=0,
             out=tmp_path / "out",
+            model=model,
         )
         try:
             sentence = (_by_command if process else _here)(federation, options)
@@ -150,6 +151,7 @@ def _by_command(federation: Federation, options: NodeOptions) -> str:
         **{name: getattr(options, name) for name in ("data", "test", "context", "broker")},
         **{name: getattr(options, name) for name in ("policy", "out")},
         "public-set": options.public_set,
+        **({} if options.model is None else {"model": options.model}),
     }
     done = subprocess.run(
         [
@@ -196,3 +198,28 @@ def test_the_command_says_why_and_sends_nothing_more(refused: Callable[..., Refu
     refusal = refused({"charters": ["sha256:" + "0" * 64]}, process=True)
     assert "does not name the charter" in refusal.sentence
     assert (refusal.calls, refusal.requests) == (["GetCharter"], [b""])
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "sentence"),
+    [
+        ("import: monai.networks.nets.UNet\nside: 64", 0o644, "chmod 600"),
+        ("import: monai.networks.nets.UNet\nside: 64", 0o600, "cannot be built"),
+        ("import: monai.networks.nets.UNet", 0o600, "describes no model: side"),
+    ],
+)
+def test_a_model_that_does_not_fit_costs_nothing(
+    refused: Callable[..., Refusal], tmp_path: Path, text: str, mode: int, sentence: str
+) -> None:
+    model = tmp_path / "model.yaml"
+    model.write_text(text)
+    model.chmod(mode)
+    refusal = refused({}, model=str(model))
+    assert sentence in refusal.sentence
+    assert refusal.calls == ["GetCharter"]
+
+
+def test_the_command_refuses_an_unknown_preset(refused: Callable[..., Refusal]) -> None:
+    refusal = refused({}, process=True, model="enormous")
+    assert "presets for this task: large, small" in " ".join(refusal.sentence.split())
+    assert refusal.calls == ["GetCharter"]
