@@ -81,6 +81,8 @@ def _opened(facts: Facts, envelope: bytes) -> dict[str, object]:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise BundleRefused(f"{path.name} of the audit report cannot be read as a plain file.")
     try:
         with path.open("rb") as file:
             data = file.read(MAXIMUM_FILE_BYTES + 1)

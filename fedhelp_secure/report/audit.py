@@ -31,8 +31,6 @@ from fedhelp_secure.report.residual import residual_risks
 
 FRAMEWORKS = (HIPAA, GDPR, AI_ACT, SP_800_226, ISO_27001)
 NOTHING = "The bundle holds nothing on this."
-MOST_CITED = 6
-"""Citations of one row of a mapping; more are counted, and the sections above have them all."""
 
 
 def build_report(facts: Facts) -> Document:
@@ -97,12 +95,12 @@ def _row(facts: Facts, mapped: Provision) -> Row:
     ]
     if not per_topic or not all(per_topic):
         return Row((mapped.number, mapped.subject, NOTHING, mapped.left))
-    # One of each topic before a second of any: the short list still says all that bears on it.
+    # One of each topic before a second of any: what a reader sees first is then of all of them.
     longest = max(len(cited) for cited in per_topic)
     ordered = [
         cited[place] for place in range(longest) for cited in per_topic if place < len(cited)
     ]
-    evidence = tuple(dict.fromkeys(ordered))[:MOST_CITED]
+    evidence = tuple(dict.fromkeys(ordered))
     return Row((mapped.number, mapped.subject, mapped.shown, mapped.left), evidence)
 
 

@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from fedhelp_secure.report.chart import chart_svg
-from fedhelp_secure.report.document import BASIS_LABELS, INDEX_SECTION, Chart, Document
+from fedhelp_secure.report.document import BASIS_LABELS, INDEX_SECTION, Chart, Document, shown
 
 _FAMILY = "system-ui, sans-serif"
 
@@ -28,6 +28,7 @@ def audit_html(document: Document) -> bytes:
         labels=BASIS_LABELS,
         index=INDEX_SECTION,
         kind=lambda block: type(block).__name__,
+        shown=shown,
         svg=_svg,
     )
     return page.encode()

@@ -24,6 +24,7 @@ from fedhelp_secure.report.document import (
     Evidence,
     Row,
     Table,
+    shown,
 )
 
 STANDARDS: list[typst.PDFStandard] = ["a-2a", "ua-1"]
@@ -95,4 +96,6 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _cited(evidence: tuple[Evidence, ...]) -> list[dict[str, str]]:
-    return [{"label": item.label, "anchor": item.anchor} for item in evidence]
+    first, more = shown(evidence)
+    links = [{"label": item.label, "anchor": item.anchor} for item in first]
+    return [*links, {"label": more, "anchor": ""}] if more else links

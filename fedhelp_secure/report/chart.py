@@ -11,6 +11,8 @@ _LIMIT = "#9c2b39"
 _INK = "#1b2a33"
 _WIDTH, _LEFT, _RIGHT = 640, 110, 60
 _BAR, _GAP = 13, 12
+_LONGEST = 16
+"""Characters of a label at the left; the table below has whole names."""
 
 
 def chart_svg(chart: Chart, *, family: str) -> str:
@@ -38,7 +40,9 @@ def chart_svg(chart: Chart, *, family: str) -> str:
         parts.append(f'<text x="{_LEFT + width + 5:.1f}" y="{top + 9}">{bar.value:.6f}</text>')
     for place, label in enumerate(groups):
         middle = 26 + place * group_height + (group_height - _GAP) / 2 + 3
-        parts.append(f'<text x="{_LEFT - 8}" y="{middle}" text-anchor="end">{escape(label)}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 8}" y="{middle}" text-anchor="end">{escape(_short(label))}</text>'
+        )
     at = _LEFT + chart.limit * scale
     parts.append(
         f'<line x1="{at:.1f}" y1="20" x2="{at:.1f}" y2="{bottom}" stroke="{_LIMIT}" '
@@ -49,3 +53,7 @@ def chart_svg(chart: Chart, *, family: str) -> str:
         f"{escape(chart.limit_label)}</text>"
     )
     return "".join([*parts, "</svg>"])
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"

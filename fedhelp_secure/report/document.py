@@ -28,6 +28,10 @@ INDEX_SECTION = "evidence"
 """Name of the section that every citation links to."""
 
 
+MOST_CITED = 6
+"""Citations that a reader sees in one place; more are counted, and the JSON has them all."""
+
+
 class NoEvidence(InternalError):
     """A sentence was written without saying what it rests on."""
 
@@ -166,6 +170,12 @@ class Document:
 def _place(item: Evidence) -> tuple[str, int, str]:
     number = int(item.reference) if item.kind == "entry" else 0
     return item.kind, number, item.reference
+
+
+def shown(evidence: tuple[Evidence, ...]) -> tuple[tuple[Evidence, ...], str]:
+    """What a reader sees of citations, and how many more there are, in words or not at all."""
+    more = len(evidence) - MOST_CITED
+    return evidence[:MOST_CITED], f"and {more} more in report.json" if more > 0 else ""
 
 
 def document_json(document: Document) -> bytes:

@@ -12,6 +12,8 @@ from fedhelp_secure.report.document import Bar, Chart, Evidence, Row, Section, S
 from fedhelp_secure.report.facts import Facts, file
 
 SERIES = ("aggregate", "collusion")
+MOST_IN_CHART = 16
+"""Hospitals; a chart must fit a page."""
 
 
 def privacy(facts: Facts) -> Section:
@@ -25,13 +27,16 @@ def privacy(facts: Facts) -> Section:
     return Section(
         "privacy",
         "Privacy budgets",
-        (*_chart(facts, current), _losses(facts), _parameters(facts), *_words(facts, current)),
+        (*_charts(facts, current), _losses(facts), _parameters(facts), *_words(facts, current)),
     )
 
 
-def _chart(facts: Facts, budgets: list[Budget]) -> tuple[Chart, ...]:
-    if not budgets:
-        return ()
+def _charts(facts: Facts, budgets: list[Budget]) -> tuple[Chart, ...]:
+    starts = range(0, len(budgets), MOST_IN_CHART)
+    return tuple(_chart(facts, budgets[start : start + MOST_IN_CHART]) for start in starts)
+
+
+def _chart(facts: Facts, budgets: list[Budget]) -> Chart:
     limit = facts.charter.privacy.epsilon
     bars = tuple(
         Bar(budget.hospital, series, float(value))
@@ -43,17 +48,15 @@ def _chart(facts: Facts, budgets: list[Budget]) -> tuple[Chart, ...]:
         f"{text_of(one.epsilon_collusion)}"
         for one in budgets
     )
-    return (
-        Chart(
-            "Recomputed privacy loss of one patient, by hospital",
-            f"Bars of epsilon at delta {facts.charter.privacy.delta}. {told}. The agreed limit on "
-            f"the aggregate view is {limit}.",
-            SERIES,
-            bars,
-            float(limit),
-            f"limit {limit} (aggregate)",
-            tuple(file(layout.ledger_path(one.hospital)) for one in budgets),
-        ),
+    return Chart(
+        "Recomputed privacy loss of one patient, by hospital",
+        f"Bars of epsilon at delta {facts.charter.privacy.delta}. {told}. The agreed limit on "
+        f"the aggregate view is {limit}.",
+        SERIES,
+        bars,
+        float(limit),
+        f"limit {limit} (aggregate)",
+        tuple(file(layout.ledger_path(one.hospital)) for one in budgets),
     )
 
 
