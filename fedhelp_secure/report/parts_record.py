@@ -50,7 +50,7 @@ def call(facts: Facts) -> Section:
         "call",
         "The call to the foundation model",
         (
-            _call_table(facts.call, facts.cite("call")),
+            _call_table(facts.call, facts.charter.proxy.count, facts.cite("call")),
             Table(
                 "Batches of the one call",
                 ("Batch", "Images", "Bytes", "Sent", "Tries", "Sent to", "Cost"),
@@ -69,7 +69,7 @@ def call(facts: Facts) -> Section:
     )
 
 
-def _call_table(record: CallRecord, cite: tuple[Evidence, ...]) -> Table:
+def _call_table(record: CallRecord, agreed: int, cite: tuple[Evidence, ...]) -> Table:
     images = sum(batch.images for batch in record.batches)
     facts = (
         ("Purpose", record.purpose),
@@ -78,7 +78,7 @@ def _call_table(record: CallRecord, cite: tuple[Evidence, ...]) -> Table:
         ("Asked for by", record.requested_by),
         ("Called, recorded", f"{record.called_at}, {record.recorded_at}"),
         ("Outcome", record.outcome + (f": {record.reason}" if record.reason else "")),
-        ("Images sent", f"{images:,}, all of the agreed public set"),
+        ("Images sent", f"{images:,} of the {agreed:,} in the agreed public set"),
         ("Digest of the requests", record.request_digest),
         ("Digest of the answer", record.answer_digest or "none"),
         ("Took", f"{record.seconds:.3f} s"),
