@@ -71,7 +71,7 @@ def _losses(facts: Facts) -> Table:
         "Losses recomputed from the hospitals' ledgers, and as the ledgers claim them",
         ("Hospital", "Charter", "Rounds", "Aggregate", "Collusion", "Claimed (both)"),
         tuple(rows),
-        (1.3, 1.4, 0.8, 1.2, 1.2, 1.4, 2.1),
+        (1.3, 1.1, 0.8, 1.1, 1.1, 2.0, 2.1),
         numbers=(3, 4, 5),
     )
 
@@ -147,7 +147,8 @@ def _words(facts: Facts, budgets: list[Budget]) -> tuple[Statement, ...]:
     ]
     if worst is not None:
         cited = tuple(file(layout.ledger_path(one.hospital)) for one in budgets)
-        factor = math.exp(worst)
+        # Rounded up, as it is a bound.
+        factor = math.ceil(10 * math.exp(worst)) / 10
         sentence = (
             f"Here the largest aggregate epsilon, {worst:.6f}, bounds that factor by {factor:,.1f}."
         )
