@@ -18,6 +18,7 @@ from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
 from fedhelp_secure.evidence.checkpoint import open_checkpoint
 from fedhelp_secure.evidence.entries import parse_entry
 from fedhelp_secure.evidence.log import log_origin
+from fedhelp_secure.evidence.verify import StepFailed
 from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.report.build import secure_sum_cost
 from fedhelp_secure.report.html import render
@@ -29,11 +30,15 @@ from fedhelp_secure.report.model import (
     PrivacyTerms,
     Report,
 )
+from fedhelp_secure.report.signed import write_report
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1.evidence_pb2 import ListEntriesRequest, LogEntry
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
+
+AUDIT_REPORT = "evidence-report"
+"""Folder of the auditor's report of the bundle, beside it."""
 
 _RECORD_TRIES = 60
 _RECORD_PAUSE_SECONDS = 0.5
@@ -85,7 +90,7 @@ def conclude(
     write_atomically(bundle / layout.REPORT_JSON, document, mode=0o644)
     write_atomically(bundle / layout.REPORT_HTML, render(report).encode(), mode=0o644)
     sign_index(bundle, auditor)
-    verified = _verified(processes, bundle, auditor)
+    verified = _verified(processes, bundle, auditor, options.out / AUDIT_REPORT)
     return DemoResult(
         **dict(report),
         evidence_verified=verified,
@@ -179,11 +184,18 @@ def _hospital(options: DemoOptions, name: str) -> HospitalResult:
     )
 
 
-def _verified(processes: ProcessGroup, bundle: Path, auditor: StateDirectory) -> bool:
-    """Whether the verifier, as a process of its own, accepts the bundle."""
-    key = str(auditor.governance_key_path)
+def _verified(
+    processes: ProcessGroup, bundle: Path, auditor: StateDirectory, audit_report: Path
+) -> bool:
+    """Whether the verifier, as a process of its own, accepts the bundle and the auditor's report.
+
+    The report is made here; there is none of a bundle that does not verify.
+    """
+    key = ("--governance-key", str(auditor.governance_key_path))
+    report = ("--audit-report", str(audit_report))
     try:
-        processes.run("verify", "audit", "verify", str(bundle), "--governance-key", key)
-    except ProcessFailed:
+        write_report(bundle, audit_report, key=auditor.signing_key())
+        processes.run("verify", "audit", "verify", str(bundle), *key, *report)
+    except (ProcessFailed, StepFailed):
         return False
     return True

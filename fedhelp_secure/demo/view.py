@@ -117,7 +117,8 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
     console.print(f"whole demo: {report.seconds:.0f} s")
     console.print(f"evidence verified: {'yes' if report.evidence_verified else 'NO'}")
     console.print(
-        f"outputs: {out}/evidence/report/report.html, {out}/evidence/, {out}/logs/",
+        f"outputs: {out}/evidence/report/report.html, {out}/evidence/, {out}/evidence-report/, "
+        f"{out}/logs/",
         soft_wrap=True,
     )
 

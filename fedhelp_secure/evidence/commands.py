@@ -88,19 +88,27 @@ def verify(
         Path | None,
         typer.Option(help="The registrar's governance.pub, from another source than the bundle."),
     ] = None,
+    audit_report: Annotated[
+        Path | None, typer.Option(help="Directory with a report of this bundle, to check as well.")
+    ] = None,
 ) -> None:
     """Verify a bundle, offline. Exit status 1 names the step that failed."""
     from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 
     console = _console()
-    key = None if governance_key is None else _read_key(governance_key)
+    key = None if governance_key is None else read_key(governance_key)
     try:
         verdict = verify_bundle(bundle, governance_key=key)
+        steps = verdict.steps
+        if audit_report is not None:
+            from fedhelp_secure.evidence.verify_audit_report import verify_audit_report
+
+            steps += (verify_audit_report(bundle, audit_report, governance_key=key),)
     except StepFailed as failure:
         _print_steps(console, failure.passed)
         console.print(f"FAIL {failure.number:>2}  {failure.title}")
         raise
-    _print_steps(console, verdict.steps)
+    _print_steps(console, steps)
     for warning in verdict.warnings:
         console.print(f"warning: {warning}")
     console.print(f"evidence verified: charter {verdict.charter}")
@@ -132,7 +140,7 @@ def budget(
 
     if file is not None and not json:
         raise ConfigurationError(f"to write JSON to {file}, give --json as well.")
-    key = None if governance_key is None else _read_key(governance_key)
+    key = None if governance_key is None else read_key(governance_key)
     try:
         audit = auditing.audit_budget(directory, governance_key=key, public_set=public_set)
     except auditing.BudgetRefused as refusal:
@@ -250,7 +258,7 @@ def _signed_log(
     """From what `events` and `ship` were given; a warning goes to the error output."""
     from fedhelp_secure.evidence.events.source import open_source
 
-    key = None if governance_key is None else _read_key(governance_key)
+    key = None if governance_key is None else read_key(governance_key)
     source = open_source(bundle, log, charter, key)
     if source.warning is not None:
         typer.echo(f"warning: {source.warning}", err=True)
@@ -272,7 +280,8 @@ def _write_json(path: Path | None, document: dict[str, Any]) -> None:
     write_atomically(path, (dumps(document, indent=2) + "\n").encode(), mode=0o644)
 
 
-def _read_key(path: Path) -> VerifyingKey:
+def read_key(path: Path) -> VerifyingKey:
+    """A public key's file; raises ConfigurationError if it cannot be read."""
     from fedhelp_secure.signing import VerifyingKey
 
     try:
