@@ -1,4 +1,4 @@
-"""Nothing in the product can open a connection or a port without mutual TLS."""
+"""No party can open a connection or a port to another without mutual TLS."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ it asks for clients' certificates all the same (``tests/core/bench/test_baseline
 JOINING = "fedhelp_secure/transport/joining.py"
 """Who joins has no certificate yet; nothing but the token's call is served there
 (``tests/keys/registrar/test_joining.py``)."""
+OUTSIDE = "server/fedhelp_server/broker/providers/open_inference_grpc.py"
+"""The foundation model is no party: TLS to the one certificate that was checked just before
+(``tests/server/broker/``), with a token in the place of a client's certificate."""
+MODEL = "server/fedhelp_server/foundation_model/server.py"
+"""The stand-in for such a model, the other end of that call."""
 # Only here may a gRPC server or channel be made at all.
 TRANSPORT = {
-    "secure_channel": {"fedhelp_secure/transport/client.py", JOINING},
-    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE, JOINING},
-    "ssl_channel_credentials": {"fedhelp_secure/transport/client.py", JOINING},
-    "ssl_server_credentials": {BASELINE},
+    "secure_channel": {"fedhelp_secure/transport/client.py", JOINING, OUTSIDE},
+    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE, JOINING, MODEL},
+    "ssl_channel_credentials": {"fedhelp_secure/transport/client.py", JOINING, OUTSIDE},
+    "ssl_server_credentials": {BASELINE, MODEL},
     "dynamic_ssl_server_credentials": {"fedhelp_secure/transport/server.py", JOINING},
 }
 
