@@ -57,6 +57,8 @@ class ReleaseFiles:
         make_directory(folder)
         _remove_unfinished(folder)
         made = make(folder / f".{_CIPHERTEXT}.tmp")
+        # A state directory is its owner's alone, down to the last file.
+        made.ciphertext.chmod(0o600)
         write_atomically(folder / _MANIFEST, made.manifest)
         write_atomically(folder / _SEALED_SEEDS, b"".join(made.sealed_seeds))
         synchronise(made.ciphertext)

@@ -30,6 +30,13 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_everything_stored_is_its_owner_s_alone(tmp_path: Path) -> None:
+    ReleaseFiles(tmp_path).store(1, _made)
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(stored) == 3
+    assert [path.name for path in stored if path.stat().st_mode & 0o077] == []
+
+
 @pytest.mark.parametrize(
     "left",
     [
