@@ -8,9 +8,11 @@ done
 mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
 cd "$directory"
 packages="rsyslog rsyslog-openssl rsyslog-gnutls libestr0 libfastjson4 liblognorm5"
-own="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
+# Where Debian cannot be reached, that shall be known soon.
+soon="-o Acquire::http::Timeout=10 -o Acquire::Retries=1"
+own="$soon -o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
 # The machine's package lists may be empty, or only root's to fetch.
-apt-get -qq download $packages 2>/dev/null ||
-    { apt-get -qq $own update && apt-get -qq $own download $packages; }
+timeout 90 apt-get -qq $soon download $packages 2>/dev/null ||
+    { timeout 90 apt-get -qq $own update && timeout 90 apt-get -qq $own download $packages; }
 for package in *.deb; do dpkg-deb -x "$package" .; done
 rm -rf lists cache ./*.deb

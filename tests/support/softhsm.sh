@@ -7,9 +7,11 @@ for module in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 
 done
 mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
 cd "$directory"
-own="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
+# Where Debian cannot be reached, that shall be known soon.
+soon="-o Acquire::http::Timeout=10 -o Acquire::Retries=1"
+own="$soon -o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache"
 # The machine's package lists may be empty, or only root's to fetch.
-apt-get -qq download softhsm2 libsofthsm2 2>/dev/null ||
-    { apt-get -qq $own update && apt-get -qq $own download softhsm2 libsofthsm2; }
+timeout 90 apt-get -qq $soon download softhsm2 libsofthsm2 2>/dev/null ||
+    { timeout 90 apt-get -qq $own update && timeout 90 apt-get -qq $own download softhsm2 libsofthsm2; }
 for package in *.deb; do dpkg-deb -x "$package" .; done
 rm -rf lists cache ./*.deb
