@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 from collections.abc import Callable, Iterator
 
 from cryptography import x509
@@ -14,6 +12,7 @@ from fedhelp_secure.enrolment.lifetimes import renewal_due, renewal_late
 from fedhelp_secure.enrolment.own_certificate import check_renewable, has_own_certificate
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.errors import FedHelpError
+from fedhelp_secure.keystore.files import exclusive, make_directory
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.chain import check_own_certificate
@@ -103,10 +102,6 @@ def upkeep_of(state: StateDirectory, registrar: str | None) -> Upkeep:
 def alone(state: StateDirectory) -> Iterator[None]:
     """One renewal of a state at a time, also between processes: a pair is of one key."""
     path = state.root / "enrolment" / "renewal.lock"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    make_directory(path.parent)
+    with exclusive(path):
         yield
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedhelp_secure.errors import ConfigurationError
@@ -42,6 +45,23 @@ def make_directory(path: Path) -> None:
         path = path.parent
     for directory in reversed(missing):
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Within it nobody else, thread or process, is within it for ``path``. Not to be nested.
+
+    ``path`` is a directory that is there, or ends in ``.lock``: an empty file, made for its owner
+    only.
+    """
+    is_file = path.suffix == ".lock"
+    flags = os.O_RDWR | os.O_CREAT if is_file else os.O_RDONLY | os.O_DIRECTORY
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def synchronise(path: Path) -> None:

@@ -7,7 +7,6 @@ next finishes what a crash cut short.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,13 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from fedhelp_secure.keystore import container, lock, passphrase, pkcs8
-from fedhelp_secure.keystore.files import StateError, make_directory, synchronise, write_atomically
+from fedhelp_secure.keystore.files import (
+    StateError,
+    exclusive,
+    make_directory,
+    synchronise,
+    write_atomically,
+)
 from fedhelp_secure.keystore.lock import PassphraseWrong
 from fedhelp_secure.keystore.passphrase import Passphrase
 
@@ -119,13 +124,9 @@ class SecretStore:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Nobody else reads or writes secrets within the block. Do not nest it."""
-        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with exclusive(self._root):
             self._finish()
             yield
-        finally:
-            os.close(descriptor)
 
     @property
     def _lock_path(self) -> Path:

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fedhelp_secure.database import write_transaction
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
 from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.privacy.account import Account, check_chain
@@ -74,14 +75,8 @@ class LedgerFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction: committed and synced at the end, or without any effect."""
-        with self.connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+        with self.connection() as connection, write_transaction(connection):
+            yield connection
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhelp_secure.errors import ConfigurationError, MalformedMessage, PeerError
 from fedhelp_secure.keystore import pkcs8
+from fedhelp_secure.keystore.files import exclusive, make_directory
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.trust.store import TrustStore
@@ -229,13 +229,9 @@ def replace_tls_pair(state: StateDirectory, key: bytes, certificate: bytes) -> N
 @contextlib.contextmanager
 def _locked_pair(state: StateDirectory) -> Iterator[None]:
     directory = state.tls_key_path.parent
-    directory.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    make_directory(directory)
+    with exclusive(directory):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _next_paths(state: StateDirectory) -> tuple[Path, Path]:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent import futures
-from typing import cast
 
 import grpc
 from cryptography import x509
@@ -31,7 +30,7 @@ from fedhelp_secure.transport.certificates import (
 from fedhelp_secure.transport.chain import check_own_certificate
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.transport.limits import COMMON_OPTIONS
-from fedhelp_secure.transport.server import ListenFailed, RunningServer
+from fedhelp_secure.transport.server import RunningServer, serve_on
 from fedhelp_secure.trust.store import TrustStore
 
 _LOGGER = logging.getLogger(__name__)
@@ -81,21 +80,7 @@ def start_join_server(
         maximum_concurrent_rpcs=_WORKERS,
     )
     register(server)
-    chain = _Chain(state)
-    credentials = grpc.dynamic_ssl_server_credentials(
-        chain.first(),
-        # None is gRPC's documented way to keep what is in use; its stubs leave it out.
-        cast("Callable[[], grpc.ServerCertificateConfiguration]", chain.newer),
-        require_client_authentication=False,
-    )
-    try:
-        port = server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise ListenFailed(
-            f"cannot listen on {listen}; choose a free port and an address of this machine."
-        ) from error
-    server.start()
-    return RunningServer(server, listen.rpartition(":")[0], port)
+    return serve_on(server, listen, _Chain(state), certificates_of_clients=False)
 
 
 def presented_root(state: StateDirectory) -> x509.Certificate:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Protocol, cast
 
 import grpc
 
@@ -55,6 +55,16 @@ class ListenFailed(ConfigurationError):
     """The address to listen on is malformed, or cannot be had."""
 
     code = "listen"
+
+
+class CertificateSource(Protocol):
+    """A server's certificate as it is at each handshake."""
+
+    def first(self) -> grpc.ServerCertificateConfiguration:
+        """The present one; raises if it cannot be used."""
+
+    def newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """The present one if it has changed; None keeps what is in use."""
 
 
 class RunningServer:
@@ -100,11 +110,21 @@ def start_server(
         maximum_concurrent_rpcs=maximum_workers,
     )
     register(server)
+    return serve_on(server, listen, source, certificates_of_clients=True)
+
+
+def serve_on(
+    server: grpc.Server, listen: str, source: CertificateSource, *, certificates_of_clients: bool
+) -> RunningServer:
+    """Start ``server`` on ``listen``, well formed, with what ``source`` gives at each handshake.
+
+    Raises ListenFailed, and what ``source`` raises at first.
+    """
     credentials = grpc.dynamic_ssl_server_credentials(
         source.first(),
         # None is gRPC's documented way to keep what is in use; its stubs leave it out.
         cast("Callable[[], grpc.ServerCertificateConfiguration]", source.newer),
-        require_client_authentication=True,
+        require_client_authentication=certificates_of_clients,
     )
     try:
         port = server.add_secure_port(listen, credentials)
@@ -113,7 +133,7 @@ def start_server(
             f"cannot listen on {listen}; choose a free port and an address of this machine."
         ) from error
     server.start()
-    return RunningServer(server, parsed["host"], port)
+    return RunningServer(server, listen.rpartition(":")[0], port)
 
 
 def serve_until_signal(server: RunningServer, ready_file: Path | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import logging
 import os
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedhelp_secure.errors import ConfigurationError, PeerError, PolicyError
+from fedhelp_secure.keystore.files import exclusive, make_directory
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity
 from fedhelp_secure.trust.trust_list import TrustList, open_trust_list
@@ -97,13 +97,9 @@ class TrustStore:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Within it the list does not change, here and in other processes. Not to be nested."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        make_directory(self._path.parent)
+        with exclusive(self._path.with_suffix(".lock")):
             yield
-        finally:
-            os.close(descriptor)
 
 
 class HeldTrust:

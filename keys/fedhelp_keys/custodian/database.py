@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from fedhelp_secure.database import write_transaction
+
 FILE_NAME = "answers.sqlite3"
 
 _SCHEMA = """
@@ -64,14 +66,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other overlaps, on the disk when the block ends."""
-        with self._opened() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+        with self._opened() as connection, write_transaction(connection):
+            yield connection
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

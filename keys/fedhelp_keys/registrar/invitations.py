@@ -7,12 +7,9 @@ other request the token is spent.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import hmac
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +19,7 @@ from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.request import EnrolmentRequest
 from fedhelp_secure.enrolment.token import LIMIT_CHARACTERS, JoinToken, token_digest
 from fedhelp_secure.errors import ConfigurationError, PolicyError
+from fedhelp_secure.keystore.files import exclusive
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -124,7 +122,7 @@ class Invitations:
             status="open",
             request_digest=None,
         )
-        with self._locked():
+        with exclusive(self._path.with_suffix(".lock")):
             known = self.all()
             for other in known:
                 if _is_for(other, identity) and other.standing(now) == "open":
@@ -137,7 +135,7 @@ class Invitations:
 
     def withdraw(self, identity: Identity, *, now: datetime.datetime) -> None:
         """Withdraw the party's open invitation; raises InvitationRefused if it has none."""
-        with self._locked():
+        with exclusive(self._path.with_suffix(".lock")):
             known = self.all()
             for position, invitation in enumerate(known):
                 if _is_for(invitation, identity) and invitation.standing(now) == "open":
@@ -160,7 +158,7 @@ class Invitations:
 
         ``check`` may raise, and then the token is not used up. Raises TokenRefused.
         """
-        with self._locked():
+        with exclusive(self._path.with_suffix(".lock")):
             known = self.all()
             position = self._position(known, token)
             invitation = known[position]
@@ -189,15 +187,6 @@ class Invitations:
     def _write(self, invitations: tuple[Invitation, ...]) -> None:
         document = _File(version=1, invitations=invitations).model_dump(mode="json")
         write_atomically(self._path, canonical_json(document))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def invited_identity(federation: str, role: Role, name: str, group: Group | None) -> Identity:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
-import os
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +14,7 @@ from fedhelp_secure.charter import Group
 from fedhelp_secure.enrolment.bundle import sign_bundle
 from fedhelp_secure.enrolment.request import EnrolmentRequest, open_request
 from fedhelp_secure.errors import ConfigurationError, PolicyError
+from fedhelp_secure.keystore.files import exclusive
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport import certificates
 from fedhelp_secure.transport.identity import Identity, Role
@@ -98,7 +95,7 @@ class Registry:
 
         Raises EnrolmentRefused as `check` does.
         """
-        with self._locked():
+        with exclusive(self._lock_path):
             if self.check(member):
                 return
             document = _File(version=1, members=(*self.members(), member)).model_dump(mode="json")
@@ -124,15 +121,6 @@ class Registry:
                     "own."
                 )
         return None
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def enrol(

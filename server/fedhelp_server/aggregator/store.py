@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedhelp_secure.database import write_transaction
 from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
 from fedhelp_secure.state import StateError
 from fedhelp_secure.transport.identity import Identity
@@ -217,15 +218,8 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Change]:
         """A change that is durable, whole, when the block ends, and undone if it raises."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield Change(self._connection)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._lock, write_transaction(self._connection):
+            yield Change(self._connection)
 
     def journal_size(self) -> int:
         """Entries in the journal."""

@@ -38,10 +38,10 @@ MODEL = "server/fedhelp_server/foundation_model/server.py"
 # Only here may a gRPC server or channel be made at all.
 TRANSPORT = {
     "secure_channel": {"fedhelp_secure/transport/client.py", JOINING, OUTSIDE},
-    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE, JOINING, MODEL},
+    "add_secure_port": {"fedhelp_secure/transport/server.py", BASELINE, MODEL},
     "ssl_channel_credentials": {"fedhelp_secure/transport/client.py", JOINING, OUTSIDE},
     "ssl_server_credentials": {BASELINE, MODEL},
-    "dynamic_ssl_server_credentials": {"fedhelp_secure/transport/server.py", JOINING},
+    "dynamic_ssl_server_credentials": {"fedhelp_secure/transport/server.py"},
 }
 
 
