@@ -1,8 +1,12 @@
-"""What a node tells its operator while it works: steps and counts, never a value from a patient."""
+"""What a node tells its operator while it works: steps, and how much of each is done.
+
+How much there is follows from the number of images, so the file is its owner's alone.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,8 @@ class ProgressFile:
     def __init__(self, path: Path, hospital: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        # Totals follow from how many images there are: for the operator's eyes only.
+        os.fchmod(self._file.fileno(), 0o600)
         self._hospital = hospital
 
     def __call__(self, step: str, done: int, total: int) -> None:

@@ -20,7 +20,7 @@ from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import TlsFiles, tls_key_of
 from fedhelp_secure.transport.chain import check_own_certificate
-from fedhelp_secure.trust.store import TrustStore
+from fedhelp_secure.trust.store import TrustStore, check_not_from_future
 from fedhelp_secure.trust.trust_list import TrustList, open_trust_list
 
 KIND = "enrolment-bundle"
@@ -94,6 +94,8 @@ def install_bundle(
     trust_list = document.trust_list.encode("utf-8")
     trusted = open_trust_list(trust_list, claimed)
     _check_root(trusted, root)
+    # Also the list's installation would refuse it, but the governance key is kept before that.
+    check_not_from_future(trusted, now)
     certificate = None
     if document.certificate is not None:
         certificate = document.certificate.encode("utf-8")

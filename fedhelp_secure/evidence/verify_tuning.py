@@ -1,4 +1,4 @@
-"""Part of step 9: what was tuned on patients was paid for.
+"""Part of step 10: what was tuned on patients was paid for.
 
 A charter's maker declares how dimension, rounds, ridge and clip were chosen. *On patients* names
 the charter under which it was debited; some ledger at hand must have that debit, and before

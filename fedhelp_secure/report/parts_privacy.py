@@ -27,7 +27,7 @@ def privacy(facts: Facts) -> Section:
     return Section(
         "privacy",
         "Privacy budgets",
-        (*_charts(facts, current), _losses(facts), _parameters(facts), *_words(facts, current)),
+        (*_charts(facts, current), _losses(facts), _parameters(facts), *_words(current)),
     )
 
 
@@ -118,7 +118,7 @@ def _parameters(facts: Facts) -> Table:
     )
 
 
-def _words(facts: Facts, budgets: list[Budget]) -> tuple[Statement, ...]:
+def _words(budgets: list[Budget]) -> tuple[Statement, ...]:
     worst = max((float(one.epsilon_aggregate) for one in budgets), default=None)
     statements = [
         Statement(

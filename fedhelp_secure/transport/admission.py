@@ -92,7 +92,8 @@ class Admission:
         """Whom the caller's certificates speak for, whatever it may do; None if for nobody."""
         now = utc_now()
         try:
-            return self._identity(presented_chain(context), self._trust.fresh(now), now)
+            # The newest, fresh or not: callers are told apart also while nobody is admitted.
+            return self._identity(presented_chain(context), self._trust.newest(), now)
         except FedHelpError:
             return None
 

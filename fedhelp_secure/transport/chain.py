@@ -15,6 +15,7 @@ Nothing is forgiven a clock here: TLS would not either. Authorities date certifi
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 from collections.abc import Sequence
 from typing import TypeVar
@@ -146,11 +147,17 @@ def check_strength(certificate: x509.Certificate) -> None:
 def _warn_before_end(leaf: x509.Certificate, now: datetime.datetime) -> None:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now > begin + (end - begin) * 4 / 5:
-        _LOGGER.warning(
-            "this party's certificate ends at %s: find out why it was not renewed, or install the "
-            "next one with 'fedhelp enrol own-certificate' if its authority is your own",
-            end.isoformat(),
-        )
+        _say_end(end, now.date())
+
+
+@functools.lru_cache(maxsize=16)
+def _say_end(end: datetime.datetime, _day: datetime.date) -> None:
+    """Once a day: a party looks at its certificate for every connection that it opens."""
+    _LOGGER.warning(
+        "this party's certificate ends at %s: find out why it was not renewed, or install the "
+        "next one with 'fedhelp enrol own-certificate' if its authority is your own",
+        end.isoformat(),
+    )
 
 
 def _check_leaf(leaf: x509.Certificate) -> None:

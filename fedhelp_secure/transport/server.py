@@ -182,16 +182,24 @@ class _CertificateSource:
             return None
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        files = own_tls_files(self._state)
+        # First: what is replaced while it is read is then read again.
         changed = self._changed()
+        files = own_tls_files(self._state)
         trusted = TrustStore(self._state).current()
         check_own_certificate(self._state.identity, files, trusted, now=utc_now())
         self._seen, self._checked = changed, utc_now()
         return _configuration(files)
 
     def _changed(self) -> tuple[int, int]:
-        certificate, trust = self._state.tls_certificate_path, TrustStore(self._state).path
-        return certificate.stat().st_mtime_ns, trust.stat().st_mtime_ns
+        return _modified(self._state.tls_certificate_path), _modified(TrustStore(self._state).path)
+
+
+def _modified(path: Path) -> int:
+    """Nanoseconds, 0 where there is no file: reading it then says what to do about it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

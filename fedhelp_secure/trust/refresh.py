@@ -71,6 +71,9 @@ class TrustListRefresh:
             refresh_trust_list(self._state, self._address)
         except FedHelpError as error:
             failing = str(error)
+        except OSError as error:
+            # Of this machine, such as a full disk: no reason to poll less often either.
+            failing = type(error).__name__
         if failing != self._failing:
             if failing:
                 _LOGGER.warning("%s failed, will be tried again: %s", self.what, failing)

@@ -69,12 +69,7 @@ class TrustStore:
         changes nothing then.
         """
         offered = open_trust_list(envelope, self._state.governance_key())
-        # It would be the newest for good: whatever is issued in the right time came before it.
-        if offered.issued_at > now + CLOCK_SKEW:
-            raise TrustListFromFuture(
-                "a trust list was issued later than this machine's clock shows; check the clock, "
-                "and the registrar's, then get the list again."
-            )
+        check_not_from_future(offered, now)
         with self.locked():
             if self._path.exists():
                 if self._state.read(self._path) == envelope:
@@ -168,6 +163,18 @@ def check_not_revoked(trusted: TrustList, identity: Identity) -> None:
         raise Revoked(
             f"{identity.role.value} {identity.name} was revoked and may neither call nor be "
             "called; ask the registrar why."
+        )
+
+
+def check_not_from_future(offered: TrustList, now: datetime.datetime) -> None:
+    """Raises TrustListFromFuture if ``offered`` is later than ``now`` by more than clocks differ.
+
+    It would be the newest for good: whatever is issued in the right time came before it.
+    """
+    if offered.issued_at > now + CLOCK_SKEW:
+        raise TrustListFromFuture(
+            "a trust list was issued later than this machine's clock shows; check the clock, "
+            "and the registrar's, then get the list again."
         )
 
 

@@ -77,9 +77,9 @@ def read_content(path: Path, task: Task, *, classes: Sequence[str] | None = None
             # Lines of one file's frames follow each other: it is decoded once.
             found = _inside(path, row.image, _where(row, path))
             picture, read = read_picture(found, f"{path / row.image}"), row.image
+            notes += [f"{row.image}: {note}" for note in picture.notes]
         if picture.owner is not None:
             owners[picture.owner].add(row.patient)
-        notes += [f"{row.image}: {note}" for note in picture.notes]
         for name, example in _examples(row, picture, path, task, known):
             names.append(name)
             examples.append(example)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import threading
 import time
@@ -379,6 +380,7 @@ def _received(
                 if len(headers) > count:
                     raise _wrong_count()
                 body = files.enter_context(_body(folder, len(headers)).open("wb"))
+                os.fchmod(body.fileno(), 0o600)
                 room = limit
                 continue
             room -= len(part.body_chunk)

@@ -169,9 +169,9 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     )
     distilled = evaluate(model, inputs.test, task=charter.task)
     _keep(model, state)
-    tested = EmbeddingStore(
-        options.public_embeddings or state.role_directory() / "embeddings", charter.task
-    )
+    shared = options.public_embeddings
+    # The same store, if it may be: each keeps a backbone of its own once it has needed one.
+    tested = own_store if shared is None else EmbeddingStore(shared, charter.task)
     head_alone, head = _heads(state, inputs, features, labels.model, tested, progress)
 
     spent = ledger.spent(charter)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import stat
 from collections import defaultdict
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from fedhelp_client.data.folder import load_folder
@@ -26,6 +27,8 @@ _OTHER_FILES_BYTES = 256 << 20
 MINIMUM_PATIENTS = 10
 MINIMUM_OF_A_CLASS = 2
 """Patients below which training and release make no sense; ours, no promise of utility."""
+
+LESION = SEGMENTATION_CLASSES.index("lesion")
 
 
 def software(site: Site) -> Outcome:
@@ -108,17 +111,19 @@ def data_folder(site: Site) -> Outcome:
         )
     if len(dataset.patients()) > charter.privacy.maximum_patients:
         return failed("readable, the charter's classes, but more patients than the charter counts.")
-    enough = _has_enough(dataset)
+    # An image without a lesion is not needed to learn what one looks like.
+    needed = (LESION,) if charter.task == "segmentation" else range(len(dataset.classes))
+    enough = _has_enough(dataset, needed)
     said = f"readable, the charter's classes, patients: {'enough' if enough else 'too few'}"
     return passed(said) if enough else failed(f"{said} to train on or to release.")
 
 
-def _has_enough(dataset: Dataset) -> bool:
+def _has_enough(dataset: Dataset, labels: Iterable[int]) -> bool:
     of_class: dict[int, set[str]] = defaultdict(set)
     for example in dataset.examples:
         of_class[example.label].add(example.patient)
     return len(dataset.patients()) >= MINIMUM_PATIENTS and all(
-        len(of_class[label]) >= MINIMUM_OF_A_CLASS for label in range(len(dataset.classes))
+        len(of_class[label]) >= MINIMUM_OF_A_CLASS for label in labels
     )
 
 

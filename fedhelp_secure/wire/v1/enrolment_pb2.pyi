@@ -162,7 +162,7 @@ class JoinResponse(_message.Message):
 
     BUNDLE_FIELD_NUMBER: _builtins.int
     bundle: _builtins.bytes
-    """The enrolment bundle: DSSE envelope (JSON, UTF-8), signed by the governance key; at most 1 MiB."""
+    """The enrolment bundle: DSSE envelope (JSON, UTF-8), signed by the governance key; at most 2 MiB."""
     def __init__(
         self,
         *,

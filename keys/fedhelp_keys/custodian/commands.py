@@ -59,15 +59,16 @@ def ceremony(
 
     directory, console = _opened(state), _console()
     held = hold(directory, present, threshold=threshold, count=shares)
-    write_atomically(out / "transcript.json", held.transcript, mode=_PUBLIC_MODE)
-    write_atomically(out / "backup.json", make_backup(directory), mode=_PUBLIC_MODE)
-    for fingerprint in held.fingerprints:
-        console.print(f"{fingerprint.key}: {fingerprint.groups}\n    {fingerprint.words}")
     for number, share in enumerate(held.shares, start=1):
         if shares_to is None:
             console.print(f"share {number} of {shares}, for its holder alone:\n    {share}")
         else:
             write_atomically(shares_to / f"share-{number}.txt", f"{share}\n".encode("ascii"))
+    # Only now: nobody keeps the shares, and they cannot be made again if a file cannot be written.
+    for fingerprint in held.fingerprints:
+        console.print(f"{fingerprint.key}: {fingerprint.groups}\n    {fingerprint.words}")
+    write_atomically(out / "transcript.json", held.transcript, mode=_PUBLIC_MODE)
+    write_atomically(out / "backup.json", make_backup(directory))
     console.print(
         f"any {threshold} of the {shares} shares open {out / 'backup.json'}; read the fingerprints "
         f"aloud, and compare them with {out / 'transcript.json'}, which holds no secret."
@@ -81,7 +82,7 @@ def backup(
     """Write a new backup, sealed to the key whose shares the ceremony handed out."""
     from fedhelp_keys.custodian.backup import make_backup
 
-    write_atomically(out, make_backup(_opened(state)), mode=_PUBLIC_MODE)
+    write_atomically(out, make_backup(_opened(state)))
     _console().print(f"{out} takes the place of every earlier backup of this custodian.")
 
 

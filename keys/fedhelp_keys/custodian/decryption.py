@@ -79,10 +79,14 @@ class DecryptionWorker:
         parameters = canonical_json(secure_sum.model_dump(mode="json"))
         with self._lock:
             self._ask(_KEY + secret)
-            self._ask(_PARAMETERS + parameters)
-            for chunk in chunks:
-                yield from self._decrypted(chunk, secure_sum)
-            self._ask(_FORGET)
+            try:
+                self._ask(_PARAMETERS + parameters)
+                for chunk in chunks:
+                    yield from self._decrypted(chunk, secure_sum)
+            finally:
+                # Also after a refusal. A child that died has nothing to forget.
+                if self._process is not None:
+                    self._ask(_FORGET)
 
     def close(self) -> None:
         """End the child process."""

@@ -113,7 +113,10 @@ def remove_authority(state: StateDirectory, fingerprint: str, *, now: datetime.d
     # The registrar's own certificate may be from it.
     renew_own_certificate(state, now=now)
     change_authorities(
-        state, lambda held: tuple(entry for entry in held if entry != meant[0]), now=now
+        state,
+        # By its certificate: what it may certify can have changed meanwhile.
+        lambda held: tuple(entry for entry in held if entry.certificate != meant[0].certificate),
+        now=now,
     )
     drop_generation(state, meant[0].certificate)
     return fingerprint_of(meant[0])

@@ -24,7 +24,6 @@ from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.identity import Identity, Role
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-VALID_HOURS = range(1, 30 * 24 + 1)
 
 Status = Literal["open", "used", "withdrawn"]
 

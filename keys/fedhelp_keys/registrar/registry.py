@@ -177,7 +177,7 @@ def check_admissible(
 
 
 def check_invitable(state: StateDirectory, identity: Identity, group: Group | None) -> None:
-    """Raises Revoked, or EnrolmentRefused if the party is enrolled in another group.
+    """Raises Revoked, or EnrolmentRefused for a party of another group or with its own authority.
 
     A party that is enrolled may be invited again: it gets a new certificate for the keys it has.
     """
@@ -187,6 +187,11 @@ def check_invitable(state: StateDirectory, identity: Identity, group: Group | No
         raise EnrolmentRefused(
             f"{identity.role.value} {identity.name} is enrolled in group {known.group}; "
             "invite it with that group, or choose another name."
+        )
+    if known is not None and known.own_certificate:
+        raise EnrolmentRefused(
+            f"{identity.role.value} {identity.name} brings a certificate of its own authority; it "
+            "joins by request file, with 'fedhelp keys enrol --own-certificate'."
         )
 
 

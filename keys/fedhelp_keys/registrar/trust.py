@@ -202,7 +202,11 @@ def _changed(held: TrustList, **update: object) -> TrustList:
     try:
         return TrustList.model_validate(fields)
     except ValidationError as error:
-        raise _not_possible() from error
+        if error.errors()[0]["loc"][:1] == ("maximum_age_seconds",):
+            raise _not_possible() from error
+        raise RevocationRefused(
+            "the trust list cannot hold that: it has at most 64 authorities and 4,096 revocations."
+        ) from error
 
 
 def _age(held: TrustList) -> datetime.timedelta:

@@ -148,9 +148,11 @@ class Coordinator(CoordinatorServicer):
     ) -> Iterator[wire.GetRoundKeysResponse]:
         """What the custodians stated of a round's keys, and the decryptor's public context."""
         check_charter_digest(request.charter_digest, self._charter_digest)
-        member_key(self._charter, caller(context))
+        who = caller(context)
+        member_key(self._charter, who)
         self._book.check_begun(request.round)
-        yield from self._book.keys.response(request.round, request.context_digest)
+        with self._downloads.slot(who.uri):
+            yield from self._book.keys.response(request.round, request.context_digest)
 
 
 class _Call:

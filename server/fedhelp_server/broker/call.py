@@ -104,10 +104,16 @@ class OneCall:
         self._recorder = Recorder(charter, journal, key)
         self._lock = threading.Lock()
         self._check_images()
-        if journal.state in (CallState.READY, CallState.OPEN):
-            bodies = (self._provider.request(part) for part in self._parts())
-            ceiling.check(images=len(images), request_bytes=sum(len(body) for body in bodies))
+        goes_on = provider.repeatable and journal.state is CallState.SENT
+        if goes_on or journal.state in (CallState.READY, CallState.OPEN):
+            ceiling.check(images=len(images), request_bytes=self._request_bytes())
         self._settle_interrupted()
+
+    def _request_bytes(self) -> int:
+        """Of all batches; 0 if no ceiling asks, as that takes encoding every image."""
+        if self._ceiling.request_bytes is None:
+            return 0
+        return sum(len(self._provider.request(part)) for part in self._parts())
 
     def answer(self, requested_by: Identity) -> StoredAnswer:
         """The stored answer, calling the foundation model first if nobody has.
