@@ -123,6 +123,16 @@ def test_an_expired_bundle_is_refused(
     assert _files(state) == before
 
 
+def test_a_bundle_with_a_trust_list_from_the_future_leaves_the_state_as_it_was(
+    state: StateDirectory, registrar: StateDirectory
+) -> None:
+    envelope = _bundle(state, registrar)
+    before = _files(state)
+    with pytest.raises(FedHelpError, match="clock"):
+        install_bundle(state, envelope, now=utc_now() - datetime.timedelta(days=1))
+    assert _files(state) == before
+
+
 def _trust_list(document: dict[str, object]) -> dict[str, Any]:
     return peek_document(TRUST_LIST, str(document["trust_list"]).encode())
 
