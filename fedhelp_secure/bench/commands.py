@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Measure what the secure sum costs on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Measure what the system costs, learns and loses.")
 
 
 @app.callback()

@@ -115,7 +115,9 @@ def sigma_for_sampled_budget(
     while not fits(high):
         low, high = high, 2 * high
         if high > clip_units << 20:
-            raise AccountingError("no noise keeps so small an epsilon at the fixed orders.")
+            raise AccountingError(
+                "no noise keeps so small an epsilon at the fixed orders; choose a larger one."
+            )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
