@@ -124,4 +124,4 @@ def test_the_registrar_with_its_own_key_would_have_seen_it(
         done = registrar.enrol(token, tmp_path / "state", address=capture.address)
     assert done.returncode == 0, done.stderr
     assert token.rpartition(".")[2].encode() in capture.everything()
-    assert [member.name for member in Registry(registrar.state).members()] == ["broker", "small-1"]
+    assert "small-1" in {member.name for member in Registry(registrar.state).members()}
