@@ -38,8 +38,10 @@ a large one's may contradict the public model."""
 OWN_PATIENTS = 200
 """With so many patients the own head counts half as much as the public model."""
 
-_NORM = 5.0
-_TINY = 1e-12
+NORM = 5.0
+"""About that of a standardised summary, as the own head sees it."""
+TINY = 1e-12
+"""Added to a probability before its logarithm."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ class KeptClassifier:
     def soft_labels(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities [N, C] of ``embeddings`` [N, E]."""
         public = soft_labels(self.public_model, self.head.projection.apply(embeddings))
-        joined = public * (self.head.soft_labels(embeddings) + _TINY) ** self.share
+        joined = public * (self.head.soft_labels(embeddings) + TINY) ** self.share
         normalised: NDArray[np.float64] = joined / joined.sum(axis=1, keepdims=True)
         return normalised
 
@@ -126,7 +128,7 @@ def train_head(
     rows = _rows(projection, embeddings)
     # The fit lies in the span of the rows: as many coordinates as images, not as entries.
     squares, directions = np.linalg.eigh(rows @ rows.T)
-    lengths = np.sqrt(np.maximum(squares, _TINY * squares.max()))
+    lengths = np.sqrt(np.maximum(squares, TINY * squares.max()))
     coordinates = directions * lengths
     moments = (weights[:, np.newaxis] * coordinates).T @ targets
     start = np.zeros_like(moments)
@@ -155,6 +157,6 @@ def keep_classifier(
 
 
 def _rows(projection: Projection, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[N, E + 1]: standardised, of norm `_NORM` or so, with a constant."""
-    standard = projection.standardise(embeddings) * (_NORM / sqrt(embeddings.shape[-1]))
+    """[N, E + 1]: standardised, of norm `NORM` or so, with a constant."""
+    standard = projection.standardise(embeddings) * (NORM / sqrt(embeddings.shape[-1]))
     return np.concatenate([standard, np.ones((len(standard), 1))], axis=1)

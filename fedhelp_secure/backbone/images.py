@@ -10,8 +10,9 @@ from fedhelp_secure.errors import ConfigurationError
 SIDE = 224
 """Height and width of the input, in pixels: 16 x 16 patches of 14 pixels."""
 
-_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-_DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+"""Of the images that DINOv2 was trained on, a channel each, on a scale of 0 to 1; so is `MEAN`."""
 
 
 class ImagesRefused(ConfigurationError):
@@ -43,6 +44,6 @@ def prepare(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         picture = Image.fromarray(np.ascontiguousarray(image))
         resized[index] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     grey = resized[:, np.newaxis] / np.float32(255)
-    mean, deviation = _MEAN[:, np.newaxis, np.newaxis], _DEVIATION[:, np.newaxis, np.newaxis]
+    mean, deviation = MEAN[:, np.newaxis, np.newaxis], DEVIATION[:, np.newaxis, np.newaxis]
     prepared: NDArray[np.float32] = (grey - mean) / deviation
     return prepared

@@ -40,9 +40,11 @@ SUMMARY_WIDTH = 4 * TOKEN_WIDTH * (len(BLOCKS) + 1)
 """Entries of one image's summary: for every block and the final layer norm, class token, then mean,
 standard deviation and maximum of the patch tokens."""
 
-_INPUT = "input_image"
+INPUT = "input_image"
+"""What `network` takes: [N, 3, 224, 224], as `fedhelp_secure.backbone.images.prepare` makes it."""
 _TOKENS = "/backbone/layernorm/Add_1_output_0"
-_LAYERS = (*(f"/backbone/encoder/layer.{block - 1}/Add_1_output_0" for block in BLOCKS), _TOKENS)
+LAYERS = (*(f"/backbone/encoder/layer.{block - 1}/Add_1_output_0" for block in BLOCKS), _TOKENS)
+"""What `network` gives: the tokens [N, 257, 384] of every block of a summary, in its order."""
 _BATCH = 8
 """Images in one run: larger ones are not faster on a CPU and hold more memory."""
 
@@ -90,7 +92,7 @@ class Backbone:
         check_images(images)
         parts = [
             np.concatenate([_summary(tokens) for tokens in layers], axis=1)
-            for layers in self._batches(images, _LAYERS)
+            for layers in self._batches(images, LAYERS)
         ]
         return np.concatenate(parts)
 
@@ -99,7 +101,7 @@ class Backbone:
     ) -> Iterator[list[NDArray[np.float32]]]:
         for start in range(0, len(images), _BATCH):
             batch = prepare(images[start : start + _BATCH])
-            tokens: list[NDArray[np.float32]] = self._session.run(list(layers), {_INPUT: batch})
+            tokens: list[NDArray[np.float32]] = self._session.run(list(layers), {INPUT: batch})
             yield tokens
 
 
@@ -132,14 +134,18 @@ def load_backbone(threads: int = 1) -> Backbone:
     options.enable_cpu_mem_arena = False
     # Measured: higher levels fuse nothing that makes this network faster, and start more slowly.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    network = _network(read_weights(locate_weights()))
-    size_bytes = len(network)
-    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    graph = network()
+    size_bytes = len(graph)
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return Backbone(session, size_bytes)
 
 
-def _network(weights: bytes) -> bytes:
-    """The part of the published ONNX graph that ends at the tokens; the saliency head is cut."""
+def network() -> bytes:
+    """The part of the published ONNX graph that ends at the tokens; the saliency head is cut.
+
+    Takes `INPUT`, gives `LAYERS`. Raises BackboneUnavailable.
+    """
+    weights = read_weights(locate_weights())
     try:
         import onnx
     except ImportError as error:
@@ -149,10 +155,10 @@ def _network(weights: bytes) -> bytes:
     # Each step copies 90 MB or more, and several parties load at once: let go of the one before.
     model = onnx.load_model_from_string(weights)
     del weights
-    for layer in _LAYERS:
+    for layer in LAYERS:
         tokens = onnx.helper.make_tensor_value_info(layer, onnx.TensorProto.FLOAT, None)
         model.graph.output.append(tokens)
-    cut = onnx.utils.Extractor(model).extract_model([_INPUT], list(_LAYERS))
+    cut = onnx.utils.Extractor(model).extract_model([INPUT], list(LAYERS))
     del model
-    network: bytes = cut.SerializeToString()
-    return network
+    graph: bytes = cut.SerializeToString()
+    return graph

@@ -17,7 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fedhelp_client.data.types import Task
-from fedhelp_client.export.graph import IMAGE, student_graph
+from fedhelp_client.export.graph import student_graph
+from fedhelp_client.export.parts import IMAGE
 from fedhelp_client.export.quantise import quantised
 from fedhelp_client.models import Preset, build_model
 from fedhelp_secure.backbone import load_backbone

@@ -19,7 +19,7 @@ from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
 KIND = "model-card"
 
 WARNING = (
-    "This network was trained on this hospital's own patients WITHOUT noise, and then taught by "
+    "This model was trained on this hospital's own patients WITHOUT noise, and then taught by "
     "the federation. What it says can tell something of those patients: it is for use within this "
     "hospital, and giving the file away is a disclosure of patient data."
 )
@@ -38,6 +38,8 @@ class ModelCard(BaseModel):
     model_digest: str
     """SHA-256 of the ONNX file."""
     model_bytes: int
+    network: Literal["own", "kept"] = "own"
+    """The hospital's own network, or the classifier that it kept on the public backbone."""
     number_format: Literal["float32", "int8"]
     agreement: float
     """With the float32 graph, on the public proxies; 1 for it itself."""
@@ -46,6 +48,16 @@ class ModelCard(BaseModel):
     record: ModelRecord
     intended_use: str = INTENDED_USE
     warning: str = WARNING
+
+    @property
+    def measured(self) -> tuple[float, float]:
+        """The record's metric of what this file holds: after the federation, and before."""
+        record = self.record
+        if self.network == "own":
+            return record.distilled, record.alone
+        if record.head is None or record.head_alone is None:
+            raise DataError("this hospital kept no classifier; the card is of nothing.")
+        return record.head, record.head_alone
 
 
 def sign_card(card: ModelCard, key: SigningKey) -> bytes:
@@ -71,16 +83,17 @@ def open_card(envelope: bytes, key: VerifyingKey, model: bytes) -> ModelCard:
 def markdown(card: ModelCard) -> str:
     """``card`` for people."""
     record = card.record
-    measured = f"{record.distilled:.3f} on {record.test_images} public test images"
+    after, before = card.measured
+    measured = f"{after:.3f} on {record.test_images} public test images"
     rows = {
         "file": f"{card.model_bytes:,} bytes, {card.number_format}, {card.model_digest}",
-        "network": f"{record.network().network}, {record.network().side} pixels a side",
+        "network": _network(card),
         "input": card.input,
         "output": card.output,
         "classes": ", ".join(record.classes),
         "learnt": f"{record.learnt}, hospital {record.hospital} ({record.group})",
         "taught by": f"charter {record.charter} of {record.federation}, {record.charter_digest}",
-        record.metric: f"{measured}; {record.alone:.3f} before the federation",
+        record.metric: f"{measured}; {before:.3f} before the federation",
         "mechanism": f"{record.mechanism}; unit: patient, add or remove one; delta {record.delta}",
         "epsilon (aggregate)": f"{record.epsilon_aggregate}: of what this hospital released",
         "epsilon (collusion)": f"{record.epsilon_collusion}: if all custodians colluded",
@@ -100,3 +113,10 @@ def markdown(card: ModelCard) -> str:
 **Limits.** Learnt from few patients at few hospitals. Measured on the public test set that its
 operator named, which need not be like other patients. Confidence is not calibrated.
 """
+
+
+def _network(card: ModelCard) -> str:
+    network = card.record.network()
+    if card.network == "own":
+        return f"{network.network}, {network.side} pixels a side"
+    return "public backbone (DINOv2 ViT-S/14), public model, and a head of this hospital's own"

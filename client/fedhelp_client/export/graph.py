@@ -13,19 +13,22 @@ from __future__ import annotations
 import logging
 import warnings
 
-import numpy as np
-import onnx
 import torch
-from onnx import ModelProto, TensorProto, compose, helper, numpy_helper
+from onnx import ModelProto, TensorProto, compose, helper
 
 from fedhelp_client.data.types import Task
+from fedhelp_client.export.parts import (
+    IMAGE,
+    OPSET,
+    PROBABILITIES,
+    finished,
+    number,
+    part,
+    scaled_to,
+)
 from fedhelp_client.models import HospitalModel
 
-OPSET = 20
-IR_VERSION = 10
-"""onnxruntime 1.18 and later read it."""
-
-IMAGE, LESION, PROBABILITIES = "image", "lesion", "probabilities"
+LESION = "lesion"
 
 
 def student_graph(model: HospitalModel, *, task: Task) -> ModelProto:
@@ -41,11 +44,7 @@ def student_graph(model: HospitalModel, *, task: Task) -> ModelProto:
     )
     joined = [(name, name) for name in passing]
     whole = compose.merge_models(scaled, exit_graph, io_map=[*joined, ("network/logits", "logits")])
-    whole.ir_version = IR_VERSION
-    del whole.opset_import[:]
-    whole.opset_import.append(helper.make_opsetid("", OPSET))
-    onnx.checker.check_model(whole, full_check=True)
-    return whole
+    return finished(whole)
 
 
 def _network(model: HospitalModel) -> ModelProto:
@@ -78,22 +77,14 @@ def _network(model: HospitalModel) -> ModelProto:
 
 def _entrance(side: int) -> ModelProto:
     """From an image to what the network takes, and, beside it, the image's own height and width."""
+    resize, constants = scaled_to(side)
     nodes = [
-        helper.make_node("Cast", [IMAGE], ["grey"], to=TensorProto.FLOAT),
         helper.make_node("Shape", [IMAGE], ["size"], start=2, end=4),
-        helper.make_node(
-            "Resize",
-            ["grey", "", "", "side"],
-            ["resized"],
-            mode="linear",
-            antialias=1,
-            axes=[2, 3],
-            coordinate_transformation_mode="half_pixel",
-        ),
+        *resize,
         helper.make_node("Div", ["resized", "white"], ["scaled"]),
     ]
-    constants = {"side": _integers(side, side), "white": _number(255.0)}
-    return _model(
+    constants |= {"white": number(255.0)}
+    return part(
         "entrance",
         nodes,
         constants,
@@ -106,7 +97,7 @@ def _entrance(side: int) -> ModelProto:
 
 
 def _softmax() -> ModelProto:
-    return _model(
+    return part(
         "softmax",
         [helper.make_node("Softmax", ["logits"], [PROBABILITIES], axis=1)],
         {},
@@ -130,7 +121,7 @@ def _lesion() -> ModelProto:
         ),
         helper.make_node("Sigmoid", ["full"], [LESION]),
     ]
-    return _model(
+    return part(
         "lesion",
         nodes,
         {},
@@ -140,28 +131,3 @@ def _lesion() -> ModelProto:
         ],
         outputs=[helper.make_tensor_value_info(LESION, TensorProto.FLOAT, ["N", 1, "H", "W"])],
     )
-
-
-def _model(
-    name: str,
-    nodes: list[onnx.NodeProto],
-    constants: dict[str, onnx.TensorProto],
-    *,
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-) -> ModelProto:
-    initialisers = []
-    for constant, tensor in constants.items():
-        tensor.name = constant
-        initialisers.append(tensor)
-    graph = helper.make_graph(nodes, name, inputs, outputs, initialisers)
-    opset = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
-
-
-def _integers(*values: int) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(values, dtype=np.int64))
-
-
-def _number(value: float) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(value, dtype=np.float32))

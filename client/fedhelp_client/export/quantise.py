@@ -17,7 +17,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from fedhelp_client.export.graph import IMAGE
+from fedhelp_client.export.parts import IMAGE
 
 _QUANTISED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 

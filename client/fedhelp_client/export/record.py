@@ -29,6 +29,10 @@ class ModelRecord(BaseModel):
     metric: Literal["accuracy", "dice"]
     alone: float
     distilled: float
+    head_alone: float | None = None
+    """Of a head on the public backbone, from the hospital's own patients alone."""
+    head: float | None = None
+    """Of the kept classifier; None where none is kept, as for segmentation."""
     test_images: int
     mechanism: str
     epsilon_aggregate: str

@@ -12,10 +12,12 @@ import torch
 
 from fedhelp_client.data.types import DataError
 from fedhelp_client.export.card import ModelCard, markdown, sign_card
-from fedhelp_client.export.check import agreement, check_same
+from fedhelp_client.export.check import agreement, check_same, probabilities
 from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
+from fedhelp_client.head import KeptClassifier
 from fedhelp_client.models import HospitalModel, build_network
+from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -45,12 +47,10 @@ def export_student(
     The graph is compared with the network on the public images, which also calibrate ``int8``; no
     patient is read. Raises DataError if nothing was learnt or ``out`` holds a model, ExportDiffers.
     """
-    record = ModelRecord.load(state)
-    if (out / MODEL).exists():
-        raise DataError(f"{out} holds a model already; choose another --out.")
+    record = _record(state, out)
     model = load_student(state, record)
     exact = student_graph(model, task=record.task)
-    check_same(exact, model, public_set.images, task=record.task)
+    check_same(exact, public_set.images, probabilities(model, public_set.images, task=record.task))
     graph, agreed = exact, 1.0
     number_format: Literal["float32", "int8"] = "float32"
     if int8:
@@ -60,9 +60,57 @@ def export_student(
         graph, number_format = quantised(exact, public_set.images), "int8"
         agreed = agreement(exact, graph, public_set.images, task=record.task)
     data = graph.SerializeToString()
+    return _written(
+        state, out, data, record, network="own", number_format=number_format, agreed=agreed
+    )
+
+
+def export_kept(state: StateDirectory, public_set: PublicSet, out: Path) -> Exported:
+    """Write the kept classifier of ``state``, backbone included, as ONNX, with a signed card.
+
+    The graph is compared with it on the public images. Raises DataError if none was kept (as for
+    segmentation) or ``out`` holds a model, BackboneUnavailable or ExportDiffers.
+    """
+    # Not above: what it needs takes a second to import.
+    from fedhelp_client.export.kept import kept_graph
+
+    record = _record(state, out)
+    if record.head is None:
+        raise DataError(
+            f"{state.root} holds no kept classifier, as for segmentation there is none; export "
+            "the network instead, without --kept."
+        )
+    kept = KeptClassifier.load(state.role_directory() / "models" / "head.npz")
+    graph = kept_graph(kept)
+    backbone = load_backbone()
+    expected = kept.soft_labels(backbone.summaries(public_set.images))
+    check_same(graph, public_set.images, expected)
+    return _written(
+        state, out, graph.SerializeToString(), record, network="kept", number_format="float32"
+    )
+
+
+def _record(state: StateDirectory, out: Path) -> ModelRecord:
+    record = ModelRecord.load(state)
+    if (out / MODEL).exists():
+        raise DataError(f"{out} holds a model already; choose another --out.")
+    return record
+
+
+def _written(
+    state: StateDirectory,
+    out: Path,
+    data: bytes,
+    record: ModelRecord,
+    *,
+    network: Literal["own", "kept"],
+    number_format: Literal["float32", "int8"],
+    agreed: float = 1.0,
+) -> Exported:
     card = ModelCard(
         model_digest=digest(data),
         model_bytes=len(data),
+        network=network,
         number_format=number_format,
         agreement=agreed,
         input=_INPUT,

@@ -268,6 +268,8 @@ def _record(
         metric=result.metric,
         alone=result.alone,
         distilled=result.distilled,
+        head_alone=result.head_alone,
+        head=result.head,
         test_images=images,
         mechanism=charter.privacy.mechanism,
         epsilon_aggregate=f"{result.epsilon_aggregate:.6f}",
