@@ -34,6 +34,7 @@ from fedhelp_server.broker.provider import (
     Contact,
     EgressRefused,
     Provider,
+    Stopping,
 )
 from fedhelp_server.broker.recorder import Recorder, moment
 from fedhelp_server.broker.states import CallState
@@ -192,10 +193,12 @@ class OneCall:
                 if self._journal.state is not CallState.SENT:
                     raise  # nothing of this batch has left
                 lost = error if isinstance(error, CallLost) else CallLost("unreachable")
-                if not self._provider.repeatable or attempt == ATTEMPTS:
+                if not self._provider.repeatable:
                     raise lost from error
-                if lost.reason == "stopped":
-                    raise CallNotSent("the broker is stopping; ask when it is back.") from error
+                if isinstance(error, Stopping) or lost.reason == "stopped":
+                    raise Stopping from error  # it goes on when the broker is back
+                if attempt == ATTEMPTS:
+                    raise lost from error
             _LOGGER.warning("a batch was lost; its provider allows that it is sent again")
             time.sleep(_PAUSE_SECONDS * attempt)
         return None

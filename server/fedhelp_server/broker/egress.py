@@ -24,7 +24,13 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, InternalError, MalformedMessage
 from fedhelp_secure.foundation_model import ANSWER_LIMIT_BYTES
 from fedhelp_server.broker.addresses import Address, Network, check_address
-from fedhelp_server.broker.provider import CallLost, CallNotSent, Contact, EgressRefused
+from fedhelp_server.broker.provider import (
+    CallLost,
+    CallNotSent,
+    Contact,
+    EgressRefused,
+    Stopping,
+)
 from fedhelp_server.broker.tunnel import Proxy, open_tunnel
 
 _PART = 64 * 1024
@@ -170,7 +176,7 @@ class Egress:
         Raises CallNotSent or EgressRefused.
         """
         if self._closed:
-            raise _stopping()
+            raise Stopping
         address, plain = self._first(self.resolve())
         with contextlib.ExitStack() as undo:
             undo.callback(plain.close)
@@ -213,7 +219,7 @@ class Egress:
         """Let `close` break ``connection``; raises CallNotSent if it has been called."""
         with self._guard:
             if self._closed:
-                raise _stopping()
+                raise Stopping
             self._open = connection
 
     def close(self) -> None:
@@ -224,10 +230,6 @@ class Egress:
                 with contextlib.suppress(OSError):
                     # The plain socket's: TLS objects are not for two threads at once.
                     socket.socket.shutdown(self._open, socket.SHUT_RDWR)
-
-
-def _stopping() -> CallNotSent:
-    return CallNotSent("the broker is stopping; ask again when it is back.")
 
 
 def _unreachable() -> CallNotSent:

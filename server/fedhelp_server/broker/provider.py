@@ -23,6 +23,13 @@ class CallNotSent(UnavailablePeer):
     """Certainly nothing was sent; the same call may succeed later."""
 
 
+class Stopping(CallNotSent):
+    """The broker is being stopped: it sends nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker is stopping; ask again when it is back.")
+
+
 class CallLost(UnavailablePeer):
     """Something may have arrived, and no whole answer came; ``reason`` is short and stable."""
 

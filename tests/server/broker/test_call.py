@@ -426,6 +426,29 @@ def test_and_given_up_after_three_times(
     assert len(world.server.requests) == call_module.ATTEMPTS
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_broker_that_stops_while_it_repeats_goes_on_when_it_is_back(
+    world: BrokerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """Whether it stops between two attempts or in the middle of the last."""
+    monkeypatch.setattr(call_module, "_PAUSE_SECONDS", 0.0)
+    guaranteed = world.variant(idempotent=True)
+    provider = guaranteed.provider()
+
+    def stop_after(exchange: Exchange) -> None:
+        if len(world.server.requests) > lost:
+            provider.close()
+        hang_up(exchange)
+
+    world.server.act = stop_after
+    with pytest.raises(CallNotSent, match="stopping"):
+        guaranteed.one_call(tmp_path, provider=provider).answer(WHO)
+    assert guaranteed.journal(tmp_path).state is CallState.SENT
+    world.server.act = answer_well
+    assert guaranteed.one_call(tmp_path).answer(WHO)
+    assert len({request.headers["Idempotency-Key"] for request in world.server.requests}) == 1
+
+
 def test_a_refused_batch_ends_the_call_and_no_other_is_sent(
     world: BrokerWorld, tmp_path: Path
 ) -> None:

@@ -19,9 +19,9 @@ from fedhelp_secure.errors import ConfigurationError
 from fedhelp_server.broker.provider import (
     AnswerRefused,
     CallLost,
-    CallNotSent,
     Contact,
     Reply,
+    Stopping,
     checked_embeddings,
 )
 
@@ -62,7 +62,7 @@ class LocalOnnx:
     def connect(self) -> LocalConnection:
         """Raises CallNotSent after `close`."""
         if self._closed:
-            raise CallNotSent("the broker is stopping; ask again when it is back.")
+            raise Stopping
         return LocalConnection(self)
 
     def close(self) -> None:

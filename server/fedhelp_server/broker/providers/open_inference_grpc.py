@@ -31,6 +31,7 @@ from fedhelp_server.broker.provider import (
     CallNotSent,
     Contact,
     Reply,
+    Stopping,
     checked_embeddings,
 )
 from fedhelp_server.broker.providers.open_inference_http import INPUT, OUTPUT
@@ -101,7 +102,7 @@ class OpenInferenceGrpc:
         with self._guard:
             if self._closed:
                 channel.close()
-                raise CallNotSent("the broker is stopping; ask again when it is back.")
+                raise Stopping
             self._channel = channel
         try:
             grpc.channel_ready_future(channel).result(self._egress.rules.connect_seconds)
