@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from support.registrar import ServedRegistrar, running_registrar
 
+from fedhelp_keys.registrar.invitations import Invitations
 from fedhelp_keys.registrar.registry import Registry
 from fedhelp_secure.enrolment.joining import fetch_root, join
 from fedhelp_secure.enrolment.token import JoinToken
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.client import PeerRefused
 from fedhelp_secure.transport.identity import Identity, Role
-
-SMALL = Identity("testfed", Role.HOSPITAL, "small-1")
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +23,21 @@ def registrar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRegist
         yield served
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def token(registrar: ServedRegistrar) -> str:
-    """Of hospital small-1, in the small group; no test but the last gets in with it."""
-    return registrar.invite("small-1").text
+    """Of a hospital of this test's own, in the small group."""
+    return registrar.invite(f"small-{len(Invitations(registrar.state).all()) + 1}").text
 
 
 def test_a_rewritten_group_is_another_token(
     registrar: ServedRegistrar, token: str, tmp_path: Path
 ) -> None:
+    before = Registry(registrar.state).members()
     done = registrar.enrol(token.replace(".small.", ".large."), tmp_path / "state")
     assert done.returncode == 1
     assert "does not accept this invitation" in done.stderr
     assert "the token is unknown" in registrar.log
-    assert Registry(registrar.state).members() == ()
+    assert Registry(registrar.state).members() == before
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,14 @@ def test_a_rewritten_group_is_another_token(
 def test_a_client_that_does_not_check_is_refused_by_the_registrar(
     registrar: ServedRegistrar, token: str, tmp_path: Path, identity: Identity, cause: str
 ) -> None:
+    before = Registry(registrar.state).members()
     state = StateDirectory.create(tmp_path / "state", identity)
     root = fetch_root(registrar.join_address, registrar.fingerprint)
     with pytest.raises(PeerRefused) as refused:
         join(state, JoinToken.parse(token), registrar.join_address, root)
     assert refused.value.code == "join"
     assert f"{cause} {identity.uri}" in registrar.log
-    assert Registry(registrar.state).members() == ()
+    assert Registry(registrar.state).members() == before
 
 
 def test_another_roles_command_does_not_take_it(
@@ -79,10 +80,15 @@ def test_another_partys_state_does_not_take_it(
     assert "choose another --state directory" in done.stderr
 
 
-def test_after_all_that_the_token_is_still_good_for_its_party_and_group(
+def test_after_all_that_a_token_is_still_good_for_its_party_and_group(
     registrar: ServedRegistrar, token: str, tmp_path: Path
 ) -> None:
+    other = Identity("testfed", Role.HOSPITAL, "large-1")
+    state = StateDirectory.create(tmp_path / "other", other)
+    root = fetch_root(registrar.join_address, registrar.fingerprint)
+    with pytest.raises(PeerRefused):
+        join(state, JoinToken.parse(token), registrar.join_address, root)
     done = registrar.enrol(token, tmp_path / "state")
     assert done.returncode == 0, done.stderr
-    (member,) = Registry(registrar.state).members()
-    assert (member.name, member.group) == ("small-1", "small")
+    member = Registry(registrar.state).members()[-1]
+    assert (member.name, member.group) == (JoinToken.parse(token).identity.name, "small")

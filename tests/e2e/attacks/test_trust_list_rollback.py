@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from support.deployment import Deployment, code_at, deployed, run, wait_until
-from support.trust_lists import LyingRegistrar, changed, held, issued, lying_registrar, signed
+from support.trust_lists import (
+    LyingRegistrar,
+    changed,
+    held,
+    issued,
+    lying_registrar,
+    revocation,
+    signed,
+)
 
 from fedhelp_keys.registrar.registry import enrol
 from fedhelp_keys.registrar.trust import revoke
@@ -159,5 +167,11 @@ def test_an_older_file_in_its_place_changes_nothing_while_the_party_runs(
 def test_a_newer_list_is_taken(lie: tuple[Deployment, LyingRegistrar]) -> None:
     """The tests above would pass with a party that takes nothing at all."""
     deployment, liar = lie
-    liar.answer = signed(deployment.registrar, sequence=9, revocations=())
-    wait_until(lambda: code(deployment) == "access")
+    other = deployment.federation.state("small-1")
+    known = TrustStore(deployment.registrar).current().revocations
+    revocations = (*(entry.model_dump() for entry in known), revocation(other.identity))
+    assert code_at(deployment, other, UNMASK) == "access"
+    liar.answer = signed(deployment.registrar, sequence=9, revocations=revocations)
+    wait_until(lambda: code_at(deployment, other, UNMASK) == "revoked")
+    # Still, whatever test comes next.
+    assert code(deployment) == "revoked"

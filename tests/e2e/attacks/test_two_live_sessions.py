@@ -79,9 +79,9 @@ def test_the_newer_node_goes_on_the_older_stops_and_both_logs_say_so(
         entries = [
             entry.session_taken_over
             for entry in auditor.entries()
-            if entry.WhichOneof("event") == "session_taken_over"
+            if entry.session_taken_over.hospital == HOSPITAL
         ]
-        assert [(entry.hospital, entry.times) for entry in entries] == [(HOSPITAL, 1)]
+        assert [entry.times for entry in entries] == [1]
         assert entries[0].charter_digest == attacked.federation.charter.digest
         log = log_of(attacked.servers, "aggregator")
         assert f"two processes take part as the hospital {HOSPITAL}" in log
