@@ -6,32 +6,21 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import open_charter
 from fedhelp_secure.demo.federation import DemoFederation
 from fedhelp_secure.demo.options import DataSource, DemoOptions
 from fedhelp_secure.demo.processes import ProcessFailed, ProcessGroup
-from fedhelp_secure.evidence import layout
-from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
-from fedhelp_secure.evidence.checkpoint import open_checkpoint
+from fedhelp_secure.evidence.bundle import Sources, export_bundle
 from fedhelp_secure.evidence.entries import parse_entry
-from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.verify import StepFailed
 from fedhelp_secure.foundation_model import KIND as CALL_KIND
-from fedhelp_secure.report.build import secure_sum_cost
-from fedhelp_secure.report.html import render
-from fedhelp_secure.report.model import (
-    CustodiansInUse,
-    DemoResult,
-    HospitalResult,
-    LogHead,
-    PrivacyTerms,
-    Report,
-)
+from fedhelp_secure.report.build import read_results
+from fedhelp_secure.report.complete import complete_bundle
+from fedhelp_secure.report.model import CustodiansInUse, DemoResult
 from fedhelp_secure.report.signed import write_report
-from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1.evidence_pb2 import ListEntriesRequest, LogEntry
@@ -42,23 +31,6 @@ AUDIT_REPORT = "evidence-report"
 
 _RECORD_TRIES = 60
 _RECORD_PAUSE_SECONDS = 0.5
-
-
-class _NodeResult(BaseModel):
-    """What a node leaves as ``result.json``: see `fedhelp_client.node.node.NodeResult`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hospital: str
-    group: str
-    task: str
-    metric: str
-    alone: float
-    distilled: float
-    head_alone: float | None
-    head: float | None
-    epsilon_aggregate: float
-    epsilon_collusion: float
 
 
 def conclude(
@@ -84,12 +56,15 @@ def conclude(
     )
     _await_record_of_the_call(auditor, aggregator, sources.charter)
     export_bundle(auditor, sources, bundle)
-    charter = open_charter(federation.charter.read_bytes(), auditor.governance_key())
-    report = _report(options, charter, bundle, source=source, seconds=seconds)
-    document = report.model_dump_json(indent=2).encode() + b"\n"
-    write_atomically(bundle / layout.REPORT_JSON, document, mode=0o644)
-    write_atomically(bundle / layout.REPORT_HTML, render(report).encode(), mode=0o644)
-    sign_index(bundle, auditor)
+    about = {
+        "dataset": source.dataset,
+        "dataset_sentence": source.sentence,
+        "seed": options.seed,
+        "seconds": round(seconds(), 1),
+    }
+    report = complete_bundle(
+        bundle, auditor, read_results(_collect(options, "results")), about=about
+    )
     verified = _verified(processes, bundle, auditor, options.out / AUDIT_REPORT)
     return DemoResult(
         **dict(report),
@@ -115,7 +90,7 @@ def _tells_of_the_call(entry: LogEntry) -> bool:
     return entry.statement_submitted.kind == CALL_KIND
 
 
-def _collect(options: DemoOptions, kind: str) -> Path:
+def _collect(options: DemoOptions, kind: Literal["ledgers", "receipts", "results"]) -> Path:
     """What the hospitals hand to the auditor, in one folder."""
     folder = options.out / "collected" / kind
     folder.mkdir(parents=True, mode=0o700)
@@ -123,6 +98,8 @@ def _collect(options: DemoOptions, kind: str) -> Path:
         hospital = options.out / "hospitals" / name
         if kind == "ledgers":
             shutil.copyfile(hospital / "ledger.jsonl", folder / f"{name}.jsonl")
+        elif kind == "results":
+            _copy_result(options, name, folder / f"{name}.json")
         else:
             # A hospital that sat every round out has none.
             for receipt in sorted((hospital / "receipts").glob("*.bin")):
@@ -130,58 +107,11 @@ def _collect(options: DemoOptions, kind: str) -> Path:
     return folder
 
 
-def _report(
-    options: DemoOptions,
-    charter: Charter,
-    bundle: Path,
-    *,
-    source: DataSource,
-    seconds: Callable[[], float],
-) -> Report:
-    files = layout.read_files(bundle)
-    entries = [parse_entry(leaf) for leaf in layout.leaves(files)]
-    head = open_checkpoint(
-        files[layout.CHECKPOINT],
-        origin=log_origin(charter),
-        key=charter.aggregator.verifying_key(),
-    )
-    calls = [entry for entry in entries if _tells_of_the_call(entry)]
-    return Report(
-        federation=charter.federation,
-        charter=charter.digest,
-        task=charter.task,
-        dataset=source.dataset,
-        dataset_sentence=source.sentence,
-        seed=options.seed,
-        seconds=round(seconds(), 1),
-        rounds=sum(entry.HasField("round_summed") for entry in entries),
-        privacy=PrivacyTerms(
-            epsilon_limit=charter.privacy.epsilon,
-            delta=charter.privacy.delta,
-            unit=charter.privacy.unit,
-            adjacency=charter.privacy.adjacency,
-            mechanism=charter.privacy.mechanism,
-            tuning=None if charter.privacy.tuning is None else charter.privacy.tuning.sentence,
-        ),
-        secure_sum=secure_sum_cost(charter, entries, layout.objects(files)),
-        foundation_model_calls=len(calls),
-        log=LogHead(size=head.size, root=head.root.hex()),
-        hospitals=tuple(_hospital(options, name) for name in options.hospitals),
-    )
-
-
-def _hospital(options: DemoOptions, name: str) -> HospitalResult:
-    path = options.out / "hospitals" / name / "result.json"
+def _copy_result(options: DemoOptions, name: str, copy: Path) -> None:
     try:
-        result = _NodeResult.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        shutil.copyfile(options.out / "hospitals" / name / "result.json", copy)
+    except OSError as error:
         raise ProcessFailed(f"{name} left no result; its log is in {options.out}/logs.") from error
-    return HospitalResult.model_validate(
-        {
-            "name": result.hospital,
-            **result.model_dump(exclude={"hospital", "task"}),
-        }
-    )
 
 
 def _verified(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,40 +44,46 @@ def export(
     ledgers: Annotated[Path, typer.Option(help="Directory with <hospital>.jsonl.")],
     receipts: Annotated[Path, typer.Option(help="Directory with <hospital>-<round>.bin.")],
     out: Annotated[Path, typer.Option(help="New directory for the bundle.")],
-    report: Annotated[
-        Path | None, typer.Option(help="Directory with report.json and report.html.")
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Directory with <hospital>.json: what nodes left as result.json."),
     ] = None,
 ) -> None:
-    """Fetch the log and its objects over mTLS, add ledgers and receipts.
+    """Fetch the log and its objects over mTLS, add ledgers and receipts, report and sign.
 
-    With --report the bundle is completed and signed; without, put the report under OUT/report and
-    run "fedhelp audit sign".
+    The report's epsilons are recomputed from the ledgers. If the evidence does not hold, the files
+    stay, unsigned.
     """
-    from fedhelp_secure.evidence.bundle import Sources, export_bundle, sign_index
+    from fedhelp_secure.evidence.bundle import Sources, export_bundle
+    from fedhelp_secure.report.build import read_results
+    from fedhelp_secure.report.complete import complete_bundle
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
     auditor = StateDirectory.open(state, Role.AUDITOR)
+    found = {} if results is None else read_results(results)
     export_bundle(auditor, Sources(aggregator, charter, ledgers, receipts), out)
-    if report is None:
-        _console().print(f"exported to {out}; add the report, then run: fedhelp audit sign {out}")
-        return
-    _copy_report(report, out)
-    sign_index(out, auditor)
-    _console().print(f"exported and signed: {out}")
+    complete_bundle(out, auditor, found)
+    _console().print(f"exported, reported and signed: {out}")
 
 
 @app.command()
 def sign(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.")], state: StateOption
+    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.")],
+    state: StateOption,
+    results: Annotated[
+        Path | None, typer.Option(help="As for export; without, figures are left out.")
+    ] = None,
 ) -> None:
-    """Sign the index over every file of a bundle."""
-    from fedhelp_secure.evidence.bundle import sign_index
+    """Make a bundle's report and index anew, when a ledger or a receipt came late."""
+    from fedhelp_secure.report.build import read_results
+    from fedhelp_secure.report.complete import complete_bundle
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
-    sign_index(bundle, StateDirectory.open(state, Role.AUDITOR))
-    _console().print(f"signed: {bundle}")
+    found = {} if results is None else read_results(results)
+    complete_bundle(bundle, StateDirectory.open(state, Role.AUDITOR), found)
+    _console().print(f"reported and signed: {bundle}")
 
 
 @app.command()
@@ -290,15 +295,6 @@ def read_key(path: Path) -> VerifyingKey:
         raise ConfigurationError(
             f"{path} cannot be read; give the registrar's governance.pub."
         ) from (error)
-
-
-def _copy_report(source: Path, bundle: Path) -> None:
-    (bundle / "report").mkdir(exist_ok=True)
-    for name in ("report.json", "report.html"):
-        try:
-            shutil.copyfile(source / name, bundle / "report" / name)
-        except OSError as error:
-            raise ConfigurationError(f"{source / name} cannot be copied; make it first.") from error
 
 
 def _console() -> Console:

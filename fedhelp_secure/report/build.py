@@ -1,12 +1,29 @@
-"""A report from what the evidence and the charter say, and what the hospitals measured."""
+"""The federation's report, which is part of a bundle: from its evidence, and what hospitals say.
+
+Epsilons are recomputed from the ledgers; how well a hospital's models do is that hospital's word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
 
-from fedhelp_secure.charter import Charter
-from fedhelp_secure.errors import MalformedMessage
-from fedhelp_secure.report.model import SecureSumCost
+from pydantic import ValidationError
+
+from fedhelp_secure.charter import Charter, Hospital
+from fedhelp_secure.errors import ConfigurationError, MalformedMessage
+from fedhelp_secure.evidence import verify_calls, verify_ledgers, verify_log, verify_rounds
+from fedhelp_secure.evidence.layout import BundleFiles
+from fedhelp_secure.evidence.verify_ledgers import Losses
+from fedhelp_secure.report.model import (
+    HospitalResult,
+    LogHead,
+    NodeResult,
+    PrivacyTerms,
+    Report,
+    SecureSumCost,
+)
 from fedhelp_secure.sealing import SEALED_OVERHEAD
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.masks import SEED_BYTES
@@ -14,6 +31,102 @@ from fedhelp_secure.wire.v1.evidence_pb2 import LogEntry, RoundSummed
 
 _SEALED_BYTES = SEALED_OVERHEAD + SEED_BYTES
 """A sealed seed, and a sealed content key: both are 32 bytes of secret."""
+
+
+class ResultRefused(ConfigurationError):
+    """A file that should be a hospital's result is none of this federation."""
+
+    code = "result"
+
+
+def federation_report(
+    files: BundleFiles, charter: Charter, results: Mapping[str, NodeResult]
+) -> Report:
+    """What ``files``, all of a bundle but report and index, show; ``results`` by hospital.
+
+    Raises BundleRefused or another FedHelpError where the evidence does not hold, ResultRefused for
+    a result that is not of this charter.
+    """
+    head = verify_log.check_checkpoint(files, charter)
+    record = verify_log.check_objects(files, charter, verify_log.check_tree(files, head))
+    accepted = verify_rounds.check_manifests(record)
+    rounds = verify_rounds.check_rounds(record, accepted)
+    losses = verify_ledgers.check_ledgers(files, charter, accepted, rounds=rounds)
+    _check_results(charter, results)
+    return Report(
+        federation=charter.federation,
+        charter=charter.digest,
+        task=charter.task,
+        rounds=len(rounds.summed),
+        privacy=_terms(charter),
+        secure_sum=secure_sum_cost(charter, record.entries, record.objects),
+        foundation_model_calls=verify_calls.check_calls(record),
+        log=LogHead(size=head.size, root=head.root.hex()),
+        hospitals=tuple(
+            _hospital(hospital, losses.get(hospital.name), results.get(hospital.name))
+            for hospital in charter.hospitals
+        ),
+    )
+
+
+def read_results(folder: Path) -> dict[str, NodeResult]:
+    """The results in ``folder``, ``<hospital>.json`` each, as nodes leave them as ``result.json``.
+
+    Raises ResultRefused for a file that is none, or no directory.
+    """
+    if not folder.is_dir():
+        raise ResultRefused(f"{folder} is not a directory; give the one with the results.")
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results[path.stem] = NodeResult.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ResultRefused(
+                f"{path} is no result of a node; ask the hospital for its result.json."
+            ) from error
+    return results
+
+
+def _check_results(charter: Charter, results: Mapping[str, NodeResult]) -> None:
+    groups = {hospital.name: hospital.group for hospital in charter.hospitals}
+    for name, result in results.items():
+        stated = (result.hospital, groups.get(name), result.task)
+        if stated != (name, result.group, charter.task):
+            raise ResultRefused(
+                f"the result called {name} is not of that hospital under this charter; name the "
+                "files <hospital>.json and leave out what is of others."
+            )
+
+
+def _hospital(
+    hospital: Hospital, losses: Losses | None, result: NodeResult | None
+) -> HospitalResult:
+    spent = losses or Losses(Fraction(0), Fraction(0))
+    measured = (
+        {}
+        if result is None
+        else result.model_dump(include={"metric", "alone", "distilled", "head_alone", "head"})
+    )
+    return HospitalResult(
+        name=hospital.name,
+        group=hospital.group,
+        # Rounded up to six decimals by the accountant: floats print them as they are.
+        epsilon_aggregate=float(spent.epsilon_aggregate),
+        epsilon_collusion=float(spent.epsilon_collusion),
+        **measured,
+    )
+
+
+def _terms(charter: Charter) -> PrivacyTerms:
+    privacy = charter.privacy
+    return PrivacyTerms(
+        epsilon_limit=privacy.epsilon,
+        delta=privacy.delta,
+        unit=privacy.unit,
+        adjacency=privacy.adjacency,
+        mechanism=privacy.mechanism,
+        tuning=None if privacy.tuning is None else privacy.tuning.sentence,
+    )
 
 
 def secure_sum_cost(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from importlib.resources import files
 
 import jinja2
@@ -21,16 +22,24 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         loader=jinja2.BaseLoader(), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["figure"] = _figure
+    told = [hospital for hospital in report.hospitals if hospital.metric is not None]
     source = files("fedhelp_secure.report").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         report=report,
-        metric_plot=Markup(_metric_plot(report.hospitals)),  # noqa: S704  our own SVG
+        measured=told[0].metric if told else None,
+        heads=any(hospital.head is not None for hospital in told),
+        metric_plot=Markup(_metric_plot(told) if told else ""),  # noqa: S704  our own SVG
         budget_plot=Markup(_budget_plot(report)),  # noqa: S704  our own SVG
         bytes_plot=Markup(_bytes_plot(report.secure_sum)),  # noqa: S704  our own SVG
     )
 
 
-def _metric_plot(hospitals: tuple[HospitalResult, ...]) -> str:
+def _figure(value: float | None) -> str:
+    return "not given" if value is None else f"{value:.3f}"
+
+
+def _metric_plot(hospitals: Sequence[HospitalResult]) -> str:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     positions = range(len(hospitals))
@@ -48,11 +57,11 @@ def _metric_plot(hospitals: tuple[HospitalResult, ...]) -> str:
     return _svg(figure)
 
 
-def _metric_series(hospitals: tuple[HospitalResult, ...]) -> list[tuple[str, str, list[float]]]:
+def _metric_series(hospitals: Sequence[HospitalResult]) -> list[tuple[str, str, list[float]]]:
     """Label, colour and values of every bar of a hospital; the heads' where there are any."""
     series = [
-        ("network alone", _BEFORE, [hospital.alone for hospital in hospitals]),
-        ("distilled", _AFTER, [hospital.distilled for hospital in hospitals]),
+        ("network alone", _BEFORE, [hospital.alone or 0.0 for hospital in hospitals]),
+        ("distilled", _AFTER, [hospital.distilled or 0.0 for hospital in hospitals]),
     ]
     heads = [
         (hospital.head_alone, hospital.head)

@@ -11,15 +11,33 @@ class _Fact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class NodeResult(BaseModel):
+    """What a node leaves as ``result.json``: see `fedhelp_client.node.node.NodeResult`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hospital: str
+    group: Literal["large", "small"]
+    task: Literal["classification", "segmentation"]
+    metric: Literal["accuracy", "dice"]
+    alone: float
+    distilled: float
+    head_alone: float | None
+    head: float | None
+    epsilon_aggregate: float
+    epsilon_collusion: float
+
+
 class HospitalResult(_Fact):
     """One hospital before and after, and what it cost its patients."""
 
     name: str
     group: Literal["large", "small"]
-    metric: Literal["accuracy", "dice"]
-    alone: float = Field(ge=0, le=1)
+    metric: Literal["accuracy", "dice"] | None = None
+    """None, as are the four below, if the hospital has given the auditor no result."""
+    alone: float | None = Field(default=None, ge=0, le=1)
     """On the public test set, with the hospital's own model trained on its own patients."""
-    distilled: float = Field(ge=0, le=1)
+    distilled: float | None = Field(default=None, ge=0, le=1)
     """The same after distillation."""
     head_alone: float | None = Field(default=None, ge=0, le=1)
     """Classification: a linear head on the public backbone, trained on its own patients."""
@@ -76,10 +94,11 @@ class Report(_Fact):
     charter: str
     """Digest of the charter."""
     task: Literal["classification", "segmentation"]
-    dataset: str
-    dataset_sentence: str
-    seed: int
-    seconds: float
+    dataset: str | None = None
+    """What a demo learns from; None, as are the three below, of a real federation."""
+    dataset_sentence: str | None = None
+    seed: int | None = None
+    seconds: float | None = None
     """Of the whole demo, from its start until the report was made."""
     rounds: int
     privacy: PrivacyTerms

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from support.aggregator import AggregatorServer, addresses_of, charter_of, custodians_of
-from support.evidence import Story, call_record, report_of
+from support.evidence import Story, call_record
 from support.federation import Federation, join
 from support.keys import keys_of_stores
 from support.sums import contribute
@@ -34,10 +34,12 @@ from fedhelp_secure.evidence.bundle import (
 )
 from fedhelp_secure.evidence.commands import app
 from fedhelp_secure.evidence.layout import BundleRefused
-from fedhelp_secure.evidence.merkle import MerkleTree
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.report.build import ResultRefused, read_results
+from fedhelp_secure.report.complete import complete_bundle
+from fedhelp_secure.report.model import NodeResult
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import start_server
@@ -65,7 +67,7 @@ class Finished:
 
     federation: Federation
     sources: Sources
-    report: Path
+    results: Path
 
     @property
     def auditor(self) -> StateDirectory:
@@ -79,7 +81,7 @@ def finished(
     root = tmp_path_factory.mktemp("exported")
     chosen = charter_of(federation, "exported", rounds={"count": 1})
     named = dataclasses.replace(federation, charter=chosen[0], charter_envelope=chosen[1])
-    for folder in ("ledgers", "receipts", "report"):
+    for folder in ("ledgers", "receipts", "results"):
         (root / folder).mkdir()
     with custodians_of(federation) as (decryptor, *unmaskers):
         addresses = CustodianAddresses(
@@ -90,7 +92,7 @@ def finished(
             sources = Sources(
                 server.address, root / "charter.json", root / "ledgers", root / "receipts"
             )
-            yield Finished(named, sources, root / "report")
+            yield Finished(named, sources, root / "results")
 
 
 def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> None:
@@ -119,33 +121,51 @@ def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> 
     record = broker.sign_document(CALL_KIND, call_record(charter))
     server.party(Role.BROKER).submit(CALL_KIND, record)
     server.party("small-1").wait_for(ROUND_STATE_OPENED)
-    (root / "report" / "report.html").write_text("<!doctype html>")
-    (root / "report" / "report.json").write_text(json.dumps(report_of(charter, ledgers)))
+    (root / "results" / "small-1.json").write_text(json.dumps(result_of("small-1")))
 
 
-def cite_log(bundle: Path, report: Path) -> None:
-    """Write the report into the bundle, citing the bundle's own checkpoint."""
-    tree = MerkleTree(layout.leaves(layout.read_files(bundle)))
-    document = json.loads((report / "report.json").read_text())
-    document["log"] = {"size": tree.size, "root": tree.root().hex()}
-    (bundle / "report").mkdir(exist_ok=True)
-    (bundle / layout.REPORT_JSON).write_text(json.dumps(document))
-    shutil.copyfile(report / "report.html", bundle / layout.REPORT_HTML)
+def result_of(name: str, **changes: object) -> dict[str, object]:
+    """What a node would leave."""
+    return {
+        "hospital": name,
+        "group": name.partition("-")[0],
+        "task": "classification",
+        "metric": "accuracy",
+        "alone": 0.5,
+        "distilled": 0.625,
+        "head_alone": None,
+        "head": None,
+        "epsilon_aggregate": 1.0,
+        "epsilon_collusion": 2.0,
+    } | changes
 
 
-def test_an_exported_bundle_verifies(finished: Finished, tmp_path: Path) -> None:
+def test_an_exported_bundle_is_reported_and_verifies(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     export_bundle(finished.auditor, finished.sources, out)
-    cite_log(out, finished.report)
-    sign_index(out, finished.auditor)
+    report = complete_bundle(out, finished.auditor, {})
     verdict = verify_bundle(out, governance_key=finished.auditor.governance_key())
-    assert verdict.charter == finished.federation.charter.digest
-    # The report cites the bundle's own tree, so that it can be signed again at any time.
-    sign_index(out, finished.auditor)
+    assert verdict.charter == finished.federation.charter.digest == report.charter
+    assert [hospital.name for hospital in report.hospitals] == [
+        hospital.name for hospital in finished.federation.charter.hospitals
+    ]
+    assert {hospital.metric for hospital in report.hospitals} == {None}
+    assert "no hospital has given a figure" in (out / layout.REPORT_HTML).read_text()
+    # Again, with the same report.
+    before = (out / layout.REPORT_JSON).read_bytes()
+    assert complete_bundle(out, finished.auditor, {}) == report
+    assert (out / layout.REPORT_JSON).read_bytes() == before
+    # Epsilons are the ledgers', whatever a hospital's result says.
+    claimed = {"small-1": NodeResult.model_validate(result_of("small-1", epsilon_aggregate=0.0))}
+    again = complete_bundle(out, finished.auditor, claimed)
+    assert [hospital.epsilon_aggregate for hospital in again.hospitals] == [
+        hospital.epsilon_aggregate for hospital in report.hospitals
+    ]
+    assert min(hospital.epsilon_aggregate for hospital in again.hospitals) > 0
     verify_bundle(out)
 
 
-def test_the_command_line_exports_signs_and_verifies(finished: Finished, tmp_path: Path) -> None:
+def test_the_command_line_exports_reports_and_signs(finished: Finished, tmp_path: Path) -> None:
     out, runner = tmp_path / "bundle", CliRunner()
     state = ["--state", str(finished.auditor.root)]
     arguments = [
@@ -153,24 +173,69 @@ def test_the_command_line_exports_signs_and_verifies(finished: Finished, tmp_pat
         *("--charter", str(finished.sources.charter), "--out", str(out)),
         *("--ledgers", str(finished.sources.ledgers)),
         *("--receipts", str(finished.sources.receipts)),
+        *("--results", str(finished.results)),
     ]
     exported = runner.invoke(app, arguments, catch_exceptions=False)
     assert exported.exit_code == 0
-    assert "fedhelp audit sign" in exported.output
-    cite_log(out, finished.report)
-    report = tmp_path / "report"
-    shutil.copytree(out / "report", report)
-    signed = runner.invoke(app, ["sign", str(out), *state], catch_exceptions=False)
-    assert signed.exit_code == 0
+    assert "exported, reported and signed" in exported.output
+    told = json.loads((out / layout.REPORT_JSON).read_bytes())["hospitals"]
+    assert {hospital["name"]: hospital["distilled"] for hospital in told}["small-1"] == 0.625
+    assert "not given" in (out / layout.REPORT_HTML).read_text()
     verified = runner.invoke(app, ["verify", str(out)], catch_exceptions=False)
     assert verified.exit_code == 0
     assert "pass 12  report" in verified.output
     assert "warning: the governance key is the bundle's own" in verified.output
-    # The whole at once, the report being there already.
-    again = [*arguments, "--report", str(report)]
-    again[again.index(str(out))] = str(tmp_path / "again")
-    assert runner.invoke(app, again, catch_exceptions=False).exit_code == 0
-    verify_bundle(tmp_path / "again")
+    # A receipt that came late: the rest is made anew.
+    receipt = next((out / "receipts").iterdir())
+    late = receipt.read_bytes()
+    receipt.unlink()
+    with pytest.raises(StepFailed):
+        verify_bundle(out)
+    receipt.write_bytes(late)
+    signed = runner.invoke(app, ["sign", str(out), *state], catch_exceptions=False)
+    assert signed.exit_code == 0
+    verify_bundle(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("small-1.json", b"{}"),
+        ("small-1.json", b"no JSON"),
+        ("stranger.json", json.dumps(result_of("stranger")).encode()),
+        ("small-1.json", json.dumps(result_of("small-2")).encode()),
+        ("small-1.json", json.dumps(result_of("small-1", group="large")).encode()),
+        ("small-1.json", json.dumps(result_of("small-1", task="segmentation")).encode()),
+        ("small-1.json", json.dumps(result_of("small-1", surplus=1)).encode()),
+    ],
+)
+def test_what_is_no_result_of_this_charter_is_not_reported(
+    finished: Finished, tmp_path: Path, name: str, content: bytes
+) -> None:
+    out, results = tmp_path / "bundle", tmp_path / "results"
+    results.mkdir()
+    (results / name).write_bytes(content)
+    export_bundle(finished.auditor, finished.sources, out)
+    with pytest.raises(ResultRefused):
+        complete_bundle(out, finished.auditor, read_results(results))
+    assert not (out / layout.INDEX).exists()
+    assert not (out / "report").exists()
+    with pytest.raises(ResultRefused, match="not a directory"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_evidence_that_does_not_hold_is_kept_and_not_signed(
+    finished: Finished, tmp_path: Path
+) -> None:
+    ledgers = Path(shutil.copytree(finished.sources.ledgers, tmp_path / "ledgers"))
+    ledger = ledgers / "small-1.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b"\n", b" \n", 1))
+    out = tmp_path / "bundle"
+    export_bundle(finished.auditor, dataclasses.replace(finished.sources, ledgers=ledgers), out)
+    with pytest.raises(FedHelpError, match="small-1"):
+        complete_bundle(out, finished.auditor, {})
+    assert (out / layout.ENTRIES).exists()
+    assert not (out / layout.INDEX).exists()
 
 
 def fedhelp(*arguments: str) -> subprocess.CompletedProcess[str]:
