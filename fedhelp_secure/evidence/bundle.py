@@ -13,11 +13,18 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import ConfigurationError, PolicyError
 from fedhelp_secure.evidence import layout
-from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint
+from fedhelp_secure.evidence.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    parse_signature,
+    split_note,
+)
+from fedhelp_secure.evidence.cosignature import open_cosigned
 from fedhelp_secure.evidence.entries import named_objects, parse_entry
 from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import MerkleTree
+from fedhelp_secure.evidence.witness import LogWitness
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
@@ -71,8 +78,9 @@ class Sources:
 def export_bundle(state: StateDirectory, sources: Sources, out: Path) -> None:
     """Write everything but the report and the index to ``out``, which must be empty or new.
 
-    ``state`` is an auditor's. Raises BundleExists, NotAnAuditor, OtherCharter, BundleRefused if the
-    aggregator's entries are not those of its checkpoint, and whatever the calls raise.
+    ``state`` is an auditor's, who cosigns the log. Raises BundleExists, NotAnAuditor, OtherCharter,
+    BundleRefused if the aggregator's entries are not those of its checkpoint, HistoryRefused if its
+    log does not continue the one that this auditor saw before, and whatever the calls raise.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleExists(f"{out} is not an empty directory; choose another --out.")
@@ -122,11 +130,15 @@ def _fetched(
         reply = CoordinatorStub(channel).GetCharter(GetCharterRequest(), timeout=_CALL_SECONDS)
         if reply.envelope != envelope:
             raise OtherCharter("the aggregator runs another charter; give that one's file.")
-        return _log_files(EvidenceStub(channel), charter)
+        stub = EvidenceStub(channel)
+        # First: a bundle must not be made of a log that was another one at the last export.
+        LogWitness(state, charter).cosign_newest(stub)
+        return _log_files(stub, charter)
 
 
 def _log_files(stub: EvidenceStub, charter: Charter) -> dict[str, bytes]:
-    note = stub.GetCheckpoint(GetCheckpointRequest(), timeout=_CALL_SECONDS).checkpoint
+    reply = stub.GetCheckpoint(GetCheckpointRequest(), timeout=_CALL_SECONDS)
+    note = reply.checkpoint
     head = open_checkpoint(note, origin=log_origin(charter), key=charter.aggregator.verifying_key())
     request = ListEntriesRequest(start=0, end=head.size)
     listed = list(stub.ListEntries(request, timeout=_CALL_SECONDS))
@@ -137,8 +149,20 @@ def _log_files(stub: EvidenceStub, charter: Charter) -> dict[str, bytes]:
     return {
         layout.CHECKPOINT: note,
         layout.ENTRIES: b"".join(lines),
+        **_cosigned(list(reply.cosigned), charter),
         **_objects(stub, charter, named),
     }
+
+
+def _cosigned(notes: list[bytes], charter: Charter) -> dict[str, bytes]:
+    """Checked, and under the name of their witness; the verifier compares them with the log."""
+    found = {}
+    for note in notes:
+        name = parse_signature(split_note(note)[1][-1])[0]
+        witness = Identity.from_uri(name)
+        open_cosigned(note, charter=charter, witness=witness)
+        found[layout.cosigned_path(witness)] = note
+    return found
 
 
 def _objects(stub: EvidenceStub, charter: Charter, named: set[str]) -> dict[str, bytes]:

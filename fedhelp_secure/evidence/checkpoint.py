@@ -20,11 +20,12 @@ from fedhelp_secure.signing import SigningKey, VerifyingKey
 MAXIMUM_NOTE_BYTES = 16 * 1024
 MAXIMUM_SIGNATURES = 64
 
-_ED25519 = b"\x01"
+ED25519 = b"\x01"
+"""Type of a plain signature of the text, part of the key id (c2sp.org/signed-note)."""
 _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _NAME = re.compile(r"[^\s+]{1,300}\Z")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
-_KEY_ID_BYTES = 4
+KEY_ID_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{encode(self.root)}\n"
 
 
-def key_id(name: str, key: VerifyingKey) -> bytes:
+def key_id(name: str, key: VerifyingKey, kind: bytes = ED25519) -> bytes:
     """Four bytes that tell keys of one name apart; an identifier, not a commitment."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_BYTES]
+    return hashlib.sha256(name.encode() + b"\n" + kind + key.raw).digest()[:KEY_ID_BYTES]
 
 
 def sign_note(text: str, *, name: str, key: SigningKey) -> bytes:
@@ -64,11 +65,11 @@ def open_note(note: bytes, *, name: str, key: VerifyingKey) -> str:
     MalformedMessage if it is no note, SignatureRefused if no signature is this key's or one that
     claims to be does not verify.
     """
-    text, lines = _split_note(note)
+    text, lines = split_note(note)
     wanted = key_id(name, key)
     found = False
     for line in lines:
-        signer, identifier, signature = _parse_signature(line)
+        signer, identifier, signature = parse_signature(line)
         if signer == name and identifier == wanted:
             key.check(signature, text.encode())
             found = True
@@ -111,7 +112,11 @@ def decode(text: str) -> bytes:
     return data
 
 
-def _split_note(note: bytes) -> tuple[str, list[str]]:
+def split_note(note: bytes) -> tuple[str, list[str]]:
+    """The text of ``note`` and its signature lines, of which nothing is checked but the form.
+
+    Raises MalformedMessage.
+    """
     if len(note) > MAXIMUM_NOTE_BYTES:
         raise MalformedMessage("a checkpoint is longer than any log's; ask for it again.")
     try:
@@ -127,11 +132,12 @@ def _split_note(note: bytes) -> tuple[str, list[str]]:
     return head + "\n", lines
 
 
-def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
+def parse_signature(line: str) -> tuple[str, bytes, bytes]:
+    """Key name, key id and signature of a signature line; raises MalformedMessage."""
     parts = line.split(" ")
     if len(parts) != 3 or parts[0] != "—" or not _NAME.match(parts[1]):
         raise MalformedMessage("a checkpoint has a line that is no signature.")
     blob = decode(parts[2])
-    if len(blob) <= _KEY_ID_BYTES:
+    if len(blob) <= KEY_ID_BYTES:
         raise MalformedMessage("a checkpoint has an empty signature.")
-    return parts[1], blob[:_KEY_ID_BYTES], blob[_KEY_ID_BYTES:]
+    return parts[1], blob[:KEY_ID_BYTES], blob[KEY_ID_BYTES:]

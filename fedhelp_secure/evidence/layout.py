@@ -6,6 +6,7 @@
     governance.pub                base64 of the key that signed it
     log/entries.jsonl             {"entry": base64, "index": i}, one canonical JSON object a line
     log/checkpoint.txt            the signed checkpoint over all of them
+    log/cosigned/<role>-<name>.txt  the newest checkpoint that a witness has cosigned
     objects/<hex>.json            every signed envelope that the log names, by its SHA-256
     ledgers/<hospital>.jsonl      a hospital's privacy ledger, one envelope a line
     receipts/<hospital>-<n>.bin   a hospital's receipt for its contribution to round n
@@ -27,6 +28,7 @@ from types import MappingProxyType
 from fedhelp_secure.canonical import canonical_json, parse_json
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.evidence.checkpoint import decode, encode
+from fedhelp_secure.transport.identity import Identity, Role
 
 CHARTER = "charter.json"
 GOVERNANCE_KEY = "governance.pub"
@@ -43,6 +45,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _OBJECT = re.compile(r"objects/([0-9a-f]{64})\.json\Z")
 _LEDGER = re.compile(rf"ledgers/({_LABEL})\.jsonl\Z")
 _RECEIPT = re.compile(rf"receipts/({_LABEL})-([1-9][0-9]{{0,8}})\.bin\Z")
+_COSIGNED = re.compile(rf"log/cosigned/(hospital|auditor)-({_LABEL})\.txt\Z")
 _FIXED = frozenset({CHARTER, GOVERNANCE_KEY, ENTRIES, CHECKPOINT, REPORT_JSON, REPORT_HTML, INDEX})
 
 BundleFiles = Mapping[str, bytes]
@@ -86,6 +89,17 @@ def receipts(files: BundleFiles) -> dict[tuple[str, int], bytes]:
     """The serialised receipts by hospital and round."""
     found = ((_RECEIPT.match(path), data) for path, data in files.items())
     return {(match[1], int(match[2])): data for match, data in found if match}
+
+
+def cosigned_path(witness: Identity) -> str:
+    """Where the newest checkpoint is that ``witness`` has cosigned."""
+    return f"log/cosigned/{witness.role.value}-{witness.name}.txt"
+
+
+def cosigned(files: BundleFiles) -> dict[tuple[Role, str], bytes]:
+    """The cosigned checkpoints by the role and name of the witness."""
+    found = ((_COSIGNED.match(path), files[path]) for path in sorted(files))
+    return {(Role(match[1]), match[2]): data for match, data in found if match}
 
 
 def required(files: BundleFiles, path: str) -> bytes:
@@ -154,7 +168,7 @@ def read_files(directory: Path) -> BundleFiles:
 
 
 def _has_a_place(path: str) -> bool:
-    patterns = (_OBJECT, _LEDGER, _RECEIPT)
+    patterns = (_OBJECT, _LEDGER, _RECEIPT, _COSIGNED)
     return path in _FIXED or any(pattern.match(path) for pattern in patterns)
 
 

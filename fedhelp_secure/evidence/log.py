@@ -171,6 +171,12 @@ class EvidenceLog:
             path = self._tree.inclusion_proof(index, self._tree.size)
             return Receipt(entry=data, index=index, path=path, checkpoint=self._note)
 
+    def root(self, size: int) -> bytes:
+        """Of the first ``size`` entries; raises OutsideTree."""
+        with self._lock:
+            self._check_usable()
+            return self._tree.root(size)
+
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """RFC 6962 audit path of ``index`` in the tree of ``size`` entries; raises OutsideTree."""
         with self._lock:

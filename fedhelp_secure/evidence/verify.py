@@ -4,7 +4,7 @@ It uses no network and does not trust the aggregator: whatever the aggregator sa
 as far as hospitals, custodians, broker and charter have signed it, or it can be recomputed. The
 steps are those of the table that `verify_bundle` is; what each of them checks is in
 `verify_log` (1 to 5), `verify_rounds` (6 to 8), `verify_epochs` (9), `verify_ledgers` (10),
-`verify_calls` (11) and `verify_report` (12).
+`verify_calls` (11), `verify_report` (12) and `verify_witnesses` (13).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedhelp_secure.evidence import (
     verify_log,
     verify_report,
     verify_rounds,
+    verify_witnesses,
 )
 from fedhelp_secure.signing import VerifyingKey
 
@@ -156,6 +157,14 @@ def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None
         ),
         lambda claims: f"{len(claims.hospitals)} hospitals' epsilons are not below the recomputed",
     )
-    warnings = [] if opened.warning is None else [opened.warning]
+    witnesses = run.step(
+        "witnesses",
+        lambda: verify_witnesses.check_witnesses(files, record),
+        lambda found: (
+            f"{len(found.hospitals)} of {len(charter.hospitals)} hospitals and "
+            f"{len(found.auditors)} auditors cosigned this log, up to {found.size} entries"
+        ),
+    )
+    warnings = [warning for warning in (opened.warning, witnesses.warning) if warning is not None]
     warnings += verify_log.takeovers(record)
     return Verdict(charter.digest, tuple(run.passed), tuple(warnings))

@@ -45,6 +45,7 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
         _EVIDENCE + "GetCheckpoint": EVERY_ROLE,
         _EVIDENCE + "GetInclusionProof": EVERY_ROLE,
         _EVIDENCE + "GetConsistencyProof": EVERY_ROLE,
+        _EVIDENCE + "Cosign": frozenset({Role.HOSPITAL, Role.AUDITOR}),
         _EVIDENCE + "ListEntries": EVERY_ROLE,
         _EVIDENCE + "Submit": frozenset({Role.BROKER, Role.AUDITOR, Role.HOSPITAL}),
         _EVIDENCE + "ListObjects": frozenset({Role.AUDITOR}),

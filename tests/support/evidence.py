@@ -28,6 +28,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
 from fedhelp_secure.evidence.checkpoint import Checkpoint, sign_checkpoint
+from fedhelp_secure.evidence.cosignature import cosign, witnesses
 from fedhelp_secure.evidence.entries import serialise_entry
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import MerkleTree
@@ -47,7 +48,7 @@ from fedhelp_secure.secure_sum.epochs import BEGUN_KIND, DESTROYED_KIND, EPOCH_K
 from fedhelp_secure.secure_sum.opening import Answers
 from fedhelp_secure.secure_sum.round_keys import custodian_parties
 from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1.evidence_pb2 import (
     CharterAdopted,
     ContributionAccepted,
@@ -71,6 +72,8 @@ class Story:
     report: dict[str, Any] = field(default_factory=dict)
     receipts: dict[tuple[str, int], bytes] | None = None
     """What the hospitals hold; None for receipts of the log as it is told."""
+    cosigned: dict[Identity, bytes] | None = None
+    """What each witness has cosigned; None for the whole log by all of them."""
 
     @property
     def charter(self) -> Charter:
@@ -86,8 +89,15 @@ class Story:
         entries = [LogEntry.FromString(entry.SerializeToString()) for entry in self.entries]
         report = json.loads(json.dumps(self.report))
         receipts = None if self.receipts is None else dict(self.receipts)
+        cosigned = None if self.cosigned is None else dict(self.cosigned)
         return Story(
-            self.federation, entries, list(self.objects), dict(self.ledgers), report, receipts
+            self.federation,
+            entries,
+            list(self.objects),
+            dict(self.ledgers),
+            report,
+            receipts,
+            cosigned,
         )
 
     def of(self, event: str, round_number: int | None = None) -> list[Any]:
@@ -130,6 +140,13 @@ class Story:
         lines = [layout.entry_line(index, leaf) for index, leaf in enumerate(leaves)]
         yield layout.ENTRIES, b"".join(lines)
         yield layout.CHECKPOINT, self._checkpoint(tree, tree.size)
+        if self.cosigned is None:
+            self.cosigned = {
+                witness: self.cosigned_by(witness, self._checkpoint(tree, tree.size))
+                for witness in witnesses(self.charter)
+            }
+        for witness, note in self.cosigned.items():
+            yield layout.cosigned_path(witness), note
         for envelope in self.objects:
             yield layout.object_path(digest(envelope)), envelope
         for name, ledger in self.ledgers.items():
@@ -138,6 +155,11 @@ class Story:
             yield layout.receipt_path(name, number), receipt
         yield layout.REPORT_JSON, json.dumps(report, indent=2).encode()
         yield layout.REPORT_HTML, b"<!doctype html>"
+
+    def cosigned_by(self, witness: Identity, note: bytes, *, now: int = 1_700_000_100) -> bytes:
+        """``note`` with the cosignature of a party of the federation."""
+        key = self.federation.state(witness.name).signing_key()
+        return cosign(note, charter=self.charter, witness=witness, key=key, now=now)
 
     def _checkpoint(self, tree: MerkleTree, size: int) -> bytes:
         head = Checkpoint(log_origin(self.charter), size, tree.root(size))

@@ -27,6 +27,7 @@ from fedhelp_secure.errors import (
 )
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
+from fedhelp_secure.evidence.witness import LogWitness
 from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.bodies import body_bytes
@@ -44,6 +45,7 @@ from fedhelp_secure.trust.store import TrustListOutdated
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
 from fedhelp_secure.wire.v1.evidence_pb2 import Receipt
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceStub
 
 _RETRY_FIRST_SECONDS = 0.5
 _RETRY_MOST_SECONDS = 10.0
@@ -214,6 +216,18 @@ class Coordinator:
             _log.info("round %d is under a new epoch of the decryptor's keys", round_number)
             keys.context = PublicContext(context, self.charter.secure_sum)
         return opened
+
+    def cosign_log(self) -> None:
+        """Be a witness of the evidence log as it is now (see `LogWitness`); once, without waiting.
+
+        Raises HistoryRefused or another PeerError for a log that may not be believed. If nobody
+        answers, the next call makes up for this one.
+        """
+        try:
+            with self.connection() as channel, translated_errors():
+                LogWitness(self.state, self.charter).cosign_newest(EvidenceStub(channel))
+        except (UnavailablePeer, TrustListOutdated) as error:
+            _log.warning("the evidence log was not cosigned this time: %s", error)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[grpc.Channel]:

@@ -173,6 +173,7 @@ class Rehearsal:
         with figures.stage("wait"):
             self.coordinator.wait_until_opened(number, self.say)
         self._open(number, figures)
+        self.coordinator.cosign_log()
         if invented is not None:
             figures.invented_digest = digest_of_integers(invented)
         return figures, invented

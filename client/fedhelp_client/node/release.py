@@ -150,6 +150,7 @@ class Releaser:
         self.listener(Step.OPENED, round_number)
         if contribution is not None:
             self._record_opened(round_number, contribution, opened)
+        self.coordinator.cosign_log()
         return opened
 
     def _is_untouched(self, round_number: int) -> bool:

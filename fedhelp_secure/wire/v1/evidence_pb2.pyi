@@ -408,24 +408,69 @@ class GetCheckpointResponse(_message.Message):
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     UNIX_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    COSIGNED_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
     unix_milliseconds: _builtins.int
     """The server's clock when it answers: milliseconds since 1970-01-01T00:00:00Z. Not signed; for a
     caller that wants to compare its own.
     """
+    @_builtins.property
+    def cosigned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The newest checkpoint that each witness of the charter has cosigned, as CosignRequest has it; at
+        most one each, in no order.
+        """
+
     def __init__(
         self,
         *,
         checkpoint: _builtins.bytes = ...,
         unix_milliseconds: _builtins.int = ...,
+        cosigned: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "unix_milliseconds", b"unix_milliseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cosigned", b"cosigned", "unix_milliseconds", b"unix_milliseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class CosignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.bytes
+    """A checkpoint (C2SP tlog-checkpoint, UTF-8) of this log with two signature lines: the log's own,
+    and the caller's cosignature (C2SP tlog-cosignature, Ed25519) under the name in its certificate.
+    """
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CosignRequest: _TypeAlias = CosignRequest  # noqa: Y015
+
+@_typing.final
+class CosignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CosignResponse: _TypeAlias = CosignResponse  # noqa: Y015
 
 @_typing.final
 class GetInclusionProofRequest(_message.Message):

@@ -49,6 +49,11 @@ class EvidenceStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Evidence/Cosign',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignResponse.FromString,
+                _registered_method=True)
         self.ListEntries = channel.unary_stream(
                 '/fedhelp_secure.wire.v1.Evidence/ListEntries',
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListEntriesRequest.SerializeToString,
@@ -85,6 +90,14 @@ class EvidenceServicer:
 
     def GetConsistencyProof(self, request, context):
         """Proof that the tree of one size is a prefix of the tree of another. Roles: every enrolled role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """The caller's cosignature of a checkpoint that it has found to continue what it saw before. Roles:
+        hospital, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +143,11 @@ def add_EvidenceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignResponse.SerializeToString,
             ),
             'ListEntries': grpc.unary_stream_rpc_method_handler(
                     servicer.ListEntries,
@@ -228,6 +246,33 @@ class Evidence:
             '/fedhelp_secure.wire.v1.Evidence/GetConsistencyProof',
             fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Evidence/Cosign',
+            fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.CosignResponse.FromString,
             options,
             channel_credentials,
             insecure,

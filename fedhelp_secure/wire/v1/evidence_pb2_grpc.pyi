@@ -37,6 +37,10 @@ class EvidenceStub:
     """Proof that an entry is in the tree of a given size. Roles: every enrolled role."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.GetConsistencyProofResponse]
     """Proof that the tree of one size is a prefix of the tree of another. Roles: every enrolled role."""
+    Cosign: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.CosignRequest, _evidence_pb2.CosignResponse]
+    """The caller's cosignature of a checkpoint that it has found to continue what it saw before. Roles:
+    hospital, auditor.
+    """
     ListEntries: _grpc.UnaryStreamMultiCallable[_evidence_pb2.ListEntriesRequest, _evidence_pb2.ListEntriesResponse]
     """Entries in order of index. Roles: every enrolled role."""
     Submit: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.SubmitRequest, _evidence_pb2.SubmitResponse]
@@ -57,6 +61,10 @@ class EvidenceAsyncStub(EvidenceStub):
     """Proof that an entry is in the tree of a given size. Roles: every enrolled role."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proof that the tree of one size is a prefix of the tree of another. Roles: every enrolled role."""
+    Cosign: _aio.UnaryUnaryMultiCallable[_evidence_pb2.CosignRequest, _evidence_pb2.CosignResponse]  # type: ignore[assignment]
+    """The caller's cosignature of a checkpoint that it has found to continue what it saw before. Roles:
+    hospital, auditor.
+    """
     ListEntries: _aio.UnaryStreamMultiCallable[_evidence_pb2.ListEntriesRequest, _evidence_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """Entries in order of index. Roles: every enrolled role."""
     Submit: _aio.UnaryUnaryMultiCallable[_evidence_pb2.SubmitRequest, _evidence_pb2.SubmitResponse]  # type: ignore[assignment]
@@ -92,6 +100,16 @@ class EvidenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.GetConsistencyProofResponse, _abc.Awaitable[_evidence_pb2.GetConsistencyProofResponse]]:
         """Proof that the tree of one size is a prefix of the tree of another. Roles: every enrolled role."""
+
+    @_abc_1.abstractmethod
+    def Cosign(
+        self,
+        request: _evidence_pb2.CosignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.CosignResponse, _abc.Awaitable[_evidence_pb2.CosignResponse]]:
+        """The caller's cosignature of a checkpoint that it has found to continue what it saw before. Roles:
+        hospital, auditor.
+        """
 
     @_abc_1.abstractmethod
     def ListEntries(

@@ -9,6 +9,7 @@ import grpc
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import MalformedMessage, PolicyError
+from fedhelp_secure.evidence.cosignature import open_cosigned
 from fedhelp_secure.signing import open_document
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.transport.server import caller
@@ -51,6 +52,12 @@ class OutsideLog(MalformedMessage):
     code = "outside-log"
 
 
+class CosignedElsewhere(MalformedMessage):
+    """A cosigned checkpoint is not one of this log."""
+
+    code = "cosigned-elsewhere"
+
+
 class Evidence(EvidenceServicer):
     """Checkpoints, proofs, entries, submissions, objects."""
 
@@ -67,9 +74,32 @@ class Evidence(EvidenceServicer):
         self, request: wire.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> wire.GetCheckpointResponse:
         """The newest signed checkpoint, and what time it is here."""
+        # Before the checkpoint: none is then of a larger tree than that.
+        cosigned = self._store.cosigned()
         return wire.GetCheckpointResponse(
-            checkpoint=self._log.checkpoint(), unix_milliseconds=unix_milliseconds()
+            checkpoint=self._log.checkpoint(),
+            unix_milliseconds=unix_milliseconds(),
+            cosigned=cosigned,
         )
+
+    def Cosign(  # noqa: N802
+        self, request: wire.CosignRequest, context: grpc.ServicerContext
+    ) -> wire.CosignResponse:
+        """Keep the caller's cosignature, in the place of one of a smaller tree."""
+        who = caller(context)
+        member_key(self._charter, who)
+        checkpoint = open_cosigned(
+            request.checkpoint, charter=self._charter, witness=who
+        ).checkpoint
+        size = checkpoint.size
+        if size > self._log.size or self._log.root(size) != checkpoint.root:
+            # It has our signature, so that this log was restored, or our key signs another one.
+            raise CosignedElsewhere(
+                "this checkpoint is not of the log that is kept here; keep it, and tell an auditor."
+            )
+        with self._journal.change() as change:
+            change.set_cosigned(who.uri, size, request.checkpoint)
+        return wire.CosignResponse()
 
     def GetInclusionProof(  # noqa: N802
         self, request: wire.GetInclusionProofRequest, context: grpc.ServicerContext

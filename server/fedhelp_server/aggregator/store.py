@@ -45,6 +45,8 @@ CREATE TABLE IF NOT EXISTS round_keys (
     round INTEGER NOT NULL, custodian TEXT NOT NULL, keys BLOB NOT NULL,
     PRIMARY KEY (round, custodian)) STRICT;
 CREATE TABLE IF NOT EXISTS contexts (digest TEXT PRIMARY KEY, context BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS cosigned (
+    witness TEXT PRIMARY KEY, size INTEGER NOT NULL, checkpoint BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS receipts (position INTEGER PRIMARY KEY, receipt BLOB NOT NULL) STRICT;
 """
 
@@ -188,6 +190,15 @@ class Change:
             "INSERT OR IGNORE INTO contexts VALUES (?, ?)", (context_digest, context)
         )
 
+    def set_cosigned(self, witness: str, size: int, checkpoint: bytes) -> None:
+        """Keep what ``witness`` cosigned, unless it has cosigned a larger tree already."""
+        self._connection.execute(
+            "INSERT INTO cosigned VALUES (?, ?, ?) ON CONFLICT (witness) DO UPDATE SET"
+            " size = excluded.size, checkpoint = excluded.checkpoint"
+            " WHERE excluded.size >= cosigned.size",
+            (witness, size, checkpoint),
+        )
+
     def add_receipt(self, position: int, receipt: bytes) -> None:
         """Keep the one receipt given for the entry at ``position``."""
         self._connection.execute("INSERT INTO receipts VALUES (?, ?)", (position, receipt))
@@ -317,6 +328,11 @@ class Store:
         """The receipt given for the log entry at ``position``, or None."""
         rows = self._rows("SELECT receipt FROM receipts WHERE position = ?", position)
         return bytes(rows[0][0]) if rows else None
+
+    def cosigned(self) -> tuple[bytes, ...]:
+        """The newest checkpoint that each witness has cosigned, in order of their names."""
+        rows = self._rows("SELECT checkpoint FROM cosigned ORDER BY witness")
+        return tuple(bytes(row[0]) for row in rows)
 
     def blob_digests(self) -> frozenset[str]:
         """Digests of every blob that something in the store refers to."""

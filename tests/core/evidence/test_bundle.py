@@ -32,9 +32,12 @@ from fedhelp_secure.evidence.bundle import (
     export_bundle,
     sign_index,
 )
+from fedhelp_secure.evidence.checkpoint import Checkpoint, sign_checkpoint
 from fedhelp_secure.evidence.commands import app
 from fedhelp_secure.evidence.layout import BundleRefused
+from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+from fedhelp_secure.evidence.witness import HistoryRefused, LogWitness
 from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.report.build import ResultRefused, read_results
@@ -121,6 +124,8 @@ def _run_round(federation: Federation, server: AggregatorServer, root: Path) -> 
     record = broker.sign_document(CALL_KIND, call_record(charter))
     server.party(Role.BROKER).submit(CALL_KIND, record)
     server.party("small-1").wait_for(ROUND_STATE_OPENED)
+    for name in ledgers:
+        LogWitness(federation.state(name), charter).cosign_newest(server.party(name).evidence)
     (root / "results" / "small-1.json").write_text(json.dumps(result_of("small-1")))
 
 
@@ -224,6 +229,41 @@ def test_what_is_no_result_of_this_charter_is_not_reported(
         read_results(tmp_path / "nowhere")
 
 
+def test_every_cosignature_is_in_the_bundle_and_the_auditors_own(
+    finished: Finished, tmp_path: Path
+) -> None:
+    export_bundle(finished.auditor, finished.sources, tmp_path / "bundle")
+    complete_bundle(tmp_path / "bundle", finished.auditor, {})
+    charter = finished.federation.charter
+    files = layout.read_files(tmp_path / "bundle")
+    assert set(layout.cosigned(files)) == {
+        *((Role.HOSPITAL, hospital.name) for hospital in charter.hospitals),
+        (Role.AUDITOR, "auditor"),
+    }
+    last = verify_bundle(tmp_path / "bundle").steps[-1]
+    assert last.title == "witnesses"
+    assert "4 of 4 hospitals and 1 auditors cosigned this log, up to 15" in last.finding
+
+
+def test_a_log_that_does_not_continue_what_the_auditor_saw_is_not_exported(
+    finished: Finished, tmp_path: Path
+) -> None:
+    witness = LogWitness(finished.auditor, finished.federation.charter)
+    export_bundle(finished.auditor, finished.sources, tmp_path / "first")
+    true = witness.path.read_bytes()
+    try:
+        # As if the aggregator had shown another log before: it signs whatever it likes.
+        head = Checkpoint(log_origin(witness.charter), 3, bytes(32))
+        key = finished.federation.state(Role.AGGREGATOR).signing_key()
+        witness.path.write_bytes(sign_checkpoint(head, key))
+        with pytest.raises(HistoryRefused, match="another log than before"):
+            export_bundle(finished.auditor, finished.sources, tmp_path / "second")
+        assert not (tmp_path / "second").exists()
+        assert witness.contradicting_path.read_bytes() == true
+    finally:
+        witness.path.write_bytes(true)
+
+
 def test_evidence_that_does_not_hold_is_kept_and_not_signed(
     finished: Finished, tmp_path: Path
 ) -> None:
@@ -247,7 +287,7 @@ def test_the_command_line_names_the_step_that_failed(federation: Federation, bun
     key = str(federation.state(Role.AUDITOR).governance_key_path)
     good = fedhelp("verify", str(bundle), "--governance-key", key)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout.count("pass ") == 12
+    assert good.stdout.count("pass ") == 13
     assert "warning" not in good.stdout
     assert f"evidence verified: charter {federation.charter.digest}" in good.stdout
     checkpoint = bundle / layout.CHECKPOINT
@@ -382,6 +422,7 @@ class LyingAggregator(EvidenceServicer, CoordinatorServicer):
         self.checkpoint = files[layout.CHECKPOINT]
         self.listed = list(enumerate(layout.leaves(files)))
         self.objects = list(layout.objects(files).values())
+        self.cosigned = list(layout.cosigned(files).values())
 
     def GetCharter(  # noqa: N802
         self, request: GetCharterRequest, context: grpc.ServicerContext
@@ -391,7 +432,17 @@ class LyingAggregator(EvidenceServicer, CoordinatorServicer):
     def GetCheckpoint(  # noqa: N802
         self, request: wire.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> wire.GetCheckpointResponse:
-        return wire.GetCheckpointResponse(checkpoint=self.checkpoint)
+        return wire.GetCheckpointResponse(checkpoint=self.checkpoint, cosigned=self.cosigned)
+
+    def Cosign(  # noqa: N802
+        self, request: wire.CosignRequest, context: grpc.ServicerContext
+    ) -> wire.CosignResponse:
+        return wire.CosignResponse()
+
+    def GetConsistencyProof(  # noqa: N802
+        self, request: wire.GetConsistencyProofRequest, context: grpc.ServicerContext
+    ) -> wire.GetConsistencyProofResponse:
+        return wire.GetConsistencyProofResponse()
 
     def ListEntries(  # noqa: N802
         self, request: wire.ListEntriesRequest, context: grpc.ServicerContext

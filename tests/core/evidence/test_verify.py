@@ -37,6 +37,7 @@ STEPS = [
     "ledgers",
     "foundation model",
     "report",
+    "witnesses",
 ]
 
 
@@ -61,7 +62,7 @@ def failing_step(bundle: Path, match: str | None = None) -> str:
 def test_a_true_bundle_passes_every_step(federation: Federation, true_bundle: Path) -> None:
     verdict = verify_bundle(true_bundle, governance_key=federation.governance_key.public)
     assert [step.title for step in verdict.steps] == STEPS
-    assert [step.number for step in verdict.steps] == list(range(1, 13))
+    assert [step.number for step in verdict.steps] == list(range(1, 14))
     assert verdict.charter == federation.charter.digest
     assert verdict.warnings == ()
 
@@ -100,7 +101,7 @@ def places(data: bytes) -> list[int]:
 
 def test_no_byte_of_any_file_changes_unnoticed(bundle: Path) -> None:
     paths = [path for path in bundle.rglob("*") if path.is_file()]
-    assert len(paths) == 49
+    assert len(paths) == 54
     for path in paths:
         data = path.read_bytes()
         place = len(data) // 2
@@ -118,6 +119,7 @@ FLIPS = [
     ("objects/*.json", {"entries"}),
     ("receipts/*.bin", {"receipts"}),
     ("ledgers/*.jsonl", {"ledgers"}),
+    ("log/cosigned/*.txt", {"witnesses"}),
 ]
 
 
@@ -286,6 +288,11 @@ def test_ledger_lines_cannot_be_dropped_doubled_or_moved(
         ("receipts/small-1-1.bin", "receipts/stranger-1.bin", "receipts"),
         (layout.INDEX, f"objects/{'0' * 64}.json", "entries"),
         (layout.CHECKPOINT, layout.GOVERNANCE_KEY, "charter"),
+        (layout.CHECKPOINT, "log/cosigned/hospital-small-1.txt", "witnesses"),
+        ("log/cosigned/hospital-small-1.txt", "log/cosigned/hospital-small-2.txt", "witnesses"),
+        ("log/cosigned/hospital-small-1.txt", "log/cosigned/hospital-stranger.txt", "witnesses"),
+        ("log/cosigned/hospital-small-1.txt", "log/cosigned/auditor-small-1.txt", "witnesses"),
+        ("log/cosigned/auditor-auditor.txt", "log/cosigned/hospital-auditor.txt", "witnesses"),
     ],
 )
 def test_a_file_in_anothers_place_is_refused(
@@ -317,6 +324,8 @@ def test_an_object_that_the_log_does_not_name_is_refused(
         "receipts/small-1-01.bin",
         "report/report.pdf",
         "log/entries.jsonl.bak",
+        "log/cosigned/broker-broker.txt",
+        "log/cosigned/hospital-Small.txt",
         "deep/er/file",
         "receipts/\x1b[31m.bin",
     ],

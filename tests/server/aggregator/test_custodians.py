@@ -246,6 +246,11 @@ def _chunk(data: bytes) -> custodian_pb2.AnswerPart:
     return custodian_pb2.AnswerPart(body_chunk=data)
 
 
+def flipped(chunk: bytes) -> bytes:
+    """Another last byte, whatever it was."""
+    return chunk[:-1] + bytes([chunk[-1] ^ 1])
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -256,7 +261,7 @@ def _chunk(data: bytes) -> custodian_pb2.AnswerPart:
         (lambda parts: [parts[0], _chunk(b""), *parts[1:]], "malformed"),
         (lambda parts: [*parts, _chunk(b"x")], "malformed"),
         (lambda parts: [parts[0], _chunk(parts[1].body_chunk[:-1])], "malformed"),
-        (lambda parts: [parts[0], _chunk(parts[1].body_chunk[:-1] + b"x")], "answer"),
+        (lambda parts: [parts[0], _chunk(flipped(parts[1].body_chunk))], "answer"),
     ],
     ids=["nothing", "no-header", "no-body", "two-headers", "empty", "long", "short", "altered"],
 )

@@ -10,7 +10,8 @@ from support.aggregator import AggregatorServer, charter_of
 from support.federation import Federation
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.evidence.checkpoint import open_checkpoint
+from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from fedhelp_secure.evidence.cosignature import cosign
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import check_consistency, check_inclusion, leaf_hash
 from fedhelp_secure.evidence.receipts import check_receipt
@@ -79,6 +80,73 @@ def test_the_log_can_be_checked_from_outside(running: AggregatorServer) -> None:
             path=list(proof.path),
             root=second.root,
         )
+
+
+def _cosigned(running: AggregatorServer, party: str | Role, note: bytes) -> wire.CosignRequest:
+    state = running.federation.state(party)
+    whole = cosign(
+        note,
+        charter=running.charter,
+        witness=state.identity,
+        key=state.signing_key(),
+        now=1_800_000_000,
+    )
+    return wire.CosignRequest(checkpoint=whole)
+
+
+def _head(running: AggregatorServer, size: int, root: bytes) -> bytes:
+    head = Checkpoint(log_origin(running.charter), size, root)
+    return sign_checkpoint(head, running.federation.state(Role.AGGREGATOR).signing_key())
+
+
+def test_the_newest_cosignature_of_each_witness_is_kept(running: AggregatorServer) -> None:
+    party = running.party("small-1")
+    before = party.evidence.GetCheckpoint(wire.GetCheckpointRequest())
+    assert list(before.cosigned) == []
+    old = _cosigned(running, "small-1", before.checkpoint)
+    party.evidence.Cosign(old)
+    party.submit("ledger-head", _signed(running, "small-1", "ledger-head"))
+    after = party.evidence.GetCheckpoint(wire.GetCheckpointRequest())
+    assert list(after.cosigned) == [old.checkpoint]
+    new = _cosigned(running, "small-1", after.checkpoint)
+    auditor = _cosigned(running, Role.AUDITOR, after.checkpoint)
+    party.evidence.Cosign(new)
+    running.party(Role.AUDITOR).evidence.Cosign(auditor)
+    # An older one does not come back.
+    party.evidence.Cosign(old)
+    shown = party.evidence.GetCheckpoint(wire.GetCheckpointRequest())
+    assert sorted(shown.cosigned) == sorted([new.checkpoint, auditor.checkpoint])
+    assert shown.checkpoint == after.checkpoint
+
+
+def test_a_wrong_cosignature_is_refused(running: AggregatorServer) -> None:
+    stub = running.party("small-1").evidence
+    note = stub.GetCheckpoint(wire.GetCheckpointRequest()).checkpoint
+    size = len(running.entries())
+    others = _cosigned(running, "small-2", note)
+    cases = [
+        (b"", "malformed"),
+        (note, "malformed"),
+        (others.checkpoint, "signature"),
+        (note + others.checkpoint[len(note) :] * 2, "malformed"),
+        # Signed by the aggregator's key, and of another log.
+        (
+            _cosigned(running, "small-1", _head(running, size, bytes(32))).checkpoint,
+            "cosigned-elsewhere",
+        ),
+        (
+            _cosigned(running, "small-1", _head(running, 999, bytes(32))).checkpoint,
+            "cosigned-elsewhere",
+        ),
+    ]
+    for checkpoint, code in cases:
+        with pytest.raises(PeerRefused) as refused, translated_errors():
+            stub.Cosign(wire.CosignRequest(checkpoint=checkpoint))
+        assert refused.value.code == code, checkpoint
+    with pytest.raises(PeerRefused) as refused, translated_errors():
+        running.party(Role.BROKER).evidence.Cosign(_cosigned(running, "small-1", note))
+    assert refused.value.code == "access"
+    assert list(stub.GetCheckpoint(wire.GetCheckpointRequest()).cosigned) == []
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 99), (2, 1), (99, 0)])

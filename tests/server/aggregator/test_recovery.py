@@ -182,7 +182,7 @@ def test_a_damaged_ciphertext_stops_the_aggregator_rather_than_the_round(
         running.contribute("large-1", "small-1")
         blobs = [file for file in (running.root / "aggregator/blobs").iterdir() if file.is_file()]
         whole = blobs[0].read_bytes()
-        blobs[0].write_bytes(whole[:-1] + b"x")
+        blobs[0].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         running.contribute("small-2")
         assert running.process.wait(timeout=20) == 1
     # Mended, it goes on where it was.
