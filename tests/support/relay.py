@@ -27,11 +27,16 @@ from fedhelp_secure.transport.access import caller
 from fedhelp_secure.transport.chunks import split
 from fedhelp_secure.transport.server import start_server
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
+from fedhelp_secure.wire.v1 import evidence_pb2 as evidence
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import (
     CoordinatorServicer,
     add_CoordinatorServicer_to_server,
 )
 from fedhelp_secure.wire.v1.evidence_pb2 import ContributionAccepted, LogEntry
+from fedhelp_secure.wire.v1.evidence_pb2_grpc import (
+    EvidenceServicer,
+    add_EvidenceServicer_to_server,
+)
 
 
 class NoContribution(PolicyError):
@@ -72,6 +77,7 @@ class Relay(CoordinatorServicer):
     """Who asked for answers, in order."""
 
     def __post_init__(self) -> None:
+        self.evidence = Shown(self.log)  # type: ignore[abstract]  # what a witness asks
         self._lock = threading.RLock()
         self._contributions: dict[int, dict[str, Contribution]] = {}
         self._parts: dict[int, Parts] = {}
@@ -182,6 +188,31 @@ class Relay(CoordinatorServicer):
             raise UnavailablePeer("the connection was lost; try again.")
 
 
+class Shown(EvidenceServicer):
+    """What a witness asks of the log; keeps what it cosigns."""
+
+    def __init__(self, log: EvidenceLog) -> None:
+        self.log = log
+        self.cosigned: dict[str, bytes] = {}
+
+    def GetCheckpoint(  # noqa: N802
+        self, request: evidence.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> evidence.GetCheckpointResponse:
+        return evidence.GetCheckpointResponse(checkpoint=self.log.checkpoint())
+
+    def GetConsistencyProof(  # noqa: N802
+        self, request: evidence.GetConsistencyProofRequest, context: grpc.ServicerContext
+    ) -> evidence.GetConsistencyProofResponse:
+        path = self.log.consistency_proof(request.first_size, request.second_size)
+        return evidence.GetConsistencyProofResponse(path=path)
+
+    def Cosign(  # noqa: N802
+        self, request: evidence.CosignRequest, context: grpc.ServicerContext
+    ) -> evidence.CosignResponse:
+        self.cosigned[caller(context).name] = request.checkpoint
+        return evidence.CosignResponse()
+
+
 @contextmanager
 def running_relay(
     federation: Federation, directory: Path, *, expected: set[str] | None = None
@@ -194,11 +225,12 @@ def running_relay(
         directory / "log", origin=log_origin(federation.charter), signing_key=state.signing_key()
     ) as log:
         relay = Relay(federation, directory, log, names if expected is None else expected)
-        server = start_server(
-            state,
-            "127.0.0.1:0",
-            register=lambda server: add_CoordinatorServicer_to_server(relay, server),
-        )
+
+        def register(server: grpc.Server) -> None:
+            add_CoordinatorServicer_to_server(relay, server)
+            add_EvidenceServicer_to_server(relay.evidence, server)
+
+        server = start_server(state, "127.0.0.1:0", register=register)
         try:
             yield relay, server.address
         finally:
