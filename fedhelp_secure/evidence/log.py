@@ -6,8 +6,8 @@ Directory::
     checkpoint.txt   the newest checkpoint that was signed
     lock             held (flock) by the one process that writes
 
-An entry is written and synced first, then the checkpoint that covers it, and only then does
-`EvidenceLog.append` return. So the checkpoint says how far the log was acknowledged. Whatever is
+Entries are written and synced first, then the checkpoint that covers them, and only then does
+`EvidenceLog.extend` return. So the checkpoint says how far the log was acknowledged. Whatever is
 broken after that point is the torn tail of an append that never returned, and is cut off on open;
 whatever is broken before it, or does not hash to the signed root, is damage, and the log refuses to
 open: a log that signs a second history is worth nothing.
@@ -20,8 +20,8 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -62,12 +62,6 @@ def log_origin(charter: Charter) -> str:
     return f"{charter.federation}/{charter.aggregator.name}/log"
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    offset: int
-    length: int
-
-
 class EvidenceLog:
     """One log, open for writing. Every method may be called from any thread."""
 
@@ -82,7 +76,8 @@ class EvidenceLog:
         self._file = -1
         self._usable = False
         try:
-            self._spans: list[_Span] = []
+            self._ends = array("Q")
+            """Where in the file each entry ends."""
             self._tree = MerkleTree()
             self._note = self._recover()
             self._usable = True
@@ -127,14 +122,21 @@ class EvidenceLog:
             return self._tree.size
 
     def append(self, entry: LogEntry) -> int:
-        """Add ``entry``; its index, once entry and checkpoint are on disk.
+        """Add ``entry``; its index. As `extend`."""
+        return self.extend([entry]).start
+
+    def extend(self, entries: Sequence[LogEntry]) -> range:
+        """Add ``entries``; their indices, once all of them and one checkpoint are on disk.
 
         Raises MalformedMessage for an entry without an event (nothing is changed) and LogFailed if
-        the disk refuses: whether the entry is kept is then decided when the log is opened again.
+        the disk refuses: which entries are kept is then decided when the log is opened again.
         """
-        data = serialise_entry(entry)
+        data = [serialise_entry(entry) for entry in entries]
         with self._lock:
             self._check_usable()
+            first = self._tree.size
+            if not data:
+                return range(first, first)
             try:
                 self._write(data)
             except OSError as error:
@@ -144,7 +146,7 @@ class EvidenceLog:
                 raise LogFailed(
                     "the evidence log could not be written; check the disk, then restart."
                 ) from error
-            return self._tree.size - 1
+            return range(first, self._tree.size)
 
     def entry(self, index: int) -> bytes:
         """The bytes of the entry at ``index``; raises OutsideTree if there is none."""
@@ -152,9 +154,10 @@ class EvidenceLog:
             self._check_usable()
             if not 0 <= index < self._tree.size:
                 raise OutsideTree("the log has no such entry; ask for an index below its size.")
-            span = self._spans[index]
-            data = os.pread(self._file, span.length, span.offset)
-        if len(data) != span.length:
+            offset = (self._ends[index - 1] if index else 0) + _HEADER_BYTES
+            length = self._ends[index] - offset
+            data = os.pread(self._file, length, offset)
+        if len(data) != length:
             raise LogFailed("the evidence log has become shorter; restart to check it.")
         return data
 
@@ -193,13 +196,17 @@ class EvidenceLog:
         if not self._usable:
             raise LogFailed("the evidence log is not open; restart to open it again.")
 
-    def _write(self, data: bytes) -> None:
-        offset = self._end()
-        _write_all(self._file, _frame(data), offset)
+    def _write(self, entries: Sequence[bytes]) -> None:
+        _write_all(self._file, b"".join(map(_frame, entries)), self._end())
         os.fsync(self._file)
-        self._spans.append(_Span(offset + _HEADER_BYTES, len(data)))
-        self._tree.append(leaf_hash(data))
+        for data in entries:
+            self._add(data)
         self._note = self._sign()
+
+    def _add(self, data: bytes) -> None:
+        """Take notice of ``data``, the next entry of the file."""
+        self._ends.append(self._end() + _HEADER_BYTES + len(data))
+        self._tree.append(leaf_hash(data))
 
     def _sign(self) -> bytes:
         checkpoint = Checkpoint(self._origin, self._tree.size, self._tree.root())
@@ -208,7 +215,7 @@ class EvidenceLog:
         return note
 
     def _end(self) -> int:
-        return self._spans[-1].offset + self._spans[-1].length if self._spans else 0
+        return self._ends[-1] if self._ends else 0
 
     def _recover(self) -> bytes:
         acknowledged = self._acknowledged()
@@ -251,8 +258,7 @@ class EvidenceLog:
         """Take every whole frame from the start of the file, up to the first that is not."""
         with open(self._file, "rb", closefd=False) as file:
             while (data := read_frame(file.read(_HEADER_BYTES), file.read)) is not None:
-                self._spans.append(_Span(file.tell() - len(data), len(data)))
-                self._tree.append(leaf_hash(data))
+                self._add(data)
 
     def _cut_tail(self) -> None:
         if os.fstat(self._file).st_size > self._end():

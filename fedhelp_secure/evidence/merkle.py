@@ -52,25 +52,26 @@ class MerkleTree:
     """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        # _levels[k][i] is the hash of leaves [i * 2**k, (i + 1) * 2**k), all of them present.
-        self._levels: list[list[bytes]] = [[]]
+        # Hash i of _levels[k] is that of leaves [i * 2**k, (i + 1) * 2**k), all present. Bytes
+        # in a row: a million leaves take 64 MB, and as objects three times that.
+        self._levels: list[bytearray] = [bytearray()]
         for leaf in leaves:
             self.append(leaf_hash(leaf))
 
     @property
     def size(self) -> int:
         """Number of leaves."""
-        return len(self._levels[0])
+        return len(self._levels[0]) // HASH_BYTES
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf by its 32-byte leaf hash."""
-        self._levels[0].append(leaf)
+        self._levels[0] += leaf
         level = 0
-        while len(self._levels[level]) % 2 == 0:
+        while len(self._levels[level]) % (2 * HASH_BYTES) == 0:
             if level + 1 == len(self._levels):
-                self._levels.append([])
-            left, right = self._levels[level][-2:]
-            self._levels[level + 1].append(node_hash(left, right))
+                self._levels.append(bytearray())
+            pair = bytes(self._levels[level][-2 * HASH_BYTES :])
+            self._levels[level + 1] += node_hash(pair[:HASH_BYTES], pair[HASH_BYTES:])
             level += 1
 
     def root(self, size: int | None = None) -> bytes:
@@ -128,7 +129,8 @@ class MerkleTree:
         # the largest power of two in the range, so every left half is in the cache.
         width = end - start
         if width & (width - 1) == 0:
-            return self._levels[width.bit_length() - 1][start // width]
+            place = start // width * HASH_BYTES
+            return bytes(self._levels[width.bit_length() - 1][place : place + HASH_BYTES])
         middle = start + _split(width)
         return node_hash(self._subtree(start, middle), self._subtree(middle, end))
 

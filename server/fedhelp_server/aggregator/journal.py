@@ -54,8 +54,8 @@ class Journal:
             return receipt
 
     def _catch_up(self) -> None:
-        for position in range(self.log.size, self.store.journal_size()):
-            self.log.append(LogEntry.FromString(self.store.journal_entry(position)))
+        missing = range(self.log.size, self.store.journal_size())
+        self.log.extend([LogEntry.FromString(self.store.journal_entry(at)) for at in missing])
 
     def _check_same_history(self) -> None:
         if self.log.size > self.store.journal_size():
