@@ -95,7 +95,7 @@ def _sources() -> Section:
         (1.5, 4.8, 5.4, 0.0),
         basis="explanation",
     )
-    return Section("sources", "Sources of the mapped provisions", (intro, table), wide=True)
+    return Section("sources", "Sources of the mapped provisions", (intro, table))
 
 
 def _mapped(facts: Facts, framework: Framework) -> Section:
@@ -107,7 +107,12 @@ def _mapped(facts: Facts, framework: Framework) -> Section:
     )
     table = Table(
         "Provision by provision",
-        ("Provision", "Subject", "What the bundle holds that bears on it", "Not shown by it"),
+        (
+            "Provision",
+            "Subject",
+            "What the bundle holds that bears on it",
+            "Not shown by the bundle",
+        ),
         tuple(_row(facts, mapped) for mapped in framework.provisions),
         (2.1, 2.5, 4.0, 3.3, 2.7),
     )
@@ -137,7 +142,7 @@ def _with_index(facts: Facts, document: Document) -> Document:
         "Everything that this report cites",
         ("Cited as", "What it is", "SHA-256"),
         rows,
-        (2.3, 2.6, 5.6, 0.0),
+        (2.3, 2.0, 6.2, 0.0),
         code=(2,),
     )
     how = Statement(
@@ -145,7 +150,7 @@ def _with_index(facts: Facts, document: Document) -> Document:
         "entry's bytes. An object is the file of that name under objects/.",
         basis="explanation",
     )
-    index = Section(INDEX_SECTION, "Index of evidence", (how, table), wide=True)
+    index = Section(INDEX_SECTION, "Index of evidence", (how, table))
     return replace(document, sections=(*document.sections, index))
 
 

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, SignedParty
+from fedhelp_secure.errors import SignatureRefused
 from fedhelp_secure.evidence import layout, verify_ledgers, verify_log, verify_rounds
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify import Verdict, verify_bundle
@@ -21,7 +22,7 @@ from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.foundation_model import CallRecord, open_record
 from fedhelp_secure.report.document import Evidence
 from fedhelp_secure.secure_sum.epochs import DESTROYED_KIND
-from fedhelp_secure.signing import SignatureRefused, VerifyingKey, open_document
+from fedhelp_secure.signing import VerifyingKey, open_document
 
 Topic = Literal[
     "charter",
@@ -166,7 +167,7 @@ def read_facts(directory: Path, *, governance_key: VerifyingKey | None = None) -
         verdict=verdict,
         files=files,
         index_digest=digest(before),
-        index_signer=_signer(before, charter),
+        index_signer=signer_of(before, charter),
         record=record,
         accepted=accepted,
         rounds=rounds,
@@ -179,7 +180,8 @@ def _index(directory: Path) -> bytes:
     return layout.required(layout.read_files(directory), layout.INDEX)
 
 
-def _signer(index: bytes, charter: Charter) -> SignedParty:
+def signer_of(index: bytes, charter: Charter) -> SignedParty:
+    """Who of the charter's auditors signed ``index``; raises BundleRefused if none did."""
     for auditor in charter.auditors:
         try:
             open_document(layout.INDEX_KIND, index, auditor.verifying_key())

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from support.evidence import Story
 
+from fedhelp_secure.charter import SignedParty
 from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.recompute import text_of
+from fedhelp_secure.evidence.verify_log import fingerprint
 from fedhelp_secure.report.audit import FRAMEWORKS, NOTHING, build_report
 from fedhelp_secure.report.audit_html import audit_html
 from fedhelp_secure.report.document import (
@@ -25,7 +28,7 @@ from fedhelp_secure.report.document import (
     Table,
     document_json,
 )
-from fedhelp_secure.report.facts import TOPICS, Facts, read_facts
+from fedhelp_secure.report.facts import TOPICS, Facts, read_facts, signer_of
 from fedhelp_secure.report.mapping import Framework
 from fedhelp_secure.report.mapping_hipaa import HIPAA
 from fedhelp_secure.report.mapping_privacy import SP_800_226
@@ -200,6 +203,20 @@ def test_residual_risks_are_those_of_the_threat_model() -> None:
     own = (ROOT / "fedhelp_secure" / "report" / "residual_risks.md").read_text()
     assert own.split() == listed.split()
     assert len(residual_risks()) == len(re.findall(r"^\d+\. ", listed, re.MULTILINE)) > 3
+
+
+def test_the_signer_is_the_auditor_whose_signature_it_is(
+    facts: Facts, bundle: Path, document: Document
+) -> None:
+    charter = facts.charter
+    (auditor,) = charter.auditors
+    assert document.signer == f"{auditor.name} ({fingerprint(auditor.verifying_key())})"
+    index = (bundle / layout.INDEX).read_bytes()
+    other = SignedParty(name=charter.aggregator.name, signing_key=charter.aggregator.signing_key)
+    first = charter.model_copy(update={"auditors": (other, auditor)})
+    assert signer_of(index, first) == auditor
+    with pytest.raises(BundleRefused, match="no auditor"):
+        signer_of(index, charter.model_copy(update={"auditors": (other,)}))
 
 
 def test_losses_are_the_recomputed_ones(facts: Facts, story: Story, document: Document) -> None:
