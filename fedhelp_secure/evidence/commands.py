@@ -20,7 +20,6 @@ from fedhelp_secure.evidence.events.options import (
     GovernanceKeyOption,
     LogCharterOption,
     LogOption,
-    ShipFormat,
     StateFileOption,
     UnconfirmedOption,
 )
@@ -235,7 +234,6 @@ def ship(
     log: LogOption = None,
     charter: LogCharterOption = None,
     governance_key: GovernanceKeyOption = None,
-    format: Annotated[ShipFormat, typer.Option(help="Of the messages.")] = ShipFormat.RFC5424,
     certificate: CertificateOption = None,
     key: CertificateKeyOption = None,
     start: Annotated[int | None, typer.Option("--from", min=0, help="First index.")] = None,
@@ -243,7 +241,10 @@ def ship(
     unconfirmed: UnconfirmedOption = False,
     enterprise_number: EnterpriseOption = 32473,
 ) -> None:
-    """Send the log's entries to a syslog server over TLS, each at least once, under a stable id."""
+    """Send the log's entries to a syslog server over TLS, as RFC 5424 with structured data.
+
+    Each at least once, under an id that is always the same.
+    """
     from fedhelp_secure.evidence.events.ship import Receiver
     from fedhelp_secure.evidence.events.ship import ship as shipped
     from fedhelp_secure.transport.address import parse_address

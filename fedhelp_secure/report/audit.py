@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.evidence import layout
+from fedhelp_secure.evidence.verify_log import fingerprint
 from fedhelp_secure.report.document import (
     INDEX_SECTION,
-    Block,
     Document,
     Evidence,
     Row,
@@ -28,6 +28,7 @@ from fedhelp_secure.report.parts_federation import cohorts, federation, summary
 from fedhelp_secure.report.parts_privacy import privacy
 from fedhelp_secure.report.parts_record import call, incidents, keys, tests_of_the_log
 from fedhelp_secure.report.residual import residual_risks
+from fedhelp_secure.report.words import words
 
 FRAMEWORKS = (HIPAA, GDPR, AI_ACT, SP_800_226, ISO_27001)
 NOTHING = "The bundle holds nothing on this."
@@ -45,7 +46,9 @@ def build_report(facts: Facts) -> Document:
         incidents(facts),
         tests_of_the_log(facts),
         _residual(),
+        words(),
         *(_mapped(facts, framework) for framework in FRAMEWORKS),
+        _sources(),
     )
     document = Document(
         title=f"Evidence report: {facts.charter.name}",
@@ -53,6 +56,7 @@ def build_report(facts: Facts) -> Document:
         federation=facts.charter.federation,
         charter=facts.charter.digest,
         bundle=facts.index_digest,
+        signer=f"{facts.index_signer.name} ({fingerprint(facts.index_signer.verifying_key())})",
         as_of=utc(facts.unix_seconds),
         unix_seconds=facts.unix_seconds,
         sections=sections,
@@ -61,28 +65,56 @@ def build_report(facts: Facts) -> Document:
 
 
 def _residual() -> Section:
-    blocks: tuple[Block, ...] = tuple(
-        Statement(risk, basis="not-shown") for risk in residual_risks()
-    )
     intro = Statement(
-        "Limits of the software as its threat model states them (section 5). They hold for every "
-        "federation; the bundle neither shows nor rules them out.",
+        "Limits of the software as its threat model states them (section 5); numbers in brackets "
+        "are sections of it. They hold for every federation; the bundle neither shows nor rules "
+        "them out.",
         basis="explanation",
     )
-    return Section("risks", "Residual risks", (intro, *blocks))
+    table = Table(
+        "Limits, word for word",
+        ("No.", "Limit"),
+        tuple(Row((str(place), risk)) for place, risk in enumerate(residual_risks(), start=1)),
+        (0.5, 9.5, 0.0),
+        numbers=(0,),
+        basis="not-shown",
+    )
+    return Section("risks", "Residual risks", (intro, table))
+
+
+def _sources() -> Section:
+    intro = Statement(
+        "Subjects are paraphrased and short; only the published texts count, and they may have "
+        "changed since. Compare before you rely on a row.",
+        basis="explanation",
+    )
+    table = Table(
+        "Which texts, and what the rows were compared with",
+        ("Section", "Source", "How the rows were checked"),
+        tuple(Row((one.title.partition(":")[0], one.source, one.checked)) for one in FRAMEWORKS),
+        (1.5, 4.8, 5.4, 0.0),
+        basis="explanation",
+    )
+    return Section("sources", "Sources of the mapped provisions", (intro, table))
 
 
 def _mapped(facts: Facts, framework: Framework) -> Section:
     note = Statement(
-        f"{framework.note} The rows say which parts of the bundle bear on a provision, and what "
-        "must be shown otherwise. They are no judgement that it is met.",
+        f"{framework.note} The rows say which parts of the bundle are evidence bearing on a "
+        "provision, and what must be shown otherwise. They are no judgement that it is met. Which "
+        "text they were compared with is said in the section on sources.",
         basis="explanation",
     )
     table = Table(
         "Provision by provision",
-        ("Provision", "Subject", "What the bundle holds", "Not shown by the bundle"),
+        (
+            "Provision",
+            "Subject",
+            "What the bundle holds that bears on it",
+            "Not shown by the bundle",
+        ),
         tuple(_row(facts, mapped) for mapped in framework.provisions),
-        (1.7, 2.4, 4.2, 3.4, 2.7),
+        (2.1, 2.5, 4.0, 3.3, 2.7),
     )
     return Section(framework.name, framework.title, (note, table), wide=True)
 
@@ -110,7 +142,7 @@ def _with_index(facts: Facts, document: Document) -> Document:
         "Everything that this report cites",
         ("Cited as", "What it is", "SHA-256"),
         rows,
-        (2.3, 2.6, 5.6, 0.0),
+        (2.3, 2.0, 6.2, 0.0),
         code=(2,),
     )
     how = Statement(
@@ -118,7 +150,7 @@ def _with_index(facts: Facts, document: Document) -> Document:
         "entry's bytes. An object is the file of that name under objects/.",
         basis="explanation",
     )
-    index = Section(INDEX_SECTION, "Index of evidence", (how, table), wide=True)
+    index = Section(INDEX_SECTION, "Index of evidence", (how, table))
     return replace(document, sections=(*document.sections, index))
 
 

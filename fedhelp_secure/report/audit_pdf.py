@@ -57,7 +57,7 @@ def audit_pdf(document: Document) -> bytes:
 def _data(document: Document) -> dict[str, Any]:
     facts = {
         name: getattr(document, name)
-        for name in ("title", "software", "federation", "charter", "bundle", "as_of")
+        for name in ("title", "software", "federation", "charter", "bundle", "signer", "as_of")
     }
     sections = [
         {
@@ -82,7 +82,8 @@ def _block(block: Block) -> dict[str, Any]:
             "evidence": _cited(block.evidence),
         }
     if isinstance(block, Table):
-        return asdict(block) | {"type": "table", "rows": [_row(row) for row in block.rows]}
+        fields = {"type": "table", "mark": BASIS_LABELS[block.basis]}
+        return asdict(block) | fields | {"rows": [_row(row) for row in block.rows]}
     return {
         "type": "statement",
         "text": block.text,

@@ -19,7 +19,7 @@ nothing, as it says what the bundle does not show."""
 
 BASIS_LABELS: dict[Basis, str] = {
     "evidence": "",
-    "explanation": "Explanation, not shown by the bundle",
+    "explanation": "Explanation",
     "not-shown": "Not shown by the bundle",
 }
 
@@ -73,7 +73,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; without evidence it is marked as not shown by the bundle."""
+    """One row; without evidence it is marked as not shown by the bundle, unless the table is."""
 
     cells: tuple[str, ...]
     evidence: tuple[Evidence, ...] = ()
@@ -92,8 +92,12 @@ class Table:
     """Columns of digests and other text for machines."""
     numbers: tuple[int, ...] = ()
     """Columns to align at the right."""
+    basis: Basis = "evidence"
+    """Of the whole table; any but evidence has no citations and no column for them."""
 
     def __post_init__(self) -> None:
+        if self.basis != "evidence" and (self.widths[-1] or any(row.evidence for row in self.rows)):
+            raise NoEvidence(f"the table {self.caption!r} cites, but says that it does not.")
         for row in self.rows:
             if len(row.cells) != len(self.columns):
                 raise NoEvidence(f"a row of the table {self.caption!r} has other columns.")
@@ -150,6 +154,8 @@ class Document:
     charter: str
     bundle: str
     """Digest of the bundle's signed index, and so of every file of the bundle."""
+    signer: str
+    """Name, and fingerprint of the key, of the auditor who signed that index."""
     as_of: str
     """When the log's last entry was made, by the log's clock: UTC."""
     unix_seconds: int
@@ -195,6 +201,7 @@ def document_json(document: Document) -> bytes:
         "federation": document.federation,
         "charter": document.charter,
         "bundle": document.bundle,
+        "signer": document.signer,
         "as_of": document.as_of,
         "sections": sections,
     }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter
+from fedhelp_secure.charter import Charter, SignedParty
+from fedhelp_secure.errors import SignatureRefused
 from fedhelp_secure.evidence import layout, verify_ledgers, verify_log, verify_rounds
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify import Verdict, verify_bundle
@@ -21,7 +22,7 @@ from fedhelp_secure.foundation_model import KIND as CALL_KIND
 from fedhelp_secure.foundation_model import CallRecord, open_record
 from fedhelp_secure.report.document import Evidence
 from fedhelp_secure.secure_sum.epochs import DESTROYED_KIND
-from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.signing import VerifyingKey, open_document
 
 Topic = Literal[
     "charter",
@@ -55,6 +56,8 @@ class Facts:
     verdict: Verdict
     files: BundleFiles
     index_digest: str
+    index_signer: SignedParty
+    """The auditor of the charter who signed the index."""
     record: Record
     accepted: tuple[Accepted, ...]
     rounds: Rounds
@@ -164,6 +167,7 @@ def read_facts(directory: Path, *, governance_key: VerifyingKey | None = None) -
         verdict=verdict,
         files=files,
         index_digest=digest(before),
+        index_signer=signer_of(before, charter),
         record=record,
         accepted=accepted,
         rounds=rounds,
@@ -174,6 +178,17 @@ def read_facts(directory: Path, *, governance_key: VerifyingKey | None = None) -
 
 def _index(directory: Path) -> bytes:
     return layout.required(layout.read_files(directory), layout.INDEX)
+
+
+def signer_of(index: bytes, charter: Charter) -> SignedParty:
+    """Who of the charter's auditors signed ``index``; raises BundleRefused if none did."""
+    for auditor in charter.auditors:
+        try:
+            open_document(layout.INDEX_KIND, index, auditor.verifying_key())
+        except SignatureRefused:
+            continue
+        return auditor
+    raise BundleRefused("index.json is signed by no auditor of the verified charter.")
 
 
 def _call(record: Record) -> CallRecord | None:

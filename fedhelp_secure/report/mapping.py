@@ -4,6 +4,10 @@ The tables themselves are in `mapping_hipaa`, `mapping_gdpr`, `mapping_ai_act`,
 `mapping_privacy` and `mapping_iso`. A row says what the
 bundle holds (and cites it) and what it does not show, which the organisation must show otherwise. A
 mapping is a finding aid: it is no judgement that a provision is met.
+
+Subjects are short names and paraphrases, never the text of a provision. Each table's docstring and
+`Framework.checked` say which text it was compared with; what had none is to be compared by the
+reader.
 """
 
 from __future__ import annotations
@@ -35,5 +39,9 @@ class Framework:
     """For links."""
     title: str
     note: str
-    """Where its provisions are to be read, and what the rows are."""
+    """What the numbers and words of the rows mean."""
+    source: str
+    """Title, version, date and address of the provisions."""
+    checked: str
+    """With which text the rows were compared, or that the reader must."""
     provisions: tuple[Provision, ...]

@@ -1,6 +1,9 @@
 """GDPR (Regulation (EU) 2016/679), and what of a bundle bears on five of its articles.
 
-Subjects are short names, not the text of the provision.
+Source: Regulation (EU) 2016/679 of 27 April 2016 (OJ L 119, 4.5.2016, p. 1), with the corrigendum
+of 23 May 2018; https://eur-lex.europa.eu/eli/reg/2016/679/oj. Articles 5(1), 5(2), 25(1), 25(2),
+30(1), 30(2), 32(1) and 35(1), (2), (3), (7), (9) were compared with public copies of that text.
+The proposal COM(2025) 837 of 19 November 2025 would amend the GDPR; it was not found adopted.
 """
 
 from __future__ import annotations
@@ -9,9 +12,13 @@ from fedhelp_secure.report.mapping import Framework, Provision
 
 GDPR = Framework(
     "gdpr",
-    "GDPR: Articles 5, 25, 30, 32 and 35",
-    "Regulation (EU) 2016/679. Whether released sums are personal data is a legal question that "
-    "this report does not answer.",
+    "GDPR: evidence bearing on Articles 5, 25, 30, 32 and 35",
+    "Whether released sums are personal data, and who is controller and who processor, are legal "
+    "questions that this report does not answer.",
+    "Regulation (EU) 2016/679 of 27 April 2016, OJ L 119, 4.5.2016, with the corrigendum of 23 May "
+    "2018; https://eur-lex.europa.eu/eli/reg/2016/679/oj",
+    "Compared with public copies of the text. The proposed amendment COM(2025) 837 was not found "
+    "adopted: check whether it is.",
     (
         Provision(
             "5(1)(a)",
@@ -23,10 +30,11 @@ GDPR = Framework(
         Provision(
             "5(1)(b)",
             "Purpose limitation",
-            "The agreed task and purpose, signed before the first round, and one charter in the "
-            "whole log.",
+            "The agreed task, and the purpose of the call to the foundation model, signed before "
+            "the first round; one charter in the whole log.",
             ("charter", "adoption"),
-            "What a recipient does with the result afterwards.",
+            "The purposes for which the images were collected; what a recipient does with the "
+            "result afterwards.",
         ),
         Provision(
             "5(1)(c)",
@@ -72,41 +80,47 @@ GDPR = Framework(
         ),
         Provision(
             "25(2)",
-            "Data protection by default",
-            "Nothing is opened below the charter's cohort: every opened round lists its members.",
+            "Data protection by default: amount, extent, storage, accessibility",
+            "Nothing is opened below the charter's cohort, and every opened round lists its "
+            "members; how many numbers a release has, and the agreed retention.",
             ("charter", "rounds"),
             "Defaults of the hospital's other systems.",
         ),
         Provision(
             "30(1)(a), (d)",
-            "Records: controllers and recipients",
+            "Controller's record: names and recipients",
             "The parties by name and role; the charter's hospitals are the agreed recipients.",
             ("charter",),
-            "Their legal names, representatives and data protection officers.",
+            "Legal names and contacts, representatives, data protection officers.",
         ),
         Provision(
             "30(1)(b), (c)",
-            "Records: purposes and categories",
-            "The purpose, the task and its classes.",
+            "Controller's record: purposes; categories of people and data",
+            "The task, its classes and the purpose of the call to the foundation model.",
             ("charter",),
             "Categories of patients and of data beyond that.",
         ),
-        Provision(
-            "30(1)(e)", "Records: transfers to third countries", "", (), "Where parties are."
-        ),
+        Provision("30(1)(e)", "Controller's record: third countries", "", (), "Where parties are."),
         Provision(
             "30(1)(f)",
-            "Records: time limits for erasure",
+            "Controller's record: time limits for erasure",
             "The agreed retention in days.",
             ("charter",),
             "Time limits for the hospital's own data.",
         ),
         Provision(
             "30(1)(g)",
-            "Records: description of security measures",
+            "Controller's record: description of security measures",
             "The agreed encryption, noise, cohorts and custodians.",
             ("charter",),
             "Measures outside the federation.",
+        ),
+        Provision(
+            "30(2)",
+            "Processor's record",
+            "Which party had which role, and the rounds in which it acted.",
+            ("charter", "rounds"),
+            "Which party is a processor, for whom, and its own record.",
         ),
         Provision(
             "32(1)(a)",
@@ -122,17 +136,30 @@ GDPR = Framework(
             ("checkpoint", "rounds"),
             "Availability of the services over time.",
         ),
-        Provision("32(1)(c)", "Restoring availability", "", (), "Backups and their tests."),
+        Provision(
+            "32(1)(c)",
+            "Restoring availability and access",
+            "",
+            (),
+            "Backups and their tests.",
+        ),
         Provision(
             "32(1)(d)",
-            "Regular testing",
+            "Regular testing, assessing and evaluating",
             "The verifier's steps, run on this bundle.",
             ("index",),
             "Tests of other measures, and their regularity.",
         ),
         Provision(
+            "35(1), (3)",
+            "Whether an impact assessment is required",
+            "",
+            (),
+            "That judgement; health data on a large scale are one of the cases of paragraph 3.",
+        ),
+        Provision(
             "35(7)(a)",
-            "Impact assessment: description of the processing",
+            "Impact assessment: description of operations and purposes",
             "The charter, the rounds and who took part.",
             ("charter", "rounds"),
             "The assessment itself.",
@@ -158,6 +185,13 @@ GDPR = Framework(
             ("charter", "ledgers", "custodians"),
             "Measures outside the federation.",
         ),
-        Provision("35(2), (9)", "Advice of the officer; views of patients", "", (), "Both."),
+        Provision(
+            "35(2), (9)",
+            "Advice of the data protection officer; views of data subjects",
+            "",
+            (),
+            "Both.",
+        ),
+        Provision("35(11)", "Review when the risk changes", "", (), "Reviews."),
     ),
 )

@@ -1,6 +1,9 @@
 """ISO/IEC 27001:2022 Annex A: the controls on which a bundle bears.
 
-Control numbers and names only; the standard's text is not repeated.
+Source: ISO/IEC 27001:2022, third edition, October 2022, https://www.iso.org/standard/27001. The
+standard is sold; its text was not at hand and is not repeated. Numbers and names of the controls
+were compared with public lists of them (a published statement of applicability for part 5, two
+lists of all controls), which agree. What a control demands is paraphrased from its name alone.
 """
 
 from __future__ import annotations
@@ -9,10 +12,21 @@ from fedhelp_secure.report.mapping import Framework, Provision
 
 ISO_27001 = Framework(
     "iso-27001",
-    "ISO/IEC 27001:2022: Annex A controls on which the bundle bears",
+    "ISO/IEC 27001:2022: evidence bearing on controls of Annex A",
     "Controls that are not listed are not touched by the bundle. Whether a control is applicable "
     "is said in the organisation's own statement of applicability.",
+    "ISO/IEC 27001:2022, third edition, October 2022; https://www.iso.org/standard/27001",
+    "Numbers and names of the controls compared with public lists of them. The standard's "
+    "text was not at hand: paraphrased; check against the text.",
     (
+        Provision(
+            "5.3",
+            "Segregation of duties",
+            "Aggregator, decryptor, unmaskers, broker and auditors are parties of their own, and "
+            "no two share a key.",
+            ("charter",),
+            "That they are in fact independent organisations.",
+        ),
         Provision(
             "5.9",
             "Inventory of information and other associated assets",
@@ -32,7 +46,7 @@ ISO_27001 = Framework(
             "Identity management",
             "One identity and one signing key for each party of the charter.",
             ("charter",),
-            "How identities were proofed at enrolment; the trust list is not in a bundle.",
+            "How identities were proofed at enrolment, and when one is withdrawn.",
         ),
         Provision(
             "5.23",
@@ -43,11 +57,18 @@ ISO_27001 = Framework(
             "The provider's own security.",
         ),
         Provision(
-            "5.24, 5.26",
-            "Incident management: planning and response",
-            "Incidents as the log recorded them.",
+            "5.25",
+            "Assessment and decision on information security events",
+            "What the aggregator refused, and why, as the log recorded it.",
             ("incidents",),
-            "Plans, and what was done.",
+            "Who assessed it, and what was decided.",
+        ),
+        Provision(
+            "5.26",
+            "Response to information security incidents",
+            "Rounds that failed and sessions that were taken over, as the log recorded them.",
+            ("incidents",),
+            "What was done; the plans of control 5.24.",
         ),
         Provision(
             "5.28",
@@ -65,7 +86,7 @@ ISO_27001 = Framework(
         ),
         Provision(
             "5.34",
-            "Privacy and protection of personal data",
+            "Privacy and protection of personal identifiable information (PII)",
             "Budgets agreed, debited and recomputed.",
             ("charter", "ledgers"),
             "The organisation's privacy policy.",
@@ -89,7 +110,7 @@ ISO_27001 = Framework(
             "Secure authentication",
             "Every contribution and statement is signed by its party's key.",
             ("manifests", "custodians"),
-            "The certificates of the connections.",
+            "Which certificate was used on which connection.",
         ),
         Provision(
             "8.10",
@@ -139,6 +160,13 @@ ISO_27001 = Framework(
             "Algorithms' parameters, keys, key epochs and their ends.",
             ("charter", "epochs"),
             "How private keys are kept.",
+        ),
+        Provision(
+            "8.34",
+            "Protection of information systems during audit testing",
+            "The verification reads a copy and needs no access to any party's system.",
+            ("index",),
+            "Audits of other kinds.",
         ),
     ),
 )

@@ -1,5 +1,6 @@
 """Audit events as FHIR R4 ``AuditEvent`` resources (https://hl7.org/fhir/R4/auditevent.html).
 
+R4 (4.0.1) and R4B (4.3.0) have the same resource; R5 has another, with ``code`` and ``category``.
 A batch Bundle puts every event at its own id, so that sending it twice leaves one of each. Digests
 are RFC 6920 URIs in the form for people (``nih:sha-256;<hex>``), in which the digits can be found.
 """
@@ -85,6 +86,9 @@ def _agent(uri: str, *, requestor: bool) -> dict[str, Any]:
 
 
 def _identified(uri: str) -> dict[str, Any]:
+    if not uri.startswith("spiffe:"):
+        # Withheld: what stands in its place is no URI.
+        return {"identifier": {"value": uri}, "display": uri}
     return {"identifier": {"system": _URI, "value": uri}, "display": uri}
 
 

@@ -18,12 +18,6 @@ class EventFormat(enum.Enum):
     JSON_LINES = "json-lines"
 
 
-class ShipFormat(enum.Enum):
-    """How events are sent."""
-
-    RFC5424 = "rfc5424"
-
-
 EnterpriseOption = Annotated[
     int,
     typer.Option(min=1, max=4_294_967_295, help="Names the structured data; 32473: examples'."),

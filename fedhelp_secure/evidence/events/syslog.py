@@ -66,7 +66,11 @@ def header(
 
 
 def message(event: AuditEvent, *, enterprise: int = EXAMPLE_ENTERPRISE) -> str:
-    """The event as one SYSLOG-MSG of ASCII without line breaks, below 8,192 octets."""
+    """The event as one SYSLOG-MSG of ASCII without line breaks, below 8,192 octets.
+
+    MSG is ASCII and so needs no byte order mark, which is for MSG in other UTF-8 (section 6.4); the
+    structured data never has one. RFC 5425 section 4.3.1: receivers should take 8,192 octets.
+    """
     meaning = event.meaning
     head = header(
         severity=meaning.severity,

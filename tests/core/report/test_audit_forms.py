@@ -75,6 +75,14 @@ def test_tables_and_pictures_say_what_they_are(page: Page) -> None:
     assert all("epsilon" in str(item["aria-label"]) for item in pictures)
 
 
+def test_a_keyboard_skips_to_the_findings(page: Page) -> None:
+    first = page.attributes("a")[0]
+    assert first == {"class": "skip", "href": "#main"}
+    (main,) = page.attributes("main")
+    # A target that takes the focus, or the next key would go on from the top.
+    assert main == {"id": "main", "tabindex": "-1"}
+
+
 def test_every_link_leads_to_its_row_and_nothing_elsewhere(page: Page) -> None:
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(names)) == len(names)
@@ -114,8 +122,30 @@ def test_the_pdf_is_for_archives_and_for_everybody(document: Document, pdf: byte
     created = reader.metadata.creation_date
     assert created is not None
     assert int(created.timestamp()) == document.unix_seconds
+    # Colours by a profile inside the file; nothing that runs, nothing that is elsewhere.
+    (intent,) = [one.get_object() for one in root["/OutputIntents"]]
+    assert intent["/S"] == "/GTS_PDFA1"
+    assert intent["/DestOutputProfile"].get_object().get_data()[36:40] == b"acsp"
+    assert not reader.is_encrypted
+    assert "/ID" in reader.trailer
+    assert not {"/OpenAction", "/AA", "/AcroForm"} & root.keys()
+    assert not {"/JavaScript", "/EmbeddedFiles"} & root["/Names"].keys()
     kinds = set(structure(root["/StructTreeRoot"]))
     assert {"/Document", "/H1", "/P", "/Table", "/TH", "/TD", "/Figure", "/Link"} <= kinds
+
+
+def test_every_page_says_of_what_it_is(document: Document, pdf: bytes) -> None:
+    pages = PdfReader(io.BytesIO(pdf)).pages
+    for number, page in enumerate(pages, start=1):
+        text = squeezed(page.extract_text())
+        for part in (
+            f"Charter {document.charter[7:23]}",
+            f"Bundle {document.bundle[7:23]}",
+            f"Log of {document.as_of}",
+            f"Bundle signed by {document.signer}",
+            f"Page {number} of {len(pages)}",
+        ):
+            assert squeezed(part) in text, number
 
 
 def structure(node: object) -> list[str]:

@@ -21,7 +21,7 @@ from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.evidence.entries import serialise_entry
 from fedhelp_secure.evidence.events import fhir, lines, syslog
-from fedhelp_secure.evidence.events.event import AuditEvent
+from fedhelp_secure.evidence.events.event import MAXIMUM_LISTED, AuditEvent
 from fedhelp_secure.evidence.events.formats import written
 from fedhelp_secure.evidence.events.options import EventFormat
 from fedhelp_secure.evidence.events.vocabulary import EVENTS, STATEMENTS, Outcome, Severity
@@ -121,6 +121,19 @@ def test_a_long_list_is_counted(federation: Federation) -> None:
     withheld = "withheld:" + digest("\n".join(names).encode())
     assert event.details[1:] == (("hospitals", withheld), ("hospitals-count", "5000"))
     assert len(syslog.message(event)) < 8192
+
+
+def test_the_longest_list_fits_a_message(federation: Federation) -> None:
+    names = [f"{number:02}{'x' * 61}" for number in range(MAXIMUM_LISTED)]
+    digests = [f"sha256:{number:064x}" for number in range(MAXIMUM_LISTED)]
+    for entry in (
+        wire.LogEntry(round_closed=wire.RoundClosed(round=2**32 - 1, hospitals=names)),
+        wire.LogEntry(round_opened=wire.RoundOpened(round=1, round_begun_digests=digests)),
+        wire.LogEntry(round_summed=wire.RoundSummed(unmasker_statement_digests=digests)),
+    ):
+        text = syslog.message(event_of(federation, 0, entry))
+        assert names[-1] in text or digests[-1] in text
+        assert len(text) < 8192
 
 
 def text_fields(event: Message) -> list[tuple[str, bool]]:

@@ -157,7 +157,7 @@ def test_the_command_ships_and_goes_on(
     server: SyslogServer, directory: Path, log: SignedLog, true_bundle: Path
 ) -> None:
     arguments = [
-        *("--format", "rfc5424", "--to", f"127.0.0.1:{server.port}"),
+        *("--to", f"127.0.0.1:{server.port}"),
         *("--ca", str(directory / "ca.pem"), "--state-file", str(directory / "state.json")),
     ]
     for shipped in (log.size, 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pytest
 from hypothesis import given
@@ -87,8 +88,11 @@ def test_a_frame_counts_octets() -> None:
 def test_every_event_is_one_message(events: list[AuditEvent]) -> None:
     for event in events:
         text = syslog.message(event, enterprise=55555)
+        # So no byte order mark is due (section 6.4), and none is there.
         assert text.isascii()
         assert text.isprintable()
+        # Section 6: TIMESTAMP in UTC with upper-case T and Z, and at most six digits.
+        assert re.fullmatch(r"<\d{1,3}>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z .*", text)
         head, name, found, said = read(text)
         priority = 13 * 8 + event.meaning.severity
         assert head[0] == str(priority)
