@@ -49,6 +49,43 @@ def secure_sum(
     Console(width=110).print(_table(document))
 
 
+@app.command("log")
+def log(
+    *,
+    entries: Annotated[int, typer.Option(min=1, max=10**8, help="Entries to append.")] = 10**6,
+    batch: Annotated[int, typer.Option(min=1, help="Entries that become durable together.")] = 1000,
+    singles: Annotated[int, typer.Option(min=1, help="Entries appended one by one.")] = 1000,
+    proofs: Annotated[int, typer.Option(min=1, help="Proofs of each kind.")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=1, max=50, help="Repeats of everything.")] = 3,
+    evidence: Annotated[
+        Path | None, typer.Option(help="A bundle, to measure its bytes for each round.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Append, reopen, prove and verify on a real evidence log, beside SQLite and plain hashes.
+
+    It is made in the present folder, of which it takes some 350 bytes an entry, and removed.
+    """
+    from json import dumps
+
+    from rich.console import Console
+
+    from fedhelp_secure.bench.log import LogBench, bundle_bytes, run_log_bench
+    from fedhelp_secure.state import write_atomically
+
+    console, steps = Console(width=110), Console(stderr=True, highlight=False)
+    # Before an hour of work, if it is none.
+    bundle = None if evidence is None else bundle_bytes(evidence)
+    document = run_log_bench(LogBench(entries, batch, singles, proofs, repeats), steps.print)
+    if bundle is not None:
+        document["bundle"] = bundle
+    if json is not None:
+        write_atomically(json, (dumps(document, indent=1) + "\n").encode(), mode=0o644)
+    console.print(_log_table(document))
+    if bundle is not None:
+        console.print(f"bundle: {bundle['bytes_per_round']:,} bytes a round ({bundle})")
+
+
 @app.command("baseline-server", hidden=True)
 def baseline_server(
     *,
@@ -131,3 +168,18 @@ def _table(document: dict[str, Any]) -> Table:
 def _figure(column: dict[str, Any], key: str, form: str) -> str:
     least, largest = column["spread"][key]
     return f"{form.format(column[key])} ({form.format(least)} to {form.format(largest)})"
+
+
+def _log_table(document: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{document['entries']:,} entries, median and spread of {document['repeats']} repeats"
+    )
+    table.add_column("figure")
+    for column in ("median", "least", "largest"):
+        table.add_column(column, justify="right")
+    for name, figure in document["figures"].items():
+        numbers = [figure["median"], *figure["spread"]]
+        table.add_row(name.replace("_", " "), *(f"{number:,.2f}" for number in numbers))
+    return table

@@ -70,6 +70,44 @@ def test_entries_survive_reopening(tmp_path: Path) -> None:
         check_whole(log, 6)
 
 
+def test_many_at_once_are_the_same_log(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        assert log.extend([]) == range(0)
+        assert log.extend([entry(1)]) == range(1)
+        assert log.extend([entry(number) for number in range(2, 9)]) == range(1, 8)
+        assert log.append(entry(9)) == 8
+        check_whole(log, 9)
+    with opened(tmp_path) as log:
+        check_whole(log, 9)
+
+
+def test_one_bad_entry_of_many_changes_nothing(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    with opened(tmp_path) as log:
+        with pytest.raises(MalformedMessage):
+            log.extend([entry(3), LogEntry(unix_milliseconds=4), entry(5)])
+        check_whole(log, 2)
+        log.extend([entry(3), entry(4)])
+        check_whole(log, 4)
+
+
+def test_many_at_once_torn_at_any_byte_leave_whole_entries_only(tmp_path: Path) -> None:
+    filled(tmp_path / "before", 2)
+    acknowledged = (tmp_path / "before" / "checkpoint.txt").read_bytes()
+    filled(tmp_path / "after", 5)
+    data = (tmp_path / "after" / "entries.log").read_bytes()
+    kept = (tmp_path / "before" / "entries.log").stat().st_size
+    for end in range(kept, len(data) + 1):
+        torn = tmp_path / f"torn-{end}"
+        torn.mkdir()
+        (torn / "entries.log").write_bytes(data[:end])
+        (torn / "checkpoint.txt").write_bytes(acknowledged)
+        with opened(torn) as log:
+            assert 2 <= log.size <= 5
+            check_whole(log, log.size)
+            assert log.append(entry(log.size + 1)) == log.size - 1
+
+
 def test_proofs_are_of_the_logs_tree(tmp_path: Path) -> None:
     filled(tmp_path, 11)
     with opened(tmp_path) as log:
