@@ -28,10 +28,12 @@ from fedhelp_secure.evidence.witness import LogWitness
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
 from fedhelp_secure.wire.v1.evidence_pb2 import (
     GetCheckpointRequest,
+    ListCertificatesRequest,
     ListEntriesRequest,
     ListObjectsRequest,
 )
@@ -133,7 +135,12 @@ def _fetched(
         stub = EvidenceStub(channel)
         # First: a bundle must not be made of a log that was another one at the last export.
         LogWitness(state, charter).cosign_newest(stub)
-        return _log_files(stub, charter)
+        held = TrustStore(state).path.read_bytes()
+        return {
+            layout.trust_list_path(digest(held)): held,
+            **_certificates(stub, charter),
+            **_log_files(stub, charter),
+        }
 
 
 def _log_files(stub: EvidenceStub, charter: Charter) -> dict[str, bytes]:
@@ -162,6 +169,16 @@ def _cosigned(notes: list[bytes], charter: Charter) -> dict[str, bytes]:
         witness = Identity.from_uri(name)
         open_cosigned(note, charter=charter, witness=witness)
         found[layout.cosigned_path(witness)] = note
+    return found
+
+
+def _certificates(stub: EvidenceStub, charter: Charter) -> dict[str, bytes]:
+    """What the aggregator has kept; the verifier finds out what it is worth."""
+    request = ListCertificatesRequest(charter_digest=charter.digest)
+    found = {}
+    for item in stub.ListCertificates(request, timeout=_CALL_SECONDS):
+        found[layout.certificate_path(digest(item.chain))] = item.chain
+        found[layout.trust_list_path(digest(item.trust_list))] = item.trust_list
     return found
 
 

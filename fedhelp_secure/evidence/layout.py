@@ -8,6 +8,8 @@
     log/checkpoint.txt            the signed checkpoint over all of them
     log/cosigned/<role>-<name>.txt  the newest checkpoint that a witness has cosigned
     objects/<hex>.json            every signed envelope that the log names, by its SHA-256
+    certificates/<hex>.pem        a party's certificate and its intermediates, by the SHA-256
+    trust/<hex>.json              a signed trust list, by its SHA-256
     ledgers/<hospital>.jsonl      a hospital's privacy ledger, one envelope a line
     receipts/<hospital>-<n>.bin   a hospital's receipt for its contribution to round n
     report/report.json            what the federation reports; report/report.html for people
@@ -46,6 +48,8 @@ _OBJECT = re.compile(r"objects/([0-9a-f]{64})\.json\Z")
 _LEDGER = re.compile(rf"ledgers/({_LABEL})\.jsonl\Z")
 _RECEIPT = re.compile(rf"receipts/({_LABEL})-([1-9][0-9]{{0,8}})\.bin\Z")
 _COSIGNED = re.compile(rf"log/cosigned/(hospital|auditor)-({_LABEL})\.txt\Z")
+_CERTIFICATE = re.compile(r"certificates/([0-9a-f]{64})\.pem\Z")
+_TRUST_LIST = re.compile(r"trust/([0-9a-f]{64})\.json\Z")
 _FIXED = frozenset({CHARTER, GOVERNANCE_KEY, ENTRIES, CHECKPOINT, REPORT_JSON, REPORT_HTML, INDEX})
 
 BundleFiles = Mapping[str, bytes]
@@ -89,6 +93,28 @@ def receipts(files: BundleFiles) -> dict[tuple[str, int], bytes]:
     """The serialised receipts by hospital and round."""
     found = ((_RECEIPT.match(path), data) for path, data in files.items())
     return {(match[1], int(match[2])): data for match, data in found if match}
+
+
+def certificate_path(digest: str) -> str:
+    """Where the chain with ``digest`` is."""
+    return f"certificates/{digest.removeprefix('sha256:')}.pem"
+
+
+def trust_list_path(digest: str) -> str:
+    """Where the trust list with ``digest`` is."""
+    return f"trust/{digest.removeprefix('sha256:')}.json"
+
+
+def certificates(files: BundleFiles) -> dict[str, bytes]:
+    """The chains (PEM) by the digest that their file names give, in order."""
+    found = ((_CERTIFICATE.match(path), files[path]) for path in sorted(files))
+    return {f"sha256:{match[1]}": data for match, data in found if match}
+
+
+def trust_lists(files: BundleFiles) -> dict[str, bytes]:
+    """The trust lists' envelopes by the digest that their file names give, in order."""
+    found = ((_TRUST_LIST.match(path), files[path]) for path in sorted(files))
+    return {f"sha256:{match[1]}": data for match, data in found if match}
 
 
 def cosigned_path(witness: Identity) -> str:
@@ -168,7 +194,7 @@ def read_files(directory: Path) -> BundleFiles:
 
 
 def _has_a_place(path: str) -> bool:
-    patterns = (_OBJECT, _LEDGER, _RECEIPT, _COSIGNED)
+    patterns = (_OBJECT, _LEDGER, _RECEIPT, _COSIGNED, _CERTIFICATE, _TRUST_LIST)
     return path in _FIXED or any(pattern.match(path) for pattern in patterns)
 
 

@@ -4,7 +4,8 @@ It uses no network and does not trust the aggregator: whatever the aggregator sa
 as far as hospitals, custodians, broker and charter have signed it, or it can be recomputed. The
 steps are those of the table that `verify_bundle` is; what each of them checks is in
 `verify_log` (1 to 5), `verify_rounds` (6 to 8), `verify_epochs` (9), `verify_ledgers` (10),
-`verify_calls` (11), `verify_report` (12) and `verify_witnesses` (13).
+`verify_calls` (11), `verify_report` (12), `verify_witnesses` (13)
+and `verify_certificates` (14).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeVar
 from fedhelp_secure.errors import FedHelpError, PeerError
 from fedhelp_secure.evidence import (
     verify_calls,
+    verify_certificates,
     verify_epochs,
     verify_ledgers,
     verify_log,
@@ -163,6 +165,14 @@ def verify_bundle(directory: Path, *, governance_key: VerifyingKey | None = None
         lambda found: (
             f"{len(found.hospitals)} of {len(charter.hospitals)} hospitals and "
             f"{len(found.auditors)} auditors cosigned this log, up to {found.size} entries"
+        ),
+    )
+    run.step(
+        "certificates",
+        lambda: verify_certificates.check_certificates(files, record),
+        lambda found: (
+            f"{len(found.held)} certificates, valid when their parties acted; trust list "
+            f"{found.trusted.sequence}, {len(found.trusted.revocations)} revoked"
         ),
     )
     warnings = [warning for warning in (opened.warning, witnesses.warning) if warning is not None]

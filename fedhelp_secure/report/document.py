@@ -32,6 +32,9 @@ MOST_CITED = 6
 """Citations that a reader sees in one place; more are counted, and the JSON has them all."""
 
 
+_HASH = re.compile("[0-9a-f]{64}")
+
+
 class NoEvidence(InternalError):
     """A sentence was written without saying what it rests on."""
 
@@ -50,7 +53,7 @@ class Evidence:
         """Short enough for a margin; the report's index has the whole of it."""
         if self.kind == "object":
             return f"object {self.reference.removeprefix('sha256:')[:8]}"
-        return f"{self.kind} {self.reference}"
+        return f"{self.kind} {_HASH.sub(lambda found: found[0][:8], self.reference)}"
 
     @property
     def anchor(self) -> str:

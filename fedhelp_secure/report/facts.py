@@ -11,9 +11,16 @@ from typing import Literal, get_args
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, SignedParty
 from fedhelp_secure.errors import SignatureRefused
-from fedhelp_secure.evidence import layout, verify_ledgers, verify_log, verify_rounds
+from fedhelp_secure.evidence import (
+    layout,
+    verify_certificates,
+    verify_ledgers,
+    verify_log,
+    verify_rounds,
+)
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify import Verdict, verify_bundle
+from fedhelp_secure.evidence.verify_certificates import Certificates
 from fedhelp_secure.evidence.verify_epochs import KEY_KINDS
 from fedhelp_secure.evidence.verify_ledgers import Budget
 from fedhelp_secure.evidence.verify_log import Record
@@ -42,8 +49,27 @@ Topic = Literal[
     "incidents",
     "results",
     "index",
+    "witnesses",
+    "certificates",
+    "trust",
 ]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
+
+_FILES: Mapping[Topic, str] = {
+    "charter": layout.CHARTER,
+    "governance": layout.GOVERNANCE_KEY,
+    "log": layout.ENTRIES,
+    "checkpoint": layout.CHECKPOINT,
+    "results": layout.REPORT_JSON,
+    "index": layout.INDEX,
+}
+_FOLDERS: Mapping[Topic, str] = {
+    "receipts": "receipts/",
+    "ledgers": "ledgers/",
+    "witnesses": "log/cosigned/",
+    "certificates": "certificates/",
+    "trust": "trust/",
+}
 
 INCIDENTS = ("contribution_rejected", "round_failed", "session_taken_over")
 """Events of the log that somebody should look at."""
@@ -63,6 +89,7 @@ class Facts:
     rounds: Rounds
     budgets: Mapping[str, tuple[Budget, ...]]
     call: CallRecord | None
+    certificates: Certificates
 
     @property
     def charter(self) -> Charter:
@@ -95,32 +122,21 @@ class Facts:
 
     def cite(self, topic: Topic) -> tuple[Evidence, ...]:
         """Where the bundle has its proofs of ``topic``; empty if it has none."""
+        if topic in _FILES:
+            return (file(_FILES[topic]),)
+        if topic in _FOLDERS:
+            return self._cite_files(_FOLDERS[topic])
         match topic:
-            case "charter":
-                return (file(layout.CHARTER),)
-            case "governance":
-                return (file(layout.GOVERNANCE_KEY),)
             case "adoption":
                 return (entry(0),)
-            case "log":
-                return (file(layout.ENTRIES),)
-            case "checkpoint":
-                return (file(layout.CHECKPOINT),)
-            case "results":
-                return (file(layout.REPORT_JSON),)
-            case "index":
-                return (file(layout.INDEX),)
-            case "receipts" | "ledgers":
-                return tuple(
-                    # Not in the file system's order: the same bundle must give the same report.
-                    file(path)
-                    for path in sorted(self.files)
-                    if path.startswith(f"{topic}/")
-                )
             case "manifests":
                 return tuple(object_(item.event.manifest_digest) for item in self.accepted)
             case _:
                 return self._cite_entries(topic)
+
+    def _cite_files(self, folder: str) -> tuple[Evidence, ...]:
+        # Not in the file system's order: the same bundle must give the same report.
+        return tuple(file(path) for path in sorted(self.files) if path.startswith(folder))
 
     def _cite_entries(self, topic: Topic) -> tuple[Evidence, ...]:
         match topic:
@@ -173,6 +189,7 @@ def read_facts(directory: Path, *, governance_key: VerifyingKey | None = None) -
         rounds=rounds,
         budgets=verify_ledgers.recompute_ledgers(files, charter, accepted, rounds=rounds),
         call=_call(record),
+        certificates=verify_certificates.check_certificates(files, record),
     )
 
 

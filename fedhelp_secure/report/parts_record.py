@@ -8,7 +8,7 @@ from fedhelp_secure.evidence.verify_epochs import KEY_KINDS
 from fedhelp_secure.evidence.verify_log import fingerprint
 from fedhelp_secure.foundation_model import Batch, CallRecord
 from fedhelp_secure.report.document import Evidence, Row, Section, Statement, Table
-from fedhelp_secure.report.facts import INCIDENTS, Facts, Topic, entry, object_
+from fedhelp_secure.report.facts import INCIDENTS, Facts, Topic, entry, file, object_, utc
 from fedhelp_secure.secure_sum.epochs import (
     BEGUN_KIND,
     EPOCH_KIND,
@@ -35,6 +35,8 @@ _STEP_TOPICS: dict[str, tuple[Topic, ...]] = {
     "ledgers": ("ledgers",),
     "foundation model": ("call",),
     "report": ("results",),
+    "witnesses": ("witnesses",),
+    "certificates": ("certificates", "trust"),
 }
 
 
@@ -123,9 +125,11 @@ def keys(facts: Facts) -> Section:
                 tuple(_key_row(facts, index) for index in facts.statements(*KEY_KINDS)),
                 (2.3, 2.0, 4.0, 1.9),
             ),
+            _certificates(facts),
+            *_trust(facts),
             Statement(
-                "TLS certificates, their periods and issuers, the federation's trust list and its "
-                "revocations: a bundle holds none of them.",
+                "Certificates of the custodians, which serve the aggregator; that a connection was "
+                "made with one of a party's certificates and not with another.",
                 basis="not-shown",
             ),
             Statement(
@@ -133,6 +137,50 @@ def keys(facts: Facts) -> Section:
                 basis="not-shown",
             ),
         ),
+    )
+
+
+def _certificates(facts: Facts) -> Table:
+    return Table(
+        "Certificates of the parties that acted, each of an authority of the trust list",
+        ("Party", "Valid from", "Until", "Issuer", "SHA-256 of the certificate"),
+        tuple(
+            Row(
+                (
+                    f"{held.identity.role.value} {held.identity.name}",
+                    utc(int(held.begins.timestamp())),
+                    utc(int(held.ends.timestamp())),
+                    held.issuer,
+                    held.fingerprint,
+                ),
+                (file(layout.certificate_path(held.digest)),),
+            )
+            for held in sorted(
+                facts.certificates.held, key=lambda held: (held.identity.uri, held.begins)
+            )
+        ),
+        (1.8, 1.7, 1.7, 1.8, 2.6, 1.6),
+        code=(4,),
+    )
+
+
+def _trust(facts: Facts) -> tuple[Statement | Table, ...]:
+    trusted = facts.certificates.trusted
+    cited = (file(layout.trust_list_path(facts.certificates.trusted_digest)),)
+    said = Statement(
+        f"The newest trust list in the bundle has number {trusted.sequence}, was issued "
+        f"{trusted.issued}, and names {len(trusted.authorities)} authorities and "
+        f"{len(trusted.revocations)} revoked parties.",
+        cited,
+    )
+    if not trusted.revocations:
+        return (said,)
+    rows = tuple(
+        Row((entry.identity, entry.revoked, entry.reason), cited) for entry in trusted.revocations
+    )
+    return (
+        said,
+        Table("Revoked parties", ("Party", "Revoked", "Reason"), rows, (3.6, 2.0, 3.0, 1.6)),
     )
 
 
@@ -240,8 +288,8 @@ def tests_of_the_log(facts: Facts) -> Section:
                 numbers=(0,),
             ),
             Statement(
-                "That no other history was shown to somebody else, unless the receipts or "
-                "cosignatures in the bundle cover it; compare checkpoints with other parties.",
+                "That no other history was shown to a party that did not cosign this one; compare "
+                "checkpoints with it.",
                 basis="not-shown",
             ),
         ),

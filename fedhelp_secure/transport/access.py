@@ -49,6 +49,7 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
         _EVIDENCE + "ListEntries": EVERY_ROLE,
         _EVIDENCE + "Submit": frozenset({Role.BROKER, Role.AUDITOR, Role.HOSPITAL}),
         _EVIDENCE + "ListObjects": frozenset({Role.AUDITOR}),
+        _EVIDENCE + "ListCertificates": frozenset({Role.AUDITOR}),
         _ENROLMENT + "GetTrustBundle": EVERY_ROLE,
         _ENROLMENT + "Renew": EVERY_ROLE,
         _ENROLMENT + "GetTrustList": EVERY_ROLE,

@@ -55,6 +55,11 @@ class Revocation(_Document):
     reason: Reason
     revoked: Time
 
+    @property
+    def revoked_at(self) -> datetime.datetime:
+        """``revoked``, aware."""
+        return _moment(self.revoked)
+
 
 class TrustList(_Document):
     """Equal lists have equal bytes; `issued` and `sequence` order them."""

@@ -9,6 +9,7 @@ it with the aggregator's key.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ from fedhelp_secure.secure_sum.opening import Answers
 from fedhelp_secure.secure_sum.round_keys import custodian_parties
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1.evidence_pb2 import (
     CharterAdopted,
     ContributionAccepted,
@@ -72,6 +74,8 @@ class Story:
     report: dict[str, Any] = field(default_factory=dict)
     receipts: dict[tuple[str, int], bytes] | None = None
     """What the hospitals hold; None for receipts of the log as it is told."""
+    begun: int = field(default_factory=lambda: int(time.time()))
+    """When the log begins, Unix seconds: the parties' certificates are of now."""
     cosigned: dict[Identity, bytes] | None = None
     """What each witness has cosigned; None for the whole log by all of them."""
 
@@ -81,7 +85,7 @@ class Story:
 
     def add(self, entry: LogEntry) -> None:
         """Log ``entry`` next."""
-        entry.unix_milliseconds = 1_700_000_000_000 + len(self.entries)
+        entry.unix_milliseconds = 1000 * self.begun + len(self.entries)
         self.entries.append(entry)
 
     def copy(self) -> Story:
@@ -97,6 +101,7 @@ class Story:
             dict(self.ledgers),
             report,
             receipts,
+            self.begun,
             cosigned,
         )
 
@@ -145,6 +150,7 @@ class Story:
                 witness: self.cosigned_by(witness, self._checkpoint(tree, tree.size))
                 for witness in witnesses(self.charter)
             }
+        yield from self._certificates()
         for witness, note in self.cosigned.items():
             yield layout.cosigned_path(witness), note
         for envelope in self.objects:
@@ -156,10 +162,22 @@ class Story:
         yield layout.REPORT_JSON, json.dumps(report, indent=2).encode()
         yield layout.REPORT_HTML, b"<!doctype html>"
 
-    def cosigned_by(self, witness: Identity, note: bytes, *, now: int = 1_700_000_100) -> bytes:
-        """``note`` with the cosignature of a party of the federation."""
+    def cosigned_by(self, witness: Identity, note: bytes, *, after: int = 100) -> bytes:
+        """``note`` with the cosignature of a party of the federation, ``after`` seconds."""
+        now = self.begun + after
         key = self.federation.state(witness.name).signing_key()
         return cosign(note, charter=self.charter, witness=witness, key=key, now=now)
+
+    def _certificates(self) -> Iterator[tuple[str, bytes]]:
+        """As the aggregator has seen them: of all parties that bring something, and its own."""
+        charter = self.charter
+        names = [hospital.name for hospital in charter.hospitals]
+        names += [auditor.name for auditor in charter.auditors]
+        for name in (*names, Role.BROKER.value, Role.AGGREGATOR.value):
+            chain = self.federation.state(name).tls_certificate_path.read_bytes()
+            yield layout.certificate_path(digest(chain)), chain
+        held = TrustStore(self.federation.state(Role.AGGREGATOR)).path.read_bytes()
+        yield layout.trust_list_path(digest(held)), held
 
     def _checkpoint(self, tree: MerkleTree, size: int) -> bytes:
         head = Checkpoint(log_origin(self.charter), size, tree.root(size))

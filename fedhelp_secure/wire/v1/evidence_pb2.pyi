@@ -648,6 +648,50 @@ class SubmitResponse(_message.Message):
 Global___SubmitResponse: _TypeAlias = SubmitResponse  # noqa: Y015
 
 @_typing.final
+class ListCertificatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARTER_DIGEST_FIELD_NUMBER: _builtins.int
+    charter_digest: _builtins.str
+    """"sha256:" and 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        charter_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_digest", b"charter_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCertificatesRequest: _TypeAlias = ListCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class ListCertificatesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAIN_FIELD_NUMBER: _builtins.int
+    TRUST_LIST_FIELD_NUMBER: _builtins.int
+    chain: _builtins.bytes
+    """PEM, the party's certificate first, then its intermediates; at most 64 KiB."""
+    trust_list: _builtins.bytes
+    """The trust list under which the aggregator first admitted it: a DSSE envelope, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        chain: _builtins.bytes = ...,
+        trust_list: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "trust_list", b"trust_list"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCertificatesResponse: _TypeAlias = ListCertificatesResponse  # noqa: Y015
+
+@_typing.final
 class ListObjectsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

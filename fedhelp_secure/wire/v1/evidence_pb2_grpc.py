@@ -69,6 +69,11 @@ class EvidenceStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsResponse.FromString,
                 _registered_method=True)
+        self.ListCertificates = channel.unary_stream(
+                '/fedhelp_secure.wire.v1.Evidence/ListCertificates',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesResponse.FromString,
+                _registered_method=True)
 
 
 class EvidenceServicer:
@@ -126,6 +131,14 @@ class EvidenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCertificates(self, request, context):
+        """The certificates with which parties brought what is in the log, and the aggregator's own, for an
+        auditor's bundle. Role: auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvidenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +176,11 @@ def add_EvidenceServicer_to_server(servicer, server):
                     servicer.ListObjects,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsResponse.SerializeToString,
+            ),
+            'ListCertificates': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListCertificates,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +372,33 @@ class Evidence:
             '/fedhelp_secure.wire.v1.Evidence/ListObjects',
             fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Evidence/ListCertificates',
+            fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_evidence__pb2.ListCertificatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class EvidenceStub:
     """The signed objects that the log names by digest (manifests, custodians' statements), for an
     auditor's bundle. Role: auditor.
     """
+    ListCertificates: _grpc.UnaryStreamMultiCallable[_evidence_pb2.ListCertificatesRequest, _evidence_pb2.ListCertificatesResponse]
+    """The certificates with which parties brought what is in the log, and the aggregator's own, for an
+    auditor's bundle. Role: auditor.
+    """
 
 @_typing.type_check_only
 class EvidenceAsyncStub(EvidenceStub):
@@ -73,6 +77,10 @@ class EvidenceAsyncStub(EvidenceStub):
     """
     ListObjects: _aio.UnaryStreamMultiCallable[_evidence_pb2.ListObjectsRequest, _evidence_pb2.ListObjectsResponse]  # type: ignore[assignment]
     """The signed objects that the log names by digest (manifests, custodians' statements), for an
+    auditor's bundle. Role: auditor.
+    """
+    ListCertificates: _aio.UnaryStreamMultiCallable[_evidence_pb2.ListCertificatesRequest, _evidence_pb2.ListCertificatesResponse]  # type: ignore[assignment]
+    """The certificates with which parties brought what is in the log, and the aggregator's own, for an
     auditor's bundle. Role: auditor.
     """
 
@@ -136,6 +144,16 @@ class EvidenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_evidence_pb2.ListObjectsResponse], _abc.AsyncIterator[_evidence_pb2.ListObjectsResponse]]:
         """The signed objects that the log names by digest (manifests, custodians' statements), for an
+        auditor's bundle. Role: auditor.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCertificates(
+        self,
+        request: _evidence_pb2.ListCertificatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evidence_pb2.ListCertificatesResponse], _abc.AsyncIterator[_evidence_pb2.ListCertificatesResponse]]:
+        """The certificates with which parties brought what is in the log, and the aggregator's own, for an
         auditor's bundle. Role: auditor.
         """
 

@@ -16,6 +16,7 @@ from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorServicer
 from fedhelp_server.aggregator.blobs import BlobStore
 from fedhelp_server.aggregator.book import Book
+from fedhelp_server.aggregator.certificates import Certificates
 from fedhelp_server.aggregator.journal import Journal
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, member_key
@@ -44,7 +45,7 @@ class NoContribution(PolicyError):
 class Coordinator(CoordinatorServicer):
     """Charter, rounds, upload, download. Who may call what is the access table's; see `caller`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of one aggregator
         self,
         charter: Charter,
         envelope: bytes,
@@ -53,6 +54,7 @@ class Coordinator(CoordinatorServicer):
         journal: Journal,
         blobs: BlobStore,
         uploads: Uploads,
+        certificates: Certificates,
         room: Capacity,
     ) -> None:
         """``envelope`` is the charter's, as the registrar signed it; downloads share the turns."""
@@ -63,6 +65,7 @@ class Coordinator(CoordinatorServicer):
         self._journal = journal
         self._blobs = blobs
         self._uploads = uploads
+        self._certificates = certificates
         self._turns = uploads.turns
         self._sessions = Sessions(journal, charter.digest, wake=book.wake)
         self._watches = CallLimit(each=CALLS_EACH, total=room.watches)
@@ -100,6 +103,7 @@ class Coordinator(CoordinatorServicer):
         """Take one contribution; see `Uploads`."""
         call = _Call(context, self._turns)
         stored = self._uploads.receive(caller(context), request_iterator, call=call)
+        self._certificates.remember(context)
         return wire.ContributeResponse(receipt=self._journal.receipt(stored.position))
 
     def FetchTeacher(  # noqa: N802

@@ -16,6 +16,7 @@ from fedhelp_secure.transport.server import caller
 from fedhelp_secure.wire.v1 import evidence_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2 import AnswerHeader
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import EvidenceServicer
+from fedhelp_server.aggregator.certificates import Certificates
 from fedhelp_server.aggregator.journal import Journal, unix_milliseconds, write_entry
 from fedhelp_server.aggregator.limits import CALLS_EACH, CallLimit, Capacity
 from fedhelp_server.aggregator.membership import check_charter_digest, custodians_of, member_key
@@ -61,10 +62,13 @@ class CosignedElsewhere(MalformedMessage):
 class Evidence(EvidenceServicer):
     """Checkpoints, proofs, entries, submissions, objects."""
 
-    def __init__(self, charter: Charter, journal: Journal, *, room: Capacity) -> None:
+    def __init__(
+        self, charter: Charter, journal: Journal, *, certificates: Certificates, room: Capacity
+    ) -> None:
         self._charter = charter
         self._charter_digest = charter.digest
         self._journal = journal
+        self._certificates = certificates
         self._store = journal.store
         self._log = journal.log
         self._downloads = CallLimit(each=CALLS_EACH, total=room.downloads)
@@ -99,6 +103,7 @@ class Evidence(EvidenceServicer):
             )
         with self._journal.change() as change:
             change.set_cosigned(who.uri, size, request.checkpoint)
+        self._certificates.remember(context)
         return wire.CosignResponse()
 
     def GetInclusionProof(  # noqa: N802
@@ -134,6 +139,7 @@ class Evidence(EvidenceServicer):
         who = caller(context)
         self._check_statement(who, request)
         position = self._submitted(who, request)
+        self._certificates.remember(context)
         return wire.SubmitResponse(receipt=self._journal.receipt(position))
 
     def ListObjects(  # noqa: N802
@@ -148,6 +154,17 @@ class Evidence(EvidenceServicer):
                 yield from self._objects_of_round(stored.number)
             for submission in self._store.submissions():
                 yield wire.ListObjectsResponse(kind="submitted", envelope=submission.envelope)
+
+    def ListCertificates(  # noqa: N802
+        self, request: wire.ListCertificatesRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListCertificatesResponse]:
+        """What `Certificates` has kept."""
+        who = caller(context)
+        check_charter_digest(request.charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        with self._downloads.slot(who.uri):
+            for chain, trust_list in self._store.certificates():
+                yield wire.ListCertificatesResponse(chain=chain, trust_list=trust_list)
 
     def _objects_of_round(self, number: int) -> Iterator[wire.ListObjectsResponse]:
         for contribution in self._store.contributions(number):

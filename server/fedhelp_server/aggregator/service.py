@@ -16,6 +16,7 @@ from fedhelp_secure.wire.v1.coordinator_pb2_grpc import add_CoordinatorServicer_
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import add_EvidenceServicer_to_server
 from fedhelp_server.aggregator.blobs import open_blobs
 from fedhelp_server.aggregator.book import Book
+from fedhelp_server.aggregator.certificates import Certificates
 from fedhelp_server.aggregator.coordinator import Coordinator
 from fedhelp_server.aggregator.custodians import CustodianAddresses, Custodians
 from fedhelp_server.aggregator.driver import Driver
@@ -107,6 +108,7 @@ class Aggregator:
         uploads = Uploads(
             charter, self._book, blobs=self._blobs, total=self.room.uploads, turns=turns
         )
+        certificates = Certificates(state, self._journal)
         self._coordinator = Coordinator(
             charter,
             envelope,
@@ -114,9 +116,10 @@ class Aggregator:
             journal=self._journal,
             blobs=self._blobs,
             uploads=uploads,
+            certificates=certificates,
             room=self.room,
         )
-        self._evidence = Evidence(charter, self._journal, room=self.room)
+        self._evidence = Evidence(charter, self._journal, certificates=certificates, room=self.room)
         self._driver = Driver(
             charter,
             self._book,

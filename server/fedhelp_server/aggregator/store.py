@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.database import write_transaction
 from fedhelp_secure.secure_sum.contribution import SEALED_SEED_BYTES
 from fedhelp_secure.state import StateError
@@ -47,6 +48,9 @@ CREATE TABLE IF NOT EXISTS round_keys (
 CREATE TABLE IF NOT EXISTS contexts (digest TEXT PRIMARY KEY, context BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS cosigned (
     witness TEXT PRIMARY KEY, size INTEGER NOT NULL, checkpoint BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS trust_lists (digest TEXT PRIMARY KEY, envelope BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS certificates (
+    digest TEXT PRIMARY KEY, chain BLOB NOT NULL, trust_list TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS receipts (position INTEGER PRIMARY KEY, receipt BLOB NOT NULL) STRICT;
 """
 
@@ -190,6 +194,17 @@ class Change:
             "INSERT OR IGNORE INTO contexts VALUES (?, ?)", (context_digest, context)
         )
 
+    def add_certificate(self, chain: bytes, trust_list: bytes) -> None:
+        """Keep a chain (PEM) and the trust list that it was admitted under, unless it is there."""
+        list_digest = digest(trust_list)
+        self._connection.execute(
+            "INSERT OR IGNORE INTO trust_lists VALUES (?, ?)", (list_digest, trust_list)
+        )
+        self._connection.execute(
+            "INSERT OR IGNORE INTO certificates VALUES (?, ?, ?)",
+            (digest(chain), chain, list_digest),
+        )
+
     def set_cosigned(self, witness: str, size: int, checkpoint: bytes) -> None:
         """Keep what ``witness`` cosigned, unless it has cosigned a larger tree already."""
         self._connection.execute(
@@ -328,6 +343,14 @@ class Store:
         """The receipt given for the log entry at ``position``, or None."""
         rows = self._rows("SELECT receipt FROM receipts WHERE position = ?", position)
         return bytes(rows[0][0]) if rows else None
+
+    def certificates(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Every chain that was kept, with its trust list, in the order in which they came."""
+        rows = self._rows(
+            "SELECT chain, envelope FROM certificates"
+            " JOIN trust_lists ON trust_lists.digest = trust_list ORDER BY certificates.rowid"
+        )
+        return tuple((bytes(chain), bytes(envelope)) for chain, envelope in rows)
 
     def cosigned(self) -> tuple[bytes, ...]:
         """The newest checkpoint that each witness has cosigned, in order of their names."""

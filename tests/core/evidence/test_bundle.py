@@ -240,9 +240,10 @@ def test_every_cosignature_is_in_the_bundle_and_the_auditors_own(
         *((Role.HOSPITAL, hospital.name) for hospital in charter.hospitals),
         (Role.AUDITOR, "auditor"),
     }
-    last = verify_bundle(tmp_path / "bundle").steps[-1]
-    assert last.title == "witnesses"
-    assert "4 of 4 hospitals and 1 auditors cosigned this log, up to 15" in last.finding
+    found = {step.title: step.finding for step in verify_bundle(tmp_path / "bundle").steps}
+    assert "4 of 4 hospitals and 1 auditors cosigned this log" in found["witnesses"]
+    # Of the hospitals, the broker, the auditor and the aggregator.
+    assert found["certificates"].startswith("7 certificates, valid when their parties acted")
 
 
 def test_a_log_that_does_not_continue_what_the_auditor_saw_is_not_exported(
@@ -287,7 +288,7 @@ def test_the_command_line_names_the_step_that_failed(federation: Federation, bun
     key = str(federation.state(Role.AUDITOR).governance_key_path)
     good = fedhelp("verify", str(bundle), "--governance-key", key)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout.count("pass ") == 13
+    assert good.stdout.count("pass ") == 14
     assert "warning" not in good.stdout
     assert f"evidence verified: charter {federation.charter.digest}" in good.stdout
     checkpoint = bundle / layout.CHECKPOINT
@@ -423,6 +424,11 @@ class LyingAggregator(EvidenceServicer, CoordinatorServicer):
         self.listed = list(enumerate(layout.leaves(files)))
         self.objects = list(layout.objects(files).values())
         self.cosigned = list(layout.cosigned(files).values())
+        (trust_list,) = layout.trust_lists(files).values()
+        self.certificates = [
+            wire.ListCertificatesResponse(chain=chain, trust_list=trust_list)
+            for chain in layout.certificates(files).values()
+        ]
 
     def GetCharter(  # noqa: N802
         self, request: GetCharterRequest, context: grpc.ServicerContext
@@ -443,6 +449,11 @@ class LyingAggregator(EvidenceServicer, CoordinatorServicer):
         self, request: wire.GetConsistencyProofRequest, context: grpc.ServicerContext
     ) -> wire.GetConsistencyProofResponse:
         return wire.GetConsistencyProofResponse()
+
+    def ListCertificates(  # noqa: N802
+        self, request: wire.ListCertificatesRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListCertificatesResponse]:
+        yield from self.certificates
 
     def ListEntries(  # noqa: N802
         self, request: wire.ListEntriesRequest, context: grpc.ServicerContext

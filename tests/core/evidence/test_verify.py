@@ -23,6 +23,7 @@ from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.trust.trust_list import open_trust_list, sign_trust_list
 
 STEPS = [
     "index",
@@ -38,6 +39,7 @@ STEPS = [
     "foundation model",
     "report",
     "witnesses",
+    "certificates",
 ]
 
 
@@ -62,7 +64,7 @@ def failing_step(bundle: Path, match: str | None = None) -> str:
 def test_a_true_bundle_passes_every_step(federation: Federation, true_bundle: Path) -> None:
     verdict = verify_bundle(true_bundle, governance_key=federation.governance_key.public)
     assert [step.title for step in verdict.steps] == STEPS
-    assert [step.number for step in verdict.steps] == list(range(1, 14))
+    assert [step.number for step in verdict.steps] == list(range(1, 15))
     assert verdict.charter == federation.charter.digest
     assert verdict.warnings == ()
 
@@ -101,7 +103,7 @@ def places(data: bytes) -> list[int]:
 
 def test_no_byte_of_any_file_changes_unnoticed(bundle: Path) -> None:
     paths = [path for path in bundle.rglob("*") if path.is_file()]
-    assert len(paths) == 54
+    assert len(paths) == 62
     for path in paths:
         data = path.read_bytes()
         place = len(data) // 2
@@ -120,6 +122,8 @@ FLIPS = [
     ("receipts/*.bin", {"receipts"}),
     ("ledgers/*.jsonl", {"ledgers"}),
     ("log/cosigned/*.txt", {"witnesses"}),
+    ("certificates/*.pem", {"certificates"}),
+    ("trust/*.json", {"certificates"}),
 ]
 
 
@@ -183,6 +187,7 @@ def test_an_object_renamed_after_its_change_is_not_the_logs(
         ("ledgers/*.jsonl", "ledgers"),
         (layout.REPORT_JSON, "report"),
         (layout.REPORT_HTML, "report"),
+        ("trust/*.json", "certificates"),
     ],
 )
 def test_a_removed_file_is_missed(
@@ -325,6 +330,8 @@ def test_an_object_that_the_log_does_not_name_is_refused(
         "report/report.pdf",
         "log/entries.jsonl.bak",
         "log/cosigned/broker-broker.txt",
+        "certificates/small-1.pem",
+        "trust/1.json",
         "log/cosigned/hospital-Small.txt",
         "deep/er/file",
         "receipts/\x1b[31m.bin",
@@ -419,6 +426,13 @@ def test_a_charter_by_another_governance_key_is_refused(
     sign_as_auditor(federation, bundle)
     assert failing_step(bundle) == "charter"
     (bundle / layout.GOVERNANCE_KEY).write_text(usurper.public.to_base64() + "\n")
+    sign_as_auditor(federation, bundle)
+    assert failing_step(bundle) == "certificates"
+    (path,) = bundle.glob("trust/*.json")
+    trusted = open_trust_list(path.read_bytes(), federation.governance_key.public)
+    path.unlink()
+    forged = sign_trust_list(trusted, usurper)
+    (bundle / layout.trust_list_path(digest(forged))).write_bytes(forged)
     sign_as_auditor(federation, bundle)
     # Consistent in itself: only the key from elsewhere shows it.
     (warning,) = verify_bundle(bundle).warnings
