@@ -67,27 +67,25 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cohort = PhantomCohort(PATIENTS, seed=5, task="classification")
     identifiers = [patient.identifier for patient in cohort.patients()]
     folder = tmp_path_factory.mktemp("images") / "folder"
-    write_folder(Dataset("few", cohort.classes, cohort.at_nobody(identifiers)), folder)
+    # DICOM, as of docs/tutorial.md.
+    write_folder(Dataset("few", cohort.classes, cohort.at_nobody(identifiers)), folder, dicom=True)
     return folder
+
+
+def demo_arguments(data: Path) -> list[str]:
+    """A short federation on the folder ``data``, as docs/tutorial.md has it."""
+    return [
+        *("demo", "--dataset", "folder", "--data", str(data), "--epsilon", "8"),
+        *("--large", "1", "--small", "2", "--rounds", "2", "--unmaskers", "2"),
+        *("--out", "out/demo", "--json", "result.json"),
+    ]
 
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory, few_images: Path) -> FinishedDemo:
     """A short federation on few images: one large and two small hospitals, two unmaskers."""
     work = tmp_path_factory.mktemp("demo")
-    arguments = ["demo", "--dataset", "folder", "--data", str(few_images), "--epsilon", "8"]
-    arguments += [
-        "--large",
-        "1",
-        "--small",
-        "2",
-        "--rounds",
-        "2",
-        "--unmaskers",
-        "2",
-        "--keep-running",
-    ]
-    arguments += ["--out", "out/demo", "--json", "result.json"]
+    arguments = [*demo_arguments(few_images), "--keep-running"]
     published = work / "result.json"
     with (work / "screen").open("wb") as screen:
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from e2e.conftest import DEMO_SECONDS, FinishedDemo, fedhelp
+from e2e.conftest import DEMO_SECONDS, FinishedDemo, demo_arguments, fedhelp
 
 ROOT = Path(__file__).parents[2]
 PASTE = "paste"
@@ -25,6 +25,7 @@ PAGES = [
     "ml-engineer.md",
     "privacy-officer.md",
     "security-engineer.md",
+    "tutorial.md",
 ]
 
 
@@ -36,7 +37,7 @@ def _commands(page: str) -> list[str]:
     """
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    known = ("$ fedhelp ", "$ openssl ", "$ (umask 077 && ", "fedhelp ")
+    known = ("$ fedhelp ", "$ openssl ", "$ python ", "$ (umask 077 && ", "fedhelp ")
     assert all(line.startswith(known) for line in lines), page
     return [line.removeprefix("$ ") if line[0] == "$" else PASTE for line in lines]
 
@@ -44,7 +45,7 @@ def _commands(page: str) -> list[str]:
 def _files(page: str) -> list[tuple[str, str]]:
     """Name and content of each file that a page has its reader save."""
     text = (ROOT / "docs" / page).read_text()
-    return re.findall(r"Save as `([\w.-]+)`:\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    return re.findall(r"Save as `([\w.-]+)`:\n\n```(?:yaml|python)\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -103,6 +104,12 @@ def _environment() -> dict[str, str]:
     """With this installation's program found first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path}
+
+
+def test_the_tutorials_demo_is_the_one_that_these_tests_run() -> None:
+    """On DICOM too: see `few_images`."""
+    command = " ".join(demo_arguments(Path("invented/hospitals/large-1")))
+    assert f"\nfedhelp {command}\n" in (ROOT / "docs" / "tutorial.md").read_text()
 
 
 def test_readme_names_only_targets_and_files_that_exist() -> None:

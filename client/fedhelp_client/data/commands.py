@@ -26,6 +26,9 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the phantom only.")] = 0,
     large: Annotated[int, typer.Option(min=0, help="Large hospitals.")] = 2,
     small: Annotated[int, typer.Option(min=0, help="Small hospitals.")] = 4,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Hospitals' images as DICOM files, to try that.")
+    ] = False,
 ) -> None:
     """Split one dataset into hospitals, a proxy set and a test set, patient by patient."""
     from fedhelp_client.data.simulation import simulate_federation
@@ -37,7 +40,7 @@ def simulate(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(source.sentence)
     plan = SplitPlan(large=large, small=small)
-    written = simulate_federation(source, out, task=task, plan=plan, seed=seed)
+    written = simulate_federation(source, out, task=task, plan=plan, seed=seed, dicom=dicom)
     console.print(
         f"{large} large and {small} small hospitals, {written.proxy_images} proxy images and "
         f"{written.test_images} test images are in {out}."

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_client.data.dicom_file import dicom_bytes
 from fedhelp_client.data.duplicates import check_no_duplicates
 from fedhelp_client.data.images import png_bytes, write_private
 from fedhelp_client.data.readers import Picture, is_image_name, read_masks, read_picture
@@ -105,11 +106,12 @@ def load_images(path: Path) -> tuple[NDArray[np.uint8], ...]:
     )
 
 
-def write_folder(dataset: Dataset, path: Path) -> None:
+def write_folder(dataset: Dataset, path: Path, *, dicom: bool = False) -> None:
     """Write ``dataset`` into the new folder ``path``, directories 0700 and files 0600.
 
-    Images are named by number, so that a name says nothing about its patient or label. Raises
-    FolderRefused if ``path`` exists or there is nothing to write.
+    Images are PNG, or with ``dicom`` DICOM files; masks are PNG. They are named by number, so that
+    a name says nothing about its patient or label. Raises FolderRefused if
+    ``path`` exists or there is nothing to write.
     """
     if not dataset.examples:
         raise FolderRefused(f"{path} would hold no image; give this place at least one patient.")
@@ -119,9 +121,10 @@ def write_folder(dataset: Dataset, path: Path) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*REQUIRED_COLUMNS, *(["mask"] if with_masks else [])])
     for number, example in enumerate(dataset.examples, start=1):
-        image = f"image-{number:05d}.png"
+        image = f"image-{number:05d}.{'dcm' if dicom else 'png'}"
         row = [image, dataset.classes[example.label], example.patient]
-        write_private(path / image, png_bytes(example.image))
+        encoded = dicom_bytes(example.image, example.patient) if dicom else png_bytes(example.image)
+        write_private(path / image, encoded)
         if with_masks:
             row.append(_write_mask(example, path, number))
         writer.writerow(row)

@@ -41,12 +41,12 @@ class SourceDocument(BaseModel):
 
 
 def simulate_federation(
-    source: Source, out: Path, *, task: Task, plan: SplitPlan, seed: int
+    source: Source, out: Path, *, task: Task, plan: SplitPlan, seed: int, dicom: bool = False
 ) -> SourceDocument:
     """Write the whole federation's data into ``out``, a new or an empty folder, or nothing at all.
 
     Raises FolderRefused if ``out`` is in use or cannot be written, SplitImpossible if there are too
-    few patients.
+    few patients. With ``dicom`` hospitals' images are DICOM files.
     """
     out = out.resolve()
     split = split_patients(source.cohort.patients(), plan, seed=seed)
@@ -55,7 +55,7 @@ def simulate_federation(
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise FolderRefused(f"{out} is not empty; choose a new folder with --out.")
         unfinished.mkdir(parents=True, mode=0o700)
-        document = _write(source, split, unfinished, task=task, seed=seed)
+        document = _write(source, split, unfinished, task=task, seed=seed, dicom=dicom)
         os.replace(unfinished, out)
     except OSError as error:
         raise FolderRefused(f"{out} cannot be written; check its rights and free space.") from error
@@ -64,11 +64,13 @@ def simulate_federation(
     return document
 
 
-def _write(source: Source, split: Split, root: Path, *, task: Task, seed: int) -> SourceDocument:
+def _write(
+    source: Source, split: Split, root: Path, *, task: Task, seed: int, dicom: bool
+) -> SourceDocument:
     (root / "hospitals").mkdir(mode=0o700)
     for number, (name, patients) in enumerate(split.hospitals.items()):
         examples = source.cohort.at_hospital(patients, number)
-        write_folder(_dataset(source, examples, task), root / "hospitals" / name)
+        write_folder(_dataset(source, examples, task), root / "hospitals" / name, dicom=dicom)
     test = _dataset(source, source.cohort.at_nobody(split.test), task)
     write_folder(test, root / "test")
     proxy = source.cohort.at_nobody(split.proxy)

@@ -157,3 +157,21 @@ def test_a_folder_that_no_simulation_wrote(tmp_path: Path, content: str | None) 
         (tmp_path / "source.json").write_text(content)
     with pytest.raises(FolderRefused, match="simulate first"):
         read_source(tmp_path)
+
+
+def test_hospitals_may_have_dicom_files(
+    published: Dataset, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    simulate_federation(
+        source(published), out, task="classification", plan=PLAN, seed=0, dicom=True
+    )
+    for plain in (simulated / "hospitals").iterdir():
+        dicom = out / "hospitals" / plain.name
+        first, second = (load_folder(folder, "classification") for folder in (plain, dicom))
+        assert len(first.examples) == len(second.examples) > 0
+        for one, other in zip(first.examples, second.examples, strict=True):
+            assert (one.label, one.patient) == (other.label, other.patient)
+            assert np.array_equal(one.image, other.image)
+        assert len(list(dicom.glob("*.dcm"))) == len(second.examples)
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in dicom.iterdir())
