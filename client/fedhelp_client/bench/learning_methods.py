@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from fedhelp_client.bench.learning_ground import (
     figures_of_labels,
     figures_of_masks,
 )
-from fedhelp_client.bench.segmentation import DIMENSIONS, train_token_head
+from fedhelp_client.bench.segmentation import DIMENSIONS, join_tokens, train_token_head
 from fedhelp_client.bench.setting import (
     HEAD,
     NETWORK,
@@ -77,7 +77,7 @@ def compare(ground: Ground, local: tuple[str, ...]) -> Iterator[Measured]:
 
 def _alone(ground: Ground) -> Iterator[Measured]:
     for name in ground.measured:
-        head = _head_figures(ground, [ground.world.hospitals[name]])
+        head = _head_figures(ground, [name])
         network = ground.figures_of(ground.alone(name))
         longer = ground.alone(name, ground.passes(ground.group(name)))
         yield Measured(Way(HEAD), name, head, 0)
@@ -102,7 +102,7 @@ def _everybody(ground: Ground) -> Iterator[Measured]:
     """One network or head for all: FedAvg, and what one hospital with all patients would have."""
     average = ground.kept_network("average", lambda: federated_average(ground))
     central = ground.kept_network("central", lambda: _central_network(ground))
-    head = _head_figures(ground, list(ground.world.hospitals.values()))
+    head = _head_figures(ground, list(ground.world.hospitals))
     pool = images_bytes(ground)
     for name in ground.measured:
         way = Way("FedAvg, small networks, no privacy")
@@ -118,12 +118,15 @@ def _ours(ground: Ground, epsilon: str, noise: Noise) -> Iterator[Measured]:
     charter = make_charter(terms, public_set)
     sent = charter.rounds.count * charter.secure_sum.ciphertext_bytes
     teach = teacher_of(ground, public_set, model)
+    test = ground.world.test
     for name in ground.measured:
         way = Way.together("distilled", epsilon, noise)
         yield Measured(way, name, ground.distilled(name, teach(name)), sent)
+        if ground.task == "segmentation":
+            masks = _mask_figures(soft_labels(model, projected(public_set, test)), test)
+            yield Measured(Way.together("public model", epsilon, noise), name, masks, sent)
         kept = _kept_figures(ground, name, public_set, model)
-        what = "kept" if ground.task == "classification" else "public model"
-        yield Measured(Way.together(what, epsilon, noise), name, kept, sent)
+        yield Measured(Way.together("kept", epsilon, noise), name, kept, sent)
 
 
 def teacher_of(
@@ -197,12 +200,12 @@ def _central_network(ground: Ground) -> HospitalModel:
     return model
 
 
-def _head_figures(ground: Ground, places: list[Place]) -> Figures:
-    """A linear head on the public backbone, fitted to the patients of ``places``."""
+def _head_figures(ground: Ground, names: Sequence[str]) -> Figures:
+    """A linear head on the public backbone, fitted to the patients of the hospitals ``names``."""
     test = ground.world.test
     if ground.task == "segmentation":
-        fine = public_set_of(ground.world, DIMENSIONS, ground.task)
-        return _mask_figures(train_token_head(places, fine), fine, test)
+        return _mask_figures(_head_tokens(ground, names), test)
+    places = [ground.world.hospitals[name] for name in names]
     examples = tuple(example for place in places for example in place.dataset.examples)
     head = train_head(
         dataclasses.replace(test.dataset, examples=examples),
@@ -212,18 +215,32 @@ def _head_figures(ground: Ground, places: list[Place]) -> Figures:
     return figures_of_labels(head.soft_labels(test.embeddings[:, 0]), test)
 
 
+def _head_tokens(ground: Ground, names: Sequence[str]) -> NDArray[np.float64]:
+    """What a head on the patch tokens of those hospitals says of the withheld images, [N, T, 2]."""
+    fine = public_set_of(ground.world, DIMENSIONS, ground.task)
+    head = ground.kept_numbers(
+        f"token head {' '.join(names)} {fine.digest}",
+        lambda: train_token_head([ground.world.hospitals[name] for name in names], fine),
+    )
+    return soft_labels(head, projected(fine, ground.world.test))
+
+
 def _kept_figures(
     ground: Ground, name: str, public_set: PublicSet, model: NDArray[np.float64]
 ) -> Figures:
-    """The classifier that a hospital keeps; for segmentation the public model's refined masks."""
+    """The public model and the hospital's own head together: what it can keep.
+
+    For segmentation the two are joined token by token, and a node does not make it yet.
+    """
     test, place = ground.world.test, ground.world.hospitals[name]
     if ground.task == "segmentation":
-        return _mask_figures(model, public_set, test)
+        public = soft_labels(model, projected(public_set, test))
+        return _mask_figures(join_tokens(public, _head_tokens(ground, [name])), test)
     kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)
     return figures_of_labels(kept.soft_labels(test.embeddings[:, 0]), test)
 
 
-def _mask_figures(model: NDArray[np.float64], public_set: PublicSet, test: Place) -> Figures:
-    labels = soft_labels(model, projected(public_set, test))
+def _mask_figures(labels: NDArray[np.float64], test: Place) -> Figures:
+    """Of token labels [N, T, 2], refined as the teacher's are."""
     images = resize_images([example.image for example in test.dataset.examples])
     return figures_of_masks(refine_masks(images, labels).argmax(axis=3).astype(np.uint8), test)

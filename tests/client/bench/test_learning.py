@@ -144,7 +144,7 @@ def test_segmentation_is_measured_by_dice_and_hausdorff(
         lambda result: None,
     )
     scores = _by_name(result, "small")
-    assert len(scores) == 15
+    assert len(scores) == 18
     for one in scores.values():
         assert 0 <= one.figures["dice"].mean <= 1
         assert 0 <= one.figures["hausdorff95"].mean <= 224 * 2**0.5 + 0.001
