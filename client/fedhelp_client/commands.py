@@ -91,6 +91,27 @@ def run(
 
 
 @app.command()
+def pictures(
+    state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
+    test: Annotated[Path, typer.Option(help="Public labelled folder; it is what is shown.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+) -> None:
+    """Draw what the learnt network makes of public images: a confusion matrix, or masks."""
+    from fedhelp_client.data.folder import read_folder
+    from fedhelp_client.export.record import ModelRecord
+    from fedhelp_client.export.student import load_student
+    from fedhelp_client.pictures import write_pictures
+    from fedhelp_secure.state import StateDirectory
+    from fedhelp_secure.transport.identity import Role
+
+    directory = StateDirectory.open(state, Role.HOSPITAL)
+    record = ModelRecord.load(directory)
+    public = read_folder(test, record.task, classes=record.classes)
+    write_pictures(load_student(directory, record), public, out, task=record.task)
+    Console(highlight=False, markup=False, soft_wrap=True).print(f"{out} is written.")
+
+
+@app.command()
 def rehearse(
     state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
     context: Annotated[Path, typer.Option(help="The charter's public CKKS context.")],

@@ -237,13 +237,13 @@ def evaluate(model: HospitalModel, dataset: Dataset, *, task: Task) -> Metrics:
         predicted = logits.argmax(dim=1).numpy()
         return accuracy(predicted, labels_tensor(dataset).numpy())
     return dice(
-        (_mask_of(logits[index], example.image.shape), example.mask)
+        (mask_of(logits[index], example.image.shape), example.mask)
         for index, example in enumerate(dataset.examples)
         if example.mask is not None
     )
 
 
-def _mask_of(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def mask_of(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The lesion at the image's own size, [H, W] of 0 and 1, from logits [2, S, S]."""
     lesion = (logits[1] - logits[0])[None, None]
     full = functional.interpolate(lesion, size=tuple(shape), mode="bilinear", align_corners=False)
