@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
+import grpc
 import numpy as np
 import pytest
 from support.aggregator import (
     SEVERAL_FRAMES,
     AggregatorProcess,
     AggregatorServer,
+    Party,
     addresses_of,
     charter_of,
     contribution_of,
@@ -186,32 +189,35 @@ def test_two_watchers_see_the_present_state_then_every_change(
     assert seen == {"large-1": expected, "small-1": expected}
 
 
+def _watching(party: Party) -> grpc.Call:
+    """A watch that has its place; the server may take a while to notice who has left."""
+    request = wire.WatchRoundsRequest(charter_digest=party.charter.digest, session=party.session)
+    deadline = time.monotonic() + 60
+    while True:
+        stream = party.coordinator.WatchRounds(request)
+        try:
+            assert next(stream).round == 1
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return stream
+
+
 def test_a_watcher_that_leaves_gives_its_place_back(
     federation: Federation, addresses: CustodianAddresses, tmp_path: Path
 ) -> None:
     charter = charter_of(federation, "leavers", rounds={"count": 1})
     with AggregatorServer(federation, tmp_path, charter, addresses) as running:
         party = running.party("large-1")
+        # More than there are places, one after another.
         for _ in range(8):
-            stream = party.coordinator.WatchRounds(
-                wire.WatchRoundsRequest(
-                    charter_digest=running.charter.digest, session=party.session
-                )
-            )
-            assert next(stream).round == 1
-            stream.cancel()
-            party.wait_for(wire.ROUND_STATE_OPEN)
-        streams = [
-            party.coordinator.WatchRounds(
-                wire.WatchRoundsRequest(
-                    charter_digest=running.charter.digest, session=party.session
-                )
-            )
-            for _ in range(2)
-        ]
-        for stream in streams:
-            next(stream)
+            _watching(party).cancel()
+        held = [_watching(party) for _ in range(2)]
         with pytest.raises(PeerError, match="as many such calls"):
             next(party.watch())
         # Another hospital is not affected.
         running.party("small-1").wait_for(wire.ROUND_STATE_OPEN)
+        for stream in held:
+            assert stream.is_active()
