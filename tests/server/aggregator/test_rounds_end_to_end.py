@@ -200,7 +200,7 @@ def _watching(party: Party) -> grpc.Call:
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            time.sleep(0.2)
         else:
             return stream
 
