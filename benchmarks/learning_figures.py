@@ -25,7 +25,7 @@ def named(score: dict[str, Any]) -> str:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Bars of gains, the best known method of others beside ours, one panel a group."""
+    """Bars of gains with the deviation over seeds, one panel a group."""
     result = document["result"]
     groups = list(dict.fromkeys(score["group"] for score in result["scores"]))
     rows = max(sum(score["group"] == group for score in result["scores"]) for group in groups)

@@ -44,6 +44,15 @@ TINY = 1e-12
 """Added to a probability before its logarithm."""
 
 
+def joined(
+    public: NDArray[np.float64], own: NDArray[np.float64], share: float
+) -> NDArray[np.float64]:
+    """softmax(log public + a log own), a = ``share``; both [..., C], rows sum to 1."""
+    product = public * (own + TINY) ** share
+    normalised: NDArray[np.float64] = product / product.sum(axis=-1, keepdims=True)
+    return normalised
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A linear head on standardised summaries."""
@@ -70,9 +79,7 @@ class KeptClassifier:
     def soft_labels(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities [N, C] of ``embeddings`` [N, E]."""
         public = soft_labels(self.public_model, self.head.projection.apply(embeddings))
-        joined = public * (self.head.soft_labels(embeddings) + TINY) ** self.share
-        normalised: NDArray[np.float64] = joined / joined.sum(axis=1, keepdims=True)
-        return normalised
+        return joined(public, self.head.soft_labels(embeddings), self.share)
 
     def save(self, path: Path) -> None:
         """Write all of it to ``path`` (.npz), readable by its owner only: V saw patients."""

@@ -25,7 +25,7 @@ ED25519 = b"\x01"
 _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _NAME = re.compile(r"[^\s+]{1,300}\Z")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
-KEY_ID_BYTES = 4
+_KEY_ID_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Checkpoint:
 
 def key_id(name: str, key: VerifyingKey, kind: bytes = ED25519) -> bytes:
     """Four bytes that tell keys of one name apart; an identifier, not a commitment."""
-    return hashlib.sha256(name.encode() + b"\n" + kind + key.raw).digest()[:KEY_ID_BYTES]
+    return hashlib.sha256(name.encode() + b"\n" + kind + key.raw).digest()[:_KEY_ID_BYTES]
 
 
 def sign_note(text: str, *, name: str, key: SigningKey) -> bytes:
@@ -138,6 +138,6 @@ def parse_signature(line: str) -> tuple[str, bytes, bytes]:
     if len(parts) != 3 or parts[0] != "—" or not _NAME.match(parts[1]):
         raise MalformedMessage("a checkpoint has a line that is no signature.")
     blob = decode(parts[2])
-    if len(blob) <= KEY_ID_BYTES:
+    if len(blob) <= _KEY_ID_BYTES:
         raise MalformedMessage("a checkpoint has an empty signature.")
-    return parts[1], blob[:KEY_ID_BYTES], blob[KEY_ID_BYTES:]
+    return parts[1], blob[:_KEY_ID_BYTES], blob[_KEY_ID_BYTES:]

@@ -22,8 +22,7 @@ from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
-from fedhelp_secure.evidence.verify_log import Record
-from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.evidence.verify_log import Record, governance_key_of
 from fedhelp_secure.transport.chain import load_chain, verified_identity
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.trust.store import CLOCK_SKEW
@@ -84,9 +83,7 @@ def check_certificates(files: BundleFiles, record: Record) -> Certificates:
 
 
 def _trust_lists(files: BundleFiles, charter: Charter) -> dict[str, TrustList]:
-    key = VerifyingKey.from_base64(
-        layout.required(files, layout.GOVERNANCE_KEY).decode("ascii").strip()
-    )
+    key = governance_key_of(files)
     lists = {}
     for name, envelope in layout.trust_lists(files).items():
         if digest(envelope) != name:

@@ -97,8 +97,8 @@ def _unverified_auditors(charter: bytes) -> Iterator[VerifyingKey]:
         raise BundleRefused("charter.json does not name auditors; the bundle is broken.") from error
 
 
-def check_charter(files: BundleFiles, governance_key: VerifyingKey | None) -> OpenedCharter:
-    """Step 2: the governance key signed the charter, and its bounds hold."""
+def governance_key_of(files: BundleFiles) -> VerifyingKey:
+    """The key in ``governance.pub``; raises BundleRefused for another spelling than its own."""
     written = layout.required(files, layout.GOVERNANCE_KEY)
     try:
         own = VerifyingKey.from_base64(written.decode("ascii").removesuffix("\n"))
@@ -106,6 +106,12 @@ def check_charter(files: BundleFiles, governance_key: VerifyingKey | None) -> Op
         raise BundleRefused("governance.pub is not base64.") from error
     if written != f"{own.to_base64()}\n".encode():
         raise BundleRefused("governance.pub is not in its one canonical spelling.")
+    return own
+
+
+def check_charter(files: BundleFiles, governance_key: VerifyingKey | None) -> OpenedCharter:
+    """Step 2: the governance key signed the charter, and its bounds hold."""
+    own = governance_key_of(files)
     if governance_key is not None and governance_key != own:
         raise SignatureRefused("the bundle's governance key is not the one given; do not use it.")
     charter = open_charter(layout.required(files, layout.CHARTER), own)

@@ -11,19 +11,24 @@ class _Fact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class NodeResult(BaseModel):
-    """What a node leaves as ``result.json``: see `fedhelp_client.node.node.NodeResult`."""
+class NodeResult(_Fact):
+    """What a node tells its operator at the end, as ``result.json``; it is sent to nobody.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A hospital may hand it to the auditor, whose report then has its figures.
+    """
 
     hospital: str
     group: Literal["large", "small"]
     task: Literal["classification", "segmentation"]
     metric: Literal["accuracy", "dice"]
-    alone: float
-    distilled: float
-    head_alone: float | None
-    head: float | None
+    alone: float = Field(ge=0, le=1)
+    """The own network, trained on own patients."""
+    distilled: float = Field(ge=0, le=1)
+    """The same network after the teacher."""
+    head_alone: float | None = Field(ge=0, le=1)
+    """Classification: a linear head on the public backbone, trained on own patients."""
+    head: float | None = Field(ge=0, le=1)
+    """Classification: what `fedhelp_client.head` keeps, the public model and that head together."""
     epsilon_aggregate: float
     epsilon_collusion: float
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.verify_epochs import KEY_KINDS
-from fedhelp_secure.evidence.verify_log import fingerprint
+from fedhelp_secure.evidence.verify_log import fingerprint, governance_key_of
 from fedhelp_secure.foundation_model import Batch, CallRecord
 from fedhelp_secure.report.document import Evidence, Row, Section, Statement, Table
 from fedhelp_secure.report.facts import INCIDENTS, Facts, Topic, entry, file, object_, utc
@@ -18,7 +18,6 @@ from fedhelp_secure.secure_sum.epochs import (
     open_epoch,
 )
 from fedhelp_secure.secure_sum.round_keys import custodian_parties
-from fedhelp_secure.signing import VerifyingKey
 
 MOST_INCIDENTS = 200
 """Rows of incidents; the log may hold many refusals, and they are counted beyond."""
@@ -297,8 +296,7 @@ def tests_of_the_log(facts: Facts) -> Section:
 
 
 def _governance(facts: Facts) -> str:
-    text = facts.files[layout.GOVERNANCE_KEY].decode("ascii").strip()
-    return fingerprint(VerifyingKey.from_base64(text))
+    return fingerprint(governance_key_of(facts.files))
 
 
 def _step_evidence(facts: Facts, title: str) -> tuple[Evidence, ...]:

@@ -25,7 +25,7 @@ from fedhelp_client.bench.learning_ground import (
     figures_of_labels,
     figures_of_masks,
 )
-from fedhelp_client.bench.segmentation import DIMENSIONS, join_tokens, train_token_head
+from fedhelp_client.bench.segmentation import DIMENSIONS, OWN_SHARE, train_token_head
 from fedhelp_client.bench.setting import (
     HEAD,
     NETWORK,
@@ -40,7 +40,7 @@ from fedhelp_client.bench.setting import (
 from fedhelp_client.bench.world import Place
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.distillation import DistillationPlan
-from fedhelp_client.head import keep_classifier, train_head
+from fedhelp_client.head import joined, keep_classifier, train_head
 from fedhelp_client.models import HospitalModel, build_model
 from fedhelp_client.teacher import refine_labels, refine_masks
 from fedhelp_client.training import train_alone
@@ -235,7 +235,7 @@ def _kept_figures(
     test, place = ground.world.test, ground.world.hospitals[name]
     if ground.task == "segmentation":
         public = soft_labels(model, projected(public_set, test))
-        return _mask_figures(join_tokens(public, _head_tokens(ground, [name])), test)
+        return _mask_figures(joined(public, _head_tokens(ground, [name]), OWN_SHARE), test)
     kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)
     return figures_of_labels(kept.soft_labels(test.embeddings[:, 0]), test)
 

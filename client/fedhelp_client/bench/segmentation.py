@@ -42,7 +42,6 @@ RIDGE = 0.001
 
 OWN_SHARE = 0.6
 """How much a hospital's own token head counts beside the public model."""
-_TINY = 1e-9
 
 
 def measure_segmentation(
@@ -95,13 +94,6 @@ def train_token_head(places: Sequence[Place], public_set: PublicSet) -> NDArray[
     moments = (weights[:, np.newaxis] * rows).T @ targets
     start = np.zeros_like(moments)
     return fit_moments(rows, moments, ridge=RIDGE, start=start, weights=weights)
-
-
-def join_tokens(public: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
-    """softmax(log public + a log own), a = `OWN_SHARE`; both [N, T, C], rows sum to 1."""
-    joined = (public + _TINY) * (own + _TINY) ** OWN_SHARE
-    normalised: NDArray[np.float64] = joined / joined.sum(axis=2, keepdims=True)
-    return normalised
 
 
 def dice_of_model(model: NDArray[np.float64], public_set: PublicSet, test: Place) -> float:

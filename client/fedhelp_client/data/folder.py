@@ -110,8 +110,8 @@ def write_folder(dataset: Dataset, path: Path, *, dicom: bool = False) -> None:
     """Write ``dataset`` into the new folder ``path``, directories 0700 and files 0600.
 
     Images are PNG, or with ``dicom`` DICOM files; masks are PNG. They are named by number, so that
-    a name says nothing about its patient or label. Raises FolderRefused if
-    ``path`` exists or there is nothing to write.
+    a name says nothing about its patient or label. Raises FolderRefused if ``path`` exists or there
+    is nothing to write.
     """
     if not dataset.examples:
         raise FolderRefused(f"{path} would hold no image; give this place at least one patient.")

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from fedhelp_client.architecture import Architecture, choose_architecture, preset
 from fedhelp_client.checkpoint import Checkpoint
@@ -42,6 +41,7 @@ from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
+from fedhelp_secure.report.model import NodeResult
 from fedhelp_secure.secure_sum.ckks import PublicContext
 from fedhelp_secure.secure_sum.contribution import ContributionKeys
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -68,27 +68,6 @@ class NodeOptions:
     """Folder, shared by the nodes of one machine, for what the backbone says of public images."""
     model: str | None = None
     """A preset, or a YAML file (`fedhelp_client.architecture`); None for the group's default."""
-
-
-class NodeResult(BaseModel):
-    """What a node tells its operator at the end; it is sent to nobody."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    hospital: str
-    group: Literal["large", "small"]
-    task: Literal["classification", "segmentation"]
-    metric: Literal["accuracy", "dice"]
-    alone: float
-    """The own network, trained on own patients."""
-    distilled: float
-    """The same network after the teacher."""
-    head_alone: float | None
-    """Classification: a linear head on the public backbone, trained on own patients."""
-    head: float | None
-    """Classification: what `fedhelp_client.head` keeps, the public model and that head together."""
-    epsilon_aggregate: float
-    epsilon_collusion: float
 
 
 @dataclass(frozen=True, slots=True)

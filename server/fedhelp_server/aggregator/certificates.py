@@ -14,7 +14,6 @@ import grpc
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.access import presented_chain
-from fedhelp_secure.transport.certificates import own_tls_files
 from fedhelp_secure.trust.store import TrustStore
 from fedhelp_server.aggregator.journal import Journal
 
@@ -31,7 +30,7 @@ class Certificates:
     def remember(self, context: grpc.ServicerContext) -> None:
         """Keep the chain of the connection that this call came by, and the present one of ours."""
         self._keep(presented_chain(context))
-        self._keep(own_tls_files(self._state).certificate)
+        self._keep(self._state.tls_certificate_path.read_bytes())
 
     def _keep(self, chain: bytes) -> None:
         name = digest(chain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import grpc
@@ -146,10 +147,7 @@ class Evidence(EvidenceServicer):
         self, request: wire.ListObjectsRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.ListObjectsResponse]:
         """The signed envelopes that log entries name by digest, round by round."""
-        who = caller(context)
-        check_charter_digest(request.charter_digest, self._charter_digest)
-        member_key(self._charter, who)
-        with self._downloads.slot(who.uri):
+        with self._download(request.charter_digest, context):
             for stored in self._store.rounds():
                 yield from self._objects_of_round(stored.number)
             for submission in self._store.submissions():
@@ -159,12 +157,18 @@ class Evidence(EvidenceServicer):
         self, request: wire.ListCertificatesRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.ListCertificatesResponse]:
         """What `Certificates` has kept."""
-        who = caller(context)
-        check_charter_digest(request.charter_digest, self._charter_digest)
-        member_key(self._charter, who)
-        with self._downloads.slot(who.uri):
+        with self._download(request.charter_digest, context):
             for chain, trust_list in self._store.certificates():
                 yield wire.ListCertificatesResponse(chain=chain, trust_list=trust_list)
+
+    @contextlib.contextmanager
+    def _download(self, charter_digest: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """One download of a member of the charter, which must be the one that is meant."""
+        who = caller(context)
+        check_charter_digest(charter_digest, self._charter_digest)
+        member_key(self._charter, who)
+        with self._downloads.slot(who.uri):
+            yield
 
     def _objects_of_round(self, number: int) -> Iterator[wire.ListObjectsResponse]:
         for contribution in self._store.contributions(number):

@@ -212,6 +212,8 @@ def test_the_command_line_exports_reports_and_signs(finished: Finished, tmp_path
         ("small-1.json", json.dumps(result_of("small-1", group="large")).encode()),
         ("small-1.json", json.dumps(result_of("small-1", task="segmentation")).encode()),
         ("small-1.json", json.dumps(result_of("small-1", surplus=1)).encode()),
+        ("small-1.json", json.dumps(result_of("small-1", distilled=7)).encode()),
+        ("small-1.json", json.dumps(result_of("small-1", head=-0.5)).encode()),
     ],
 )
 def test_what_is_no_result_of_this_charter_is_not_reported(

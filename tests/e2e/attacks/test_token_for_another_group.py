@@ -83,6 +83,7 @@ def test_another_partys_state_does_not_take_it(
 def test_after_all_that_a_token_is_still_good_for_its_party_and_group(
     registrar: ServedRegistrar, token: str, tmp_path: Path
 ) -> None:
+    before = Registry(registrar.state).members()
     other = Identity("testfed", Role.HOSPITAL, "large-1")
     state = StateDirectory.create(tmp_path / "other", other)
     root = fetch_root(registrar.join_address, registrar.fingerprint)
@@ -90,5 +91,6 @@ def test_after_all_that_a_token_is_still_good_for_its_party_and_group(
         join(state, JoinToken.parse(token), registrar.join_address, root)
     done = registrar.enrol(token, tmp_path / "state")
     assert done.returncode == 0, done.stderr
-    member = Registry(registrar.state).members()[-1]
+    (*others, member) = Registry(registrar.state).members()
+    assert tuple(others) == before
     assert (member.name, member.group) == (JoinToken.parse(token).identity.name, "small")
