@@ -150,7 +150,7 @@ def _certificates(facts: Facts) -> Table:
                     utc(int(held.begins.timestamp())),
                     utc(int(held.ends.timestamp())),
                     held.issuer,
-                    held.fingerprint,
+                    _grouped(held.fingerprint),
                 ),
                 (file(layout.certificate_path(held.digest)),),
             )
@@ -158,18 +158,24 @@ def _certificates(facts: Facts) -> Table:
                 facts.certificates.held, key=lambda held: (held.identity.uri, held.begins)
             )
         ),
-        (1.8, 1.7, 1.7, 1.8, 2.6, 1.6),
+        (1.5, 1.5, 1.5, 1.5, 3.2, 2.0),
         code=(4,),
     )
+
+
+def _grouped(fingerprint: str) -> str:
+    """Its hexadecimal digits by eight, where a narrow column may break them."""
+    digits = fingerprint.removeprefix("sha256:")
+    return " ".join(digits[place : place + 8] for place in range(0, len(digits), 8))
 
 
 def _trust(facts: Facts) -> tuple[Statement | Table, ...]:
     trusted = facts.certificates.trusted
     cited = (file(layout.trust_list_path(facts.certificates.trusted_digest)),)
     said = Statement(
-        f"The newest trust list in the bundle has number {trusted.sequence}, was issued "
-        f"{trusted.issued}, and names {len(trusted.authorities)} authorities and "
-        f"{len(trusted.revocations)} revoked parties.",
+        f"The newest trust list in the bundle has number {trusted.sequence} and was issued "
+        f"{trusted.issued}; authorities: {len(trusted.authorities)}, revoked parties: "
+        f"{len(trusted.revocations)}.",
         cited,
     )
     if not trusted.revocations:
