@@ -17,10 +17,13 @@ from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.data.types import DataError
 from fedhelp_client.export.card import ModelCard, markdown, open_card
 from fedhelp_client.export.check import TOLERANCE, ExportDiffers, run_graph
+from fedhelp_client.export.kept import _entrance
+from fedhelp_client.export.parts import finished
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.export.student import CARD, MODEL, export_kept
 from fedhelp_client.head import KeptClassifier, keep_classifier
 from fedhelp_secure.backbone import Backbone, load_backbone
+from fedhelp_secure.backbone.images import DEVIATION, MEAN
 from fedhelp_secure.public_set import PublicSet, fit_projection
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
@@ -112,6 +115,17 @@ def test_the_file_says_what_the_kept_classifier_says(
         np.testing.assert_allclose(said, said_by(kept, backbone, image), atol=allowed)
     with pytest.raises(DataError, match="already"):
         export_kept(state, public_set, exported.folder)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (150, 310), (96, 64)])
+def test_the_graph_prepares_an_image_as_the_backbone_does(height: int, width: int) -> None:
+    image = np.resize(SEEN.examples[0].image, (height, width)).astype(np.uint8)
+    said = run_graph(finished(_entrance()).SerializeToString(), image[np.newaxis])
+    grey = (said * DEVIATION[:, np.newaxis, np.newaxis] + MEAN[:, np.newaxis, np.newaxis]) * 255
+    # Whole grey values, each within two of Pillow's, which rounds after each direction.
+    assert np.abs(grey - grey.round()).max() < 1e-3
+    expected = resize_images([image])[0]
+    assert np.abs(grey[0] - expected).max() < 2.5
 
 
 def test_a_file_that_says_something_else_is_not_written(
