@@ -6,12 +6,13 @@ without a certificate of one of the trust list's authorities does not get past t
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import re
 import signal
-import threading
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,7 @@ __all__ = ["ListenFailed", "RunningServer", "caller", "serve_until_signal", "sta
 _LOGGER = logging.getLogger(__name__)
 _LISTEN = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})\Z")
 _GRACE_SECONDS = 5.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 _CHECKED_EVERY = datetime.timedelta(days=1)
 """How often a certificate that does not change is looked at, for the warning before its end."""
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -142,22 +144,46 @@ def serve_until_signal(server: RunningServer, ready_file: Path | None) -> None:
     ``ready_file`` gets ``host:port`` and a newline as soon as callers may connect, and is removed
     at the end.
     """
-    stopping = threading.Event()
+    with _signals() as wait_for_one:
+        try:
+            if ready_file is not None:
+                write_atomically(ready_file, f"{server.address}\n".encode("ascii"))
+            wait_for_one()
+        finally:
+            if ready_file is not None:
+                ready_file.unlink(missing_ok=True)
+            server.stop(_GRACE_SECONDS)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        if ready_file is not None:
-            write_atomically(ready_file, f"{server.address}\n".encode("ascii"))
-        stopping.wait()
-    finally:
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
-        server.stop(_GRACE_SECONDS)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """While open, SIGTERM and SIGINT end what is given, a wait, and nothing else.
+
+    The wait is for a byte that the interpreter's own handler writes. An Event set by a handler
+    could hang for good: its lock is not reentrant, should the signal come on the way into the
+    wait; and a signal that the kernel gives to another thread does not wake the main one.
+    """
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        # Without handlers of their own the signals would end the process, and write no byte.
+        previous = {number: signal.signal(number, _noted) for number in _STOPPING}
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def wait_for_one() -> None:
+            while reader.recv(1)[0] not in _STOPPING:
+                pass
+
+        try:
+            yield wait_for_one
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """The byte is written already."""
 
 
 class _CertificateSource:

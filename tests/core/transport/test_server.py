@@ -210,3 +210,94 @@ def test_a_serving_process_says_when_it_is_ready_and_ends_cleanly(
     process.send_signal(number)
     assert process.wait(timeout=10) == 0
     assert not ready.exists()
+
+
+_ANOTHER_THREAD_IS_TOLD = """
+import signal, sys, threading, time
+from pathlib import Path
+from fedhelp_secure.transport.server import RunningServer, serve_until_signal
+
+class Server(RunningServer):
+    def __init__(self):
+        self.address = "127.0.0.1:1"
+    def stop(self, grace=None):
+        print("stopped", flush=True)
+
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+# As when the kernel picks another of the process' threads for a signal.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+serve_until_signal(Server(), Path(sys.argv[1]))
+"""
+
+_AT_EVERY_LINE = """
+import os, signal, sys, threading
+from fedhelp_secure.transport.server import RunningServer, serve_until_signal
+
+class Server(RunningServer):
+    def __init__(self):
+        self.address = "127.0.0.1:1"
+        self.stopped = False
+    def stop(self, grace=None):
+        self.stopped = True
+
+def once_at(line):
+    lines = 0
+    def trace(frame, event, argument):
+        nonlocal lines
+        if event == "line" and signal.getsignal(signal.SIGTERM) is not before:
+            lines += 1
+            if lines == line:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+    server = Server()
+    done = threading.Event()
+
+    def tell_late():
+        while not done.wait(0.02):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    late = threading.Thread(target=tell_late)
+    late.start()
+    sys.settrace(trace)
+    serve_until_signal(server, None)
+    sys.settrace(None)
+    done.set()
+    late.join()
+    assert server.stopped
+    return lines >= line
+
+def before(number, frame):
+    pass  # a late signal
+
+signal.signal(signal.SIGTERM, before)
+line = 1
+while once_at(line):
+    line += 1
+print(line)
+"""
+
+
+def test_a_signal_that_another_thread_gets_stops_a_server(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ANOTHER_THREAD_IS_TOLD, str(ready)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not ready.exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == "stopped\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_signal_stops_a_server_whenever_it_comes() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _AT_EVERY_LINE], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 5
