@@ -147,8 +147,10 @@ def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
         raise MalformedMessage(f"the {kind} is not a DSSE envelope.") from error
     if parsed.payload_type != f"{PAYLOAD_TYPE_PREFIX}{kind}+json":
         raise MalformedMessage(f"an envelope for the {kind} is of another kind.")
-    if canonical_json(parsed.to_dict()) != envelope:
-        # One byte form: otherwise two digests could name one signed document.
+    one_signature = [signature.keys() for signature in outer["signatures"]] == [{"keyid", "sig"}]
+    if canonical_json(parsed.to_dict()) != envelope or not one_signature:
+        # One byte form: otherwise two digests could name one signed document. DSSE would let other
+        # signatures, and fields that nobody signed, stand beside the one that is checked.
         raise MalformedMessage(f"the {kind}'s envelope is not in canonical form (RFC 8785).")
     try:
         parsed.verify([key._as_securesystemslib()], 1)
