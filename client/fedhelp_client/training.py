@@ -1,4 +1,4 @@
-"""Training on a hospital's own patients, and measuring what came of it.
+"""Training on a hospital's own patients, and asking a network.
 
 Everything random in training (order, augmentation) comes from one seed through a
 `torch.Generator`; nothing here reaches noise or keys. Optimiser: AdamW (Loshchilov and Hutter 2019)
@@ -21,7 +21,6 @@ from torch.nn import functional
 from fedhelp_client.checkpoint import Checkpoint, run_digest
 from fedhelp_client.data.types import DataError, Dataset, Task
 from fedhelp_client.epochs import Epochs, Optimiser
-from fedhelp_client.metrics import Metrics, accuracy, dice
 from fedhelp_client.models import HospitalModel
 from fedhelp_client.progress import ProgressCallback
 
@@ -223,24 +222,6 @@ def predict(model: HospitalModel, images: Tensor) -> Tensor:
     torch.set_num_threads(1)
     model.eval()
     return torch.cat([model(part) for part in torch.split(images, _EVALUATION_BATCH)])
-
-
-def evaluate(model: HospitalModel, dataset: Dataset, *, task: Task) -> Metrics:
-    """Accuracy, or mean Dice of the lesion at each image's own size, on ``dataset``.
-
-    Raises DataError if there is nothing to measure on.
-    """
-    logits = predict(
-        model, images_tensor([example.image for example in dataset.examples], model.side)
-    )
-    if task == "classification":
-        predicted = logits.argmax(dim=1).numpy()
-        return accuracy(predicted, labels_tensor(dataset).numpy())
-    return dice(
-        (mask_of(logits[index], example.image.shape), example.mask)
-        for index, example in enumerate(dataset.examples)
-        if example.mask is not None
-    )
 
 
 def mask_of(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import KeptClassifier
 from fedhelp_client.models import HospitalModel, build_network
+from fedhelp_client.node.kept import kept_path
 from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.public_set import PublicSet
@@ -68,8 +69,8 @@ def export_student(
 def export_kept(state: StateDirectory, public_set: PublicSet, out: Path) -> Exported:
     """Write the kept classifier of ``state``, backbone included, as ONNX, with a signed card.
 
-    The graph is compared with it on the public images. Raises DataError if none was kept (as for
-    segmentation) or ``out`` holds a model, BackboneUnavailable or ExportDiffers.
+    The graph is compared with it on the public images. Raises DataError if none was kept, for
+    segmentation, or if ``out`` holds a model; BackboneUnavailable or ExportDiffers.
     """
     # Not above: what it needs takes a second to import.
     from fedhelp_client.export.kept import kept_graph
@@ -77,10 +78,14 @@ def export_kept(state: StateDirectory, public_set: PublicSet, out: Path) -> Expo
     record = _record(state, out)
     if record.head is None:
         raise DataError(
-            f"{state.root} holds no kept classifier, as for segmentation there is none; export "
+            f"{state.root} holds no kept classifier; export the network instead, without --kept."
+        )
+    if record.task == "segmentation":
+        raise DataError(
+            "what a hospital keeps for segmentation is not exported: it is for this node; export "
             "the network instead, without --kept."
         )
-    kept = KeptClassifier.load(state.role_directory() / "models" / "head.npz")
+    kept = KeptClassifier.load(kept_path(state))
     graph = kept_graph(kept)
     backbone = load_backbone()
     expected = kept.soft_labels(backbone.summaries(public_set.images))
