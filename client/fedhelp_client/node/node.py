@@ -12,6 +12,7 @@ import torch
 
 from fedhelp_client.architecture import Architecture, choose_architecture, preset
 from fedhelp_client.checkpoint import Checkpoint
+from fedhelp_client.curve import Curve, curves_folder
 from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
@@ -116,6 +117,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         seed=options.seed,
         progress=progress,
         checkpoint=trained,
+        curve=Curve(curves_folder(state), "training"),
     )
     alone = judge_network(model, inputs.test, task=charter.task)
 
@@ -141,6 +143,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         seed=options.seed,
         progress=progress,
         checkpoint=distilling,
+        curve=Curve(curves_folder(state), "distillation"),
     )
     distilled = judge_network(model, inputs.test, task=charter.task)
     _keep(model, state)
