@@ -209,6 +209,7 @@ class _Demo:
             *("--seed", str(self._options.seed), "--out", str(out)),
             # One machine plays all hospitals: public images need the backbone once.
             *("--public-embeddings", str(self._public_embeddings)),
+            *("--pictures", str(self._out / "pictures" / name / "index.html")),
         ]
 
     def wait_for_interrupt(self, begin: Callable[[], None]) -> None:

@@ -49,7 +49,7 @@ def export_student(
     patient is read. Raises DataError if nothing was learnt or ``out`` holds a model, ExportDiffers.
     """
     record = _record(state, out)
-    model = load_student(state, record)
+    model = load_network(state, record, "distilled")
     exact = student_graph(model, task=record.task)
     check_same(exact, public_set.images, probabilities(model, public_set.images, task=record.task))
     graph, agreed = exact, 1.0
@@ -129,9 +129,14 @@ def _written(
     return Exported(card, out)
 
 
-def load_student(state: StateDirectory, record: ModelRecord) -> HospitalModel:
-    """The learnt network of ``state``; raises DataError if its file is missing or another's."""
-    path = state.role_directory() / "models" / "distilled.pt"
+def load_network(
+    state: StateDirectory, record: ModelRecord, name: Literal["alone", "distilled"]
+) -> HospitalModel:
+    """The network of ``state`` as it was after training alone, or after distillation.
+
+    Raises DataError if its file is missing or another's.
+    """
+    path = state.role_directory() / "models" / f"{name}.pt"
     model = build_network(record.network(), task=record.task, classes=len(record.classes), seed=0)
     try:
         # weights_only: the file is data, whoever wrote it.

@@ -12,7 +12,7 @@ import torch
 
 from fedhelp_client.architecture import Architecture, choose_architecture, preset
 from fedhelp_client.checkpoint import Checkpoint
-from fedhelp_client.curve import Curve, curves_folder
+from fedhelp_client.curve import Curve, curves_folder, read_curves
 from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
@@ -20,6 +20,7 @@ from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.judging import judge_network
+from fedhelp_client.learnt import ALONE, DISTILLED, KEPT, Learnt
 from fedhelp_client.models import build_network
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context
 from fedhelp_client.node.files import ReleaseFiles
@@ -29,6 +30,7 @@ from fedhelp_client.node.kept import fit_heads, judge_head
 from fedhelp_client.node.mechanisms import Own, release_labels
 from fedhelp_client.node.patients import own_features
 from fedhelp_client.node.release import Releaser
+from fedhelp_client.pictures import check_drawable, write_pictures
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import train_alone
@@ -67,6 +69,8 @@ class NodeOptions:
     """Folder, shared by the nodes of one machine, for what the backbone says of public images."""
     model: str | None = None
     """A preset, or a YAML file (`fedhelp_client.architecture`); None for the group's default."""
+    pictures: Path | None = None
+    """HTML page or PNG of what was learnt, for the hospital's own operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     do not fit or the charter is a rehearsal; BudgetExhausted if the ledger refuses; RoundFailed if
     a round ends without a sum; SumForged if a sum was altered on its way.
     """
+    if options.pictures is not None:
+        check_drawable(options.pictures)
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
@@ -120,6 +126,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         curve=Curve(curves_folder(state), "training"),
     )
     alone = judge_network(model, inputs.test, task=charter.task)
+    _keep(model, state, "alone")
 
     own_store = EmbeddingStore(state.role_directory() / "embeddings", charter.task)
     features = own_features(inputs.own, inputs.public_set, own_store, progress=progress)
@@ -146,7 +153,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         curve=Curve(curves_folder(state), "distillation"),
     )
     distilled = judge_network(model, inputs.test, task=charter.task)
-    _keep(model, state)
+    _keep(model, state, "distilled")
     shared = options.public_embeddings
     # The same store, if it may be: each keeps a backbone of its own once it has needed one.
     tested = own_store if shared is None else EmbeddingStore(shared, charter.task)
@@ -175,7 +182,12 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
-    _record(charter, result, architecture, images=distilled.metrics.images).save(state)
+    record = _record(charter, result, architecture, images=distilled.metrics.images)
+    record.save(state)
+    if options.pictures is not None:
+        judged = {ALONE: alone, DISTILLED: distilled, KEPT: head}
+        curves = tuple(read_curves(curves_folder(state)))
+        write_pictures(Learnt(record, inputs.test, judged, curves), options.pictures)
     ledger.export(options.out / "ledger.jsonl")
     releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
@@ -263,8 +275,8 @@ def _releaser(
     )
 
 
-def _keep(model: torch.nn.Module, state: StateDirectory) -> None:
+def _keep(model: torch.nn.Module, state: StateDirectory, name: str) -> None:
     """The hospital's own model stays in its state directory: it needs no noise and goes nowhere."""
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
-    write_atomically(state.role_directory() / "models" / "distilled.pt", buffer.getvalue())
+    write_atomically(state.role_directory() / "models" / f"{name}.pt", buffer.getvalue())
