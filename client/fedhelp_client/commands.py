@@ -64,7 +64,7 @@ def run(
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
-    from fedhelp_client.progress import ProgressFile
+    from fedhelp_client.progress import ProgressBars, ProgressFile
     from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
@@ -85,10 +85,16 @@ def run(
         model=model,
         pictures=pictures,
     )
-    with upkeep_of(directory, registrar):
-        result = run_node(directory, options, progress)
+    console = Console()
+    with upkeep_of(directory, registrar), ProgressBars(console) as bars:
+
+        def tell(step: str, done: int, total: int) -> None:
+            progress(step, done, total)
+            bars(step, done, total)
+
+        result = run_node(directory, options, tell)
     progress("done", 1, 1)
-    Console().print(
+    console.print(
         f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "
         f"{result.distilled:.3f} distilled; epsilon {result.epsilon_aggregate:.3f} (aggregate), "
         f"{result.epsilon_collusion:.3f} (collusion)"

@@ -93,6 +93,8 @@ def _curves(learnt: Learnt) -> Figure:
 
 
 def _curve(axes: Axes, step: str, epochs: list[EpochLoss]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(step, fontsize=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel("mean loss")
@@ -108,7 +110,7 @@ def _curve(axes: Axes, step: str, epochs: list[EpochLoss]) -> None:
     losses = [epoch.loss for epoch in epochs]
     axes.plot(numbers, losses, color=_LOSS, linewidth=2, marker=".", label="loss")
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
 
 
