@@ -184,15 +184,15 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     )
     record = _record(charter, result, architecture, images=distilled.metrics.images)
     record.save(state)
-    if options.pictures is not None:
-        judged = {ALONE: alone, DISTILLED: distilled, KEPT: head}
-        curves = tuple(read_curves(curves_folder(state)))
-        write_pictures(Learnt(record, inputs.test, judged, curves), options.pictures)
     ledger.export(options.out / "ledger.jsonl")
     releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
     for checkpoint in (trained, distilling):
         checkpoint.remove()
+    if options.pictures is not None:
+        judged = {ALONE: alone, DISTILLED: distilled, KEPT: head}
+        curves = tuple(read_curves(curves_folder(state)))
+        write_pictures(Learnt(record, inputs.test, judged, curves), options.pictures)
     return result
 
 
