@@ -8,8 +8,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
 
+from fedhelp_client.data.embeddings import embed
 from fedhelp_client.data.types import DataError
 from fedhelp_client.export.card import ModelCard, markdown, sign_card
 from fedhelp_client.export.check import agreement, check_same, probabilities
@@ -17,7 +21,9 @@ from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import KeptClassifier
 from fedhelp_client.models import HospitalModel, build_network
-from fedhelp_client.node.kept import kept_path
+from fedhelp_client.node.kept import load_kept
+from fedhelp_client.teacher import refine_masks
+from fedhelp_client.token_head import KeptSegmenter
 from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.public_set import PublicSet
@@ -67,32 +73,37 @@ def export_student(
 
 
 def export_kept(state: StateDirectory, public_set: PublicSet, out: Path) -> Exported:
-    """Write the kept classifier of ``state``, backbone included, as ONNX, with a signed card.
+    """Write what ``state`` keeps beside its network, backbone included, as ONNX, with its card.
 
-    The graph is compared with it on the public images. Raises DataError if none was kept, for
-    segmentation, or if ``out`` holds a model; BackboneUnavailable or ExportDiffers.
+    The graph is compared with it on the public images. Raises DataError if nothing was kept or
+    ``out`` holds a model, BackboneUnavailable or ExportDiffers.
     """
-    # Not above: what it needs takes a second to import.
-    from fedhelp_client.export.kept import kept_graph
-
     record = _record(state, out)
     if record.head is None:
         raise DataError(
-            f"{state.root} holds no kept classifier; export the network instead, without --kept."
+            f"{state.root} holds no kept classifier or segmenter; export the network instead, "
+            "without --kept."
         )
-    if record.task == "segmentation":
-        raise DataError(
-            "what a hospital keeps for segmentation is not exported: it is for this node; export "
-            "the network instead, without --kept."
-        )
-    kept = KeptClassifier.load(kept_path(state))
-    graph = kept_graph(kept)
-    backbone = load_backbone()
-    expected = kept.soft_labels(backbone.summaries(public_set.images))
+    graph, expected = _kept_graph(load_kept(state, record.task), public_set.images)
     check_same(graph, public_set.images, expected)
     return _written(
         state, out, graph.SerializeToString(), record, network="kept", number_format="float32"
     )
+
+
+def _kept_graph(
+    kept: KeptClassifier | KeptSegmenter, images: NDArray[np.uint8]
+) -> tuple[ModelProto, NDArray[np.floating]]:
+    """The graph of ``kept``, and what it has to say of ``images`` [N, 224, 224]."""
+    # Not above: what they need takes a second to import.
+    from fedhelp_client.export.kept import kept_graph
+    from fedhelp_client.export.kept_segmenter import segmenter_graph
+
+    backbone = load_backbone()
+    if isinstance(kept, KeptClassifier):
+        return kept_graph(kept), kept.soft_labels(backbone.summaries(images))
+    labels = kept.soft_labels(embed(backbone, images, "segmentation"))
+    return segmenter_graph(kept), refine_masks(images, labels)[:, np.newaxis, :, :, 1]
 
 
 def _record(state: StateDirectory, out: Path) -> ModelRecord:
