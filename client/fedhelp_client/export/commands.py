@@ -20,7 +20,8 @@ def export(
     kept: Annotated[
         bool,
         typer.Option(
-            "--kept", help="The kept classifier, backbone included: 90 MB, usually more accurate."
+            "--kept",
+            help="What is kept beside the network, backbone included: 90 MB, often more accurate.",
         ),
     ] = False,
 ) -> None:
@@ -36,7 +37,7 @@ def export(
 
     directory = StateDirectory.open(state, Role.HOSPITAL)
     if kept and int8:
-        raise DataError("the kept classifier has no 8-bit form; give --kept or --int8.")
+        raise DataError("what is kept has no 8-bit form; give --kept or --int8.")
     images = PublicSet.load(public_set)
     if kept:
         exported = export_kept(directory, images, out)
