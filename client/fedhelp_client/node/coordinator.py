@@ -28,6 +28,7 @@ from fedhelp_secure.errors import (
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
 from fedhelp_secure.evidence.witness import LogWitness
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.bodies import body_bytes
@@ -319,7 +320,7 @@ class Coordinator:
             self.charter,
             round_number,
             recipient=self.state.identity.name,
-            unsealing_key=self.state.unsealing_key(),
+            unsealing_key=hospital_keys(self.state, self.charter).unsealing_key,
             answers=answers,
         )
 
@@ -336,12 +337,7 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
         return reply.envelope
 
     charter = open_charter(retried(call), state.governance_key())
-    hospital = charter.hospital(state.identity.name)
-    if hospital.verifying_key() != state.signing_key().public:
-        raise CharterRefused(
-            "the charter names another signing key for this hospital; enrol again and ask for a "
-            "new charter."
-        )
+    hospital_keys(state, charter)
     return Coordinator(state, charter, address)
 
 
