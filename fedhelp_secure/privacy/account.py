@@ -30,7 +30,7 @@ from fedhelp_secure.privacy.records import (
     fewer_honest,
     open_entry,
 )
-from fedhelp_secure.signing import VerifyingKey, signer_of
+from fedhelp_secure.signing import VerifyingKey, open_document, signer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +259,22 @@ def check_chain(
     account = Account(hospital)
     for envelope in envelopes:
         if account.key is None:
-            account.key = signer_of(KIND, envelope, keys)
+            account.key = _first_key(envelope, keys)
         entry = open_entry(envelope, account.key)
         account.add(entry)
         account.key = entry.successor or account.key
         if account.key not in keys:
             raise LedgerRefused("a ledger is handed over to a key that is not this hospital's.")
     return account
+
+
+def _first_key(envelope: bytes, keys: Sequence[VerifyingKey]) -> VerifyingKey:
+    """Which of ``keys`` a ledger begins with: of a succession's two signers, the old one."""
+    signer = signer_of(KIND, envelope, keys)
+    document = open_document(KIND, envelope, signer)
+    if document.get("status") != "succeeded":
+        return signer
+    return VerifyingKey.from_base64(str(document.get("old_key")))
 
 
 def check_under_charter(account: Account, charter: Charter) -> Spent:

@@ -14,6 +14,8 @@ hospital signed, which a node gets from its own files and from the aggregator be
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -475,23 +477,37 @@ class Ledger:
         return checked_account(connection, self._file.path, hospital=self._hospital, keys=keys)
 
     def _writable_account(self, connection: sqlite3.Connection) -> Account:
-        """The account, handed over to the present key if need be: to be used in a transaction."""
-        account, new = self._account(connection), self._keys.signing_key()
-        if account.key is None or account.key == new.public:
-            return account
-        old = self._keys.signing_key_for(account.key)
-        record = Succeeded(
-            sequence=len(account.entries),
-            previous=account.head,
-            hospital=self._hospital,
-            old_key=old.public.to_base64(),
-            new_key=new.public.to_base64(),
-            recorded_at=self._now(account),
-        )
-        envelope = sign_jointly(KIND, record.model_dump(mode="json"), [old, new])
-        self._insert(connection, account, envelope, signed_by=old.public)
-        account.key = new.public
+        """The account, handed over to the present key if need be: to be used in a transaction.
+
+        One key after the other, also those under which nothing was written, and also at the
+        beginning: whichever of them a charter names, its auditors find it.
+        """
+        account = self._account(connection)
+        known = self._keys.verifying_keys()[::-1]
+        held = self._held(known if account.key is None else known[known.index(account.key) :])
+        if account.key is not None and held[0].public != account.key:
+            raise KeyNotHeld("the key that signed the ledger's last entry was destroyed.")
+        for old, new in itertools.pairwise(held):
+            record = Succeeded(
+                sequence=len(account.entries),
+                previous=account.head,
+                hospital=self._hospital,
+                old_key=old.public.to_base64(),
+                new_key=new.public.to_base64(),
+                recorded_at=self._now(account),
+            )
+            envelope = sign_jointly(KIND, record.model_dump(mode="json"), [old, new])
+            self._insert(connection, account, envelope, signed_by=old.public)
+            account.key = new.public
         return account
+
+    def _held(self, keys: Sequence[VerifyingKey]) -> list[SigningKey]:
+        """The private halves of those that were not destroyed; the present one is the last."""
+        held = []
+        for public in keys:
+            with contextlib.suppress(KeyNotHeld):
+                held.append(self._keys.signing_key_for(public))
+        return held
 
     def _now(self, account: Account) -> str:
         """The time, never before the last entry's: no clock that is set back returns to a year."""

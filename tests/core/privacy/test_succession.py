@@ -101,6 +101,28 @@ def test_a_ledger_goes_on_through_several_keys(told: Told) -> None:
         verify(told, told.lines(), key)
 
 
+def test_every_key_is_in_the_ledger_also_where_nothing_was_written_under_it(
+    federation: Federation, tmp_path: Path
+) -> None:
+    own = copied(federation, tmp_path / "own")
+    state, keys = own.state(NAME), []
+    for _ in range(2):
+        keys.append(state.signing_key())
+        state.adopt(state.next_keys())
+    # The ledger begins under the oldest charter, with the third pair of keys.
+    Ledger.of(state).reserve(own.charter, 1)
+    for _ in range(2):
+        keys.append(state.signing_key())
+        state.adopt(state.next_keys())
+    Ledger.of(state).reserve(own.charter, 2)
+    keys.append(state.signing_key())
+    told = Told(state, own.charter, keys[0], keys[-1])
+    said = [entry.record.status for entry in told.ledger.account().entries]
+    assert said == ["succeeded"] * 2 + ["reserved"] + ["succeeded"] * 2 + ["reserved"]
+    for key in keys:
+        verify(told, told.lines(), key)
+
+
 def test_a_charter_that_names_none_of_the_keys_is_not_this_ledgers(told: Told) -> None:
     with pytest.raises(FedHelpError, match="no succession leads to or from the key"):
         verify(told, told.lines(), SigningKey.generate())
