@@ -29,6 +29,7 @@ from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.charters import charter_signer, open_own_charter
 from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -87,8 +88,8 @@ def export_bundle(state: StateDirectory, sources: Sources, out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleExists(f"{out} is not an empty directory; choose another --out.")
-    governance_key = state.governance_key()
     envelope = state.read(sources.charter)
+    governance_key = charter_signer(state, envelope)
     charter = open_charter(envelope, governance_key)
     auditor_key(state, charter)
     files = {
@@ -110,7 +111,7 @@ def sign_index(directory: Path, state: StateDirectory) -> None:
     """
     files = dict(layout.read_files(directory))
     files.pop(layout.INDEX, None)
-    charter = open_charter(layout.required(files, layout.CHARTER), state.governance_key())
+    charter = open_own_charter(state, layout.required(files, layout.CHARTER))
     document = {"files": {path: digest(data) for path, data in files.items()}}
     envelope = auditor_key(state, charter).sign_document(layout.INDEX_KIND, document)
     write_atomically(directory / layout.INDEX, envelope, mode=_FILE_MODE)

@@ -7,6 +7,7 @@ debit (`support.hospital`), and everything that an operator does is a command.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.deployment import PATIENCE_SECONDS, Deployment, deployed, succeed
+from support.deployment import PATIENCE_SECONDS, Deployment, deployed, succeed, wait_until
 from support.processes import context_file
 from support.site import PUBLIC_SET
 
@@ -30,9 +31,10 @@ from fedhelp_secure.evidence.verify import verify_bundle
 from fedhelp_secure.privacy.events import KIND as LEDGER_KIND
 from fedhelp_secure.secure_sum.contribution import KIND
 from fedhelp_secure.signing import SigningKey, VerifyingKey, peek_document
-from fedhelp_secure.state import KeyNotHeld
+from fedhelp_secure.state import KeyNotHeld, StateDirectory
 from fedhelp_secure.transport.client import PeerRefused, open_channel
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.refresh import refresh_trust_list
 from fedhelp_secure.wire.v1.coordinator_pb2 import WatchRoundsRequest
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
 from fedhelp_server.foundation_model.certificate import make_certificate
@@ -127,6 +129,27 @@ def rotate_all(deployment: Deployment) -> None:
             rotate_keys(state, address)
 
 
+def _follows(state: StateDirectory, key: VerifyingKey) -> bool:
+    return state.governance_key() == key
+
+
+def rotate_governance(deployment: Deployment) -> None:
+    """By command; returns when those have followed that poll the registrar."""
+    before = deployment.registrar.governance_key()
+    said = succeed("keys", "governance", "rotate", "--state", str(deployment.registrar.root))
+    after = deployment.registrar.governance_key()
+    assert after.to_base64() in said
+    assert after != before
+    for party in (*SERVERS, *HOSPITALS[:2]):
+        state = deployment.federation.state(party)
+        wait_until(functools.partial(_follows, state, after))
+    # The others have not been started, and are told.
+    for party in (HOSPITALS[2], Role.AUDITOR):
+        state = deployment.federation.state(party)
+        refresh_trust_list(state, deployment.addresses[Role.REGISTRAR])
+        assert state.governance_key() == after
+
+
 def export(deployment: Deployment, hospitals: Hospitals) -> Path:
     """The auditor's bundle, by command."""
     federation = deployment.federation
@@ -202,6 +225,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
             hospitals.start(name)
         wait_until_contributed(first, 2)
         rotate_all(first)
+        rotate_governance(first)
         # The first round has waited for this one, which begins with other keys than the charter's.
         hospitals.start(HOSPITALS[2])
         hospitals.finish()
@@ -233,6 +257,7 @@ def test_the_next_charter_names_the_new_keys_and_runs_with_the_same_states(
     named += [party.verifying_key() for party in charter.signed_parties()]
     assert len(named) == 8
     assert not old & set(named)
+    assert governance_of(finished.second) != governance_of(finished.first)
     first = finished.first.federation.charter
     sealed_to = {hospital.sealing_key for hospital in first.hospitals}
     assert not sealed_to & {hospital.sealing_key for hospital in charter.hospitals}

@@ -8,7 +8,8 @@ from typing import Any
 from support.charters import complete
 from support.federation import Federation
 
-from fedhelp_secure.charter import parse_charter, sign_charter
+from fedhelp_keys.registrar.charters import sign_and_record
+from fedhelp_secure.charter import parse_charter
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Role
 
@@ -34,8 +35,9 @@ def with_present_keys(federation: Federation, **changes: object) -> Federation:
     for auditor in document["auditors"]:
         _name(auditor, federation.state(Role.AUDITOR))
     charter = parse_charter(complete(document))
-    governance_key = federation.state(Role.REGISTRAR).signing_key()
-    envelope = sign_charter(charter, governance_key)
+    registrar = federation.state(Role.REGISTRAR)
+    governance_key = registrar.signing_key()
+    envelope = sign_and_record(registrar, charter)
     return replace(
         federation, charter=charter, charter_envelope=envelope, governance_key=governance_key
     )

@@ -90,7 +90,7 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
-    policy.check_signer(state.governance_key())
+    policy.check_signer(coordinator.signed_by or state.governance_key())
     check_patients_allowed(charter)
     charter.check_shares()
     ledger = Ledger.of(state, policy=policy)

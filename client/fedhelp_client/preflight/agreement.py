@@ -29,7 +29,7 @@ def charter(site: Site) -> Outcome:
         return failed(str(error))
     return passed(
         f"{signed.name}, {signed.digest}, signed by governance key "
-        f"{state.governance_key().to_base64()}, {signed.rounds.count} rounds as a {own.group} "
+        f"{site.signer.to_base64()}, {signed.rounds.count} rounds as a {own.group} "
         "hospital"
     )
 
@@ -37,7 +37,7 @@ def charter(site: Site) -> Outcome:
 def site_policy(site: Site) -> Outcome:
     """The charter keeps every limit of the site's own, and the hours are open or come."""
     policy = site.policy
-    policy.check_signer(site.state.governance_key())
+    policy.check_signer(site.signer)
     check_policy(policy, _account(site).budgets, site.charter)
     if site.policy_file is None:
         return warned("there is no site policy: only the charter's limits hold.")

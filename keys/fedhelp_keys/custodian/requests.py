@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fedhelp_secure.charter import Charter, CharterRefused, SignedParty, open_charter
+from fedhelp_secure.charter import Charter, CharterRefused, SignedParty
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.contribution import check_round
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import KeyNotHeld, StateDirectory
 from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.trust.charters import open_own_charter
 
 MAXIMUM_CHARTER_BYTES = 1024 * 1024
 
@@ -18,7 +19,6 @@ class CharterGate:
     def __init__(self, state: StateDirectory) -> None:
         self.identity = state.identity
         self._state = state
-        self._governance_key = state.governance_key()
 
     def open(self, envelope: bytes, round_number: int) -> Charter:
         """The charter in ``envelope``.
@@ -28,7 +28,7 @@ class CharterGate:
         """
         if len(envelope) > MAXIMUM_CHARTER_BYTES:
             raise MalformedMessage("a charter is longer than 1 MiB; ask the registrar for another.")
-        charter = open_charter(envelope, self._governance_key)
+        charter = open_own_charter(self._state, envelope)
         if charter.federation != self.identity.federation:
             raise _names_another()
         self.own_index(charter)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import grpc
 
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.evidence.log import EvidenceLog, log_origin
 from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import KeyNotHeld, StateDirectory
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import add_EvidenceServicer_to_server
 from fedhelp_server.aggregator.blobs import open_blobs
@@ -61,7 +62,7 @@ class Aggregator:
         state belongs to another charter, LogInUse if it is being served already.
         """
         envelope = _read(charter_file)
-        charter = open_charter(envelope, state.governance_key())
+        charter = open_own_charter(state, envelope)
         _own_key(state, charter)
         _check_addresses(addresses, charter)
         self.room = capacity(charter)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.foundation_model import (
@@ -26,6 +26,7 @@ from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import KeyNotHeld, StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import serve_until_signal, start_server
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.wire.v1.broker_pb2_grpc import add_BrokerServicer_to_server
 from fedhelp_server.broker.call import OneCall
 from fedhelp_server.broker.ceiling import Ceiling
@@ -214,7 +215,7 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
         envelope = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read; give the charter's file.") from error
-    charter = open_charter(envelope, state.governance_key())
+    charter = open_own_charter(state, envelope)
     _key(state, charter)
     return charter
 
