@@ -59,8 +59,9 @@ def card(
 ) -> None:
     """Check that a model's card is this hospital's and about that file, and print it."""
     from fedhelp_client.data.types import DataError
-    from fedhelp_client.export.card import markdown, open_card
+    from fedhelp_client.export.card import KIND, markdown, open_card
     from fedhelp_client.export.student import CARD, MODEL
+    from fedhelp_secure.signing import signer_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -69,7 +70,8 @@ def card(
         envelope, model = (folder / CARD).read_bytes(), (folder / MODEL).read_bytes()
     except OSError as error:
         raise DataError(f"{folder} holds no exported model; export one first.") from error
-    _console().print(markdown(open_card(envelope, directory.signing_key().public, model)))
+    key = signer_of(KIND, envelope, directory.verifying_keys())
+    _console().print(markdown(open_card(envelope, key, model)))
 
 
 def _console() -> Console:

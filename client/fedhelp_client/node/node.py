@@ -36,11 +36,11 @@ from fedhelp_client.teacher import refine_labels
 from fedhelp_client.training import train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
-from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.report.model import NodeResult
 from fedhelp_secure.secure_sum.ckks import PublicContext
@@ -95,15 +95,10 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
-    policy.check_signer(state.governance_key())
+    policy.check_signer(coordinator.signed_by or state.governance_key())
     check_patients_allowed(charter)
     charter.check_shares()
-    ledger = Ledger.open(
-        ledger_path(state),
-        hospital=state.identity.name,
-        signing_key=state.signing_key(),
-        policy=policy,
-    )
+    ledger = Ledger.of(state, policy=policy)
     ledger.check(charter)
     group = charter.hospital(state.identity.name).group
     # Before the images, which take long to read: a model that does not fit costs nothing.
@@ -265,9 +260,10 @@ def _releaser(
     progress: ProgressCallback,
     gate: HoursGate,
 ) -> Releaser:
+    own = hospital_keys(state, coordinator.charter)
     return Releaser(
         coordinator=coordinator,
-        keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
+        keys=ContributionKeys(own.signing_key, own.unsealing_key, inputs.context),
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),
         progress=progress,
