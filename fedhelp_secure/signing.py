@@ -116,28 +116,21 @@ def sign_jointly(kind: str, document: dict[str, Any], keys: Sequence[SigningKey]
     return canonical_json(envelope.to_dict())
 
 
-def open_joint_document(kind: str, envelope: bytes, keys: Sequence[VerifyingKey]) -> dict[str, Any]:
-    """The document in ``envelope``, which each of ``keys`` has signed and nobody else.
-
-    Raises what `open_document` raises. A signature of another key would give one document two
-    digests, so it is refused too.
-    """
-    document: dict[str, Any] = {}
-    for key in keys:
-        document = open_document(kind, envelope, key)
-    signatures = parse_json(envelope, f"the {kind}'s envelope")["signatures"]
-    if not keys or len(signatures) != len(set(keys)):
-        raise SignatureRefused(f"the {kind} is signed by others than it must be; do not use it.")
-    return document
-
-
 def open_document(kind: str, envelope: bytes, key: VerifyingKey) -> dict[str, Any]:
     """The document in ``envelope``, after checking its kind and ``key``'s signature.
 
     Raises MalformedMessage if it is not an envelope of this kind over canonical JSON, and
     SignatureRefused if ``key`` did not sign it.
     """
-    payload = _parsed(kind, envelope, key)
+    return open_joint_document(kind, envelope, [key])
+
+
+def open_joint_document(kind: str, envelope: bytes, keys: Sequence[VerifyingKey]) -> dict[str, Any]:
+    """The document in ``envelope``, that each of ``keys`` has signed, in that order, and no other.
+
+    Raises what `open_document` raises.
+    """
+    payload = _parsed(kind, envelope, list(dict.fromkeys(keys)))
     document = parse_json(payload, f"the {kind}")
     if canonical_json(document) != payload:
         raise MalformedMessage(f"the {kind} is not in canonical form (RFC 8785).")
@@ -173,7 +166,7 @@ def peek_kind(envelope: bytes) -> str:
     return text.removeprefix(PAYLOAD_TYPE_PREFIX).removesuffix("+json")
 
 
-def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
+def _parsed(kind: str, envelope: bytes, keys: Sequence[VerifyingKey]) -> bytes:
     outer = parse_json(envelope, f"the {kind}'s envelope")
     try:
         # securesystemslib empties the dict that it is given, so it gets one of its own.
@@ -182,16 +175,21 @@ def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
         raise MalformedMessage(f"the {kind} is not a DSSE envelope.") from error
     if parsed.payload_type != f"{PAYLOAD_TYPE_PREFIX}{kind}+json":
         raise MalformedMessage(f"an envelope for the {kind} is of another kind.")
-    one_signature = [signature.keys() for signature in outer["signatures"]] == [{"keyid", "sig"}]
-    if canonical_json(parsed.to_dict()) != envelope or not one_signature:
-        # One byte form: otherwise two digests could name one signed document. DSSE would let other
-        # signatures, and fields that nobody signed, stand beside the one that is checked.
+    # One byte form: otherwise two digests could name one signed document. DSSE would let other
+    # signatures, and fields that nobody signed, stand beside those that are checked.
+    plain = all(signature.keys() == {"keyid", "sig"} for signature in outer["signatures"])
+    if canonical_json(parsed.to_dict()) != envelope or not plain:
         raise MalformedMessage(f"the {kind}'s envelope is not in canonical form (RFC 8785).")
+    if len(parsed.signatures) != len(keys):
+        raise SignatureRefused(f"the {kind} is signed by others than it must be; do not use it.")
     try:
-        parsed.verify([key._as_securesystemslib()], 1)
-    except VerificationError as error:
+        # securesystemslib has signatures by key, so each of as many as there are keys is checked.
+        parsed.verify([key._as_securesystemslib() for key in keys], len(keys))
+    except (VerificationError, ValueError) as error:
         raise SignatureRefused(
             f"the {kind} is not signed by the key that the charter names; do not use it."
         ) from error
+    if list(parsed.signatures) != [key._as_securesystemslib().keyid for key in keys]:
+        raise MalformedMessage(f"the {kind}'s signatures are not in their order.")
     payload: bytes = parsed.payload
     return payload

@@ -43,7 +43,7 @@ from fedhelp_secure.privacy.events import (
     Timestamp,
 )
 from fedhelp_secure.privacy.parameters import Tuning
-from fedhelp_secure.signing import VerifyingKey, open_document, open_joint_document
+from fedhelp_secure.signing import VerifyingKey, open_joint_document, peek_document
 
 Scope = Literal["charter", "year", "data-set", "lifetime"]
 SCOPES: tuple[Scope, ...] = ("charter", "year", "data-set", "lifetime")
@@ -305,7 +305,7 @@ def open_entry(envelope: bytes, key: VerifyingKey) -> LedgerEntry:
 
     Raises SignatureRefused, MalformedMessage or LedgerRefused.
     """
-    document = open_document(KIND, envelope, key)
+    document = open_joint_document(KIND, envelope, _signers(envelope, key))
     try:
         record = _ADAPTER.validate_json(json.dumps(document))
     except ValidationError as error:
@@ -313,15 +313,22 @@ def open_entry(envelope: bytes, key: VerifyingKey) -> LedgerEntry:
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         reason = re.sub(r"\s+", " ", first["msg"])
         raise LedgerRefused(f"a ledger entry is not valid at {where}: {reason}.") from error
-    if isinstance(record, Succeeded):
-        # Signed by both: nobody is named heir who does not hold the key, and no other signs here.
-        if record.old_key != key.to_base64() or record.new_key == record.old_key:
-            raise LedgerRefused("a ledger's succession names another key than the one before it.")
-        open_joint_document(KIND, envelope, [key, VerifyingKey.from_base64(record.new_key)])
+    if isinstance(record, Succeeded) and (
+        record.old_key != key.to_base64() or record.new_key == record.old_key
+    ):
+        raise LedgerRefused("a ledger's succession names another key than the one before it.")
     site = record.site if isinstance(record, Reservation | Consented) else None
     if site is not None and site.consent_key == key.to_base64():
         raise LedgerRefused("the consent key is the hospital's own: its signature consents to all.")
     return LedgerEntry(digest(envelope), envelope, record)
+
+
+def _signers(envelope: bytes, key: VerifyingKey) -> list[VerifyingKey]:
+    """A succession is also signed by the new key: nobody is named heir who does not hold it."""
+    document = peek_document(KIND, envelope)
+    if document.get("status") != "succeeded":
+        return [key]
+    return [key, VerifyingKey.from_base64(str(document.get("new_key")))]
 
 
 def _pair(limits: Limits | SiteLimits, scope: Scope) -> tuple[str | None, str | None]:

@@ -18,8 +18,11 @@ from fedhelp_secure.signing import (
     SigningKey,
     VerifyingKey,
     open_document,
+    open_joint_document,
     peek_document,
     peek_kind,
+    sign_jointly,
+    signer_of,
 )
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
@@ -123,3 +126,41 @@ def test_what_is_no_key_is_refused(text: str) -> None:
 def test_a_key_says_its_public_half_only() -> None:
     assert KEY.public.to_base64() in repr(KEY)
     assert base64.b64encode(KEY.to_pem()).decode() not in repr(KEY)
+
+
+JOINT = sign_jointly("key-rotation", DOCUMENT, [KEY, OTHER])
+
+
+def test_a_joint_document_needs_all_of_its_signers_in_order() -> None:
+    third = SigningKey.generate().public
+    assert open_joint_document("key-rotation", JOINT, [KEY.public, OTHER.public]) == DOCUMENT
+    for keys in (
+        [],
+        [KEY.public],
+        [OTHER.public],
+        [OTHER.public, KEY.public],
+        [KEY.public, third],
+        [KEY.public, OTHER.public, third],
+    ):
+        with pytest.raises(FedHelpError):
+            open_joint_document("key-rotation", JOINT, keys)
+    with pytest.raises(FedHelpError):
+        open_document("key-rotation", JOINT, KEY.public)
+
+
+def test_one_of_two_signatures_is_not_enough() -> None:
+    for place in (0, 1):
+        outer = json.loads(JOINT)
+        outer["signatures"][place]["sig"] = signature_of(ENVELOPE)["sig"]
+        with pytest.raises(SignatureRefused):
+            open_joint_document("key-rotation", canonical_json(outer), [KEY.public, OTHER.public])
+        del outer["signatures"][place]
+        with pytest.raises(SignatureRefused, match="by others than"):
+            open_joint_document("key-rotation", canonical_json(outer), [KEY.public, OTHER.public])
+
+
+def test_which_of_a_party_s_keys_signed() -> None:
+    third = SigningKey.generate().public
+    assert signer_of("manifest", ENVELOPE, [third, KEY.public]) == KEY.public
+    with pytest.raises(SignatureRefused):
+        signer_of("manifest", ENVELOPE, [third, OTHER.public])

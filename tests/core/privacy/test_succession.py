@@ -193,11 +193,12 @@ def the_old_key_consents(told: Told, documents: Documents) -> Forged:
 
 
 NOT_SIGNED = "the ledger-entry is not signed by"
+BY_OTHERS = "the ledger-entry is signed by others than it must be"
 FORGERIES = {
     another_key_gives_way: f"entry 1: {NOT_SIGNED}",
     another_key_is_said_to_give_way: f"entry 0: {NOT_SIGNED}",
-    the_new_key_is_not_held: f"entry 1: {NOT_SIGNED}",
-    a_third_signature: "entry 1: the ledger-entry is signed by others than it must be",
+    the_new_key_is_not_held: f"entry 1: {BY_OTHERS}",
+    a_third_signature: f"entry 1: {BY_OTHERS}",
     the_old_key_goes_on: f"entry 2: {NOT_SIGNED}",
     the_new_key_signs_before: f"entry 0: {NOT_SIGNED}",
     back_to_the_old_key: "entry 2 goes back to a key it had given up",
