@@ -31,15 +31,14 @@ from fedhelp_client.bench.world import Place, World
 from fedhelp_client.data.embeddings import resize_images, resize_masks
 from fedhelp_client.metrics import dice
 from fedhelp_client.node.patients import patient_examples
+from fedhelp_client.own_correction import fit_tokens
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_masks
-from fedhelp_secure.privacy.probe import fit_moments, soft_labels
+from fedhelp_secure.privacy.probe import soft_labels
 from fedhelp_secure.public_set import PublicSet
 
 DIMENSIONS = 100
 """Of the projected patch tokens from which a head without noise learns: there are 388 entries."""
-RIDGE = 0.001
-
 OWN_SHARE = 0.6
 """How much a hospital's own token head counts beside the public model."""
 
@@ -75,25 +74,16 @@ def measure_segmentation(
 
 
 def train_token_head(places: Sequence[Place], public_set: PublicSet) -> NDArray[np.float64]:
-    """Logistic regression [D, 2] on the projected tokens of every patient at ``places``.
-
-    Tokens weigh as in the probe's vectors: each patient counts once, and in a patient the lesion as
-    much as what is not.
-    """
-    patients = [
-        patient
-        for place in places
-        for patient in patient_examples(
-            place.dataset, projected(public_set, place), task="segmentation"
-        )
-    ]
-    rows = np.concatenate([patient.features for patient in patients])
-    targets = np.concatenate([patient.targets for patient in patients])
-    weights = np.concatenate([patient.weights / patient.weights.sum() for patient in patients])
-    weights /= len(patients)
-    moments = (weights[:, np.newaxis] * rows).T @ targets
-    start = np.zeros_like(moments)
-    return fit_moments(rows, moments, ridge=RIDGE, start=start, weights=weights)
+    """`fit_tokens` on the projected tokens of every patient at ``places``: [D, 2]."""
+    return fit_tokens(
+        [
+            patient
+            for place in places
+            for patient in patient_examples(
+                place.dataset, projected(public_set, place), task="segmentation"
+            )
+        ]
+    )
 
 
 def dice_of_model(model: NDArray[np.float64], public_set: PublicSet, test: Place) -> float:
