@@ -76,7 +76,8 @@ Limit = Annotated[
 ]
 Delta = Annotated[str, Field(pattern=r"^1e-[0-9]{1,2}$")]
 Host = Annotated[str, Field(pattern=r"^[a-z0-9.:-]{1,253}$")]
-PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+# One spelling for each key: 32 bytes leave two bits of the last character, which must be zero.
+PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]
 """Base64 of an Ed25519 public key."""
 
 UNNAMED_DATA_SET = "unnamed"

@@ -7,7 +7,9 @@ module only narrows them to the one key type in use and to errors of our own.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +108,29 @@ class SigningKey:
         return canonical_json(envelope.to_dict())
 
 
+def sign_jointly(kind: str, document: dict[str, Any], keys: Sequence[SigningKey]) -> bytes:
+    """As `SigningKey.sign_document`, signed by every one of ``keys``: each says all of it."""
+    envelope = Envelope(canonical_json(document), f"{PAYLOAD_TYPE_PREFIX}{kind}+json", {})
+    for key in keys:
+        envelope.sign(CryptoSigner(key._private_key))
+    return canonical_json(envelope.to_dict())
+
+
+def open_joint_document(kind: str, envelope: bytes, keys: Sequence[VerifyingKey]) -> dict[str, Any]:
+    """The document in ``envelope``, which each of ``keys`` has signed and nobody else.
+
+    Raises what `open_document` raises. A signature of another key would give one document two
+    digests, so it is refused too.
+    """
+    document: dict[str, Any] = {}
+    for key in keys:
+        document = open_document(kind, envelope, key)
+    signatures = parse_json(envelope, f"the {kind}'s envelope")["signatures"]
+    if not keys or len(signatures) != len(set(keys)):
+        raise SignatureRefused(f"the {kind} is signed by others than it must be; do not use it.")
+    return document
+
+
 def open_document(kind: str, envelope: bytes, key: VerifyingKey) -> dict[str, Any]:
     """The document in ``envelope``, after checking its kind and ``key``'s signature.
 
@@ -117,6 +142,16 @@ def open_document(kind: str, envelope: bytes, key: VerifyingKey) -> dict[str, An
     if canonical_json(document) != payload:
         raise MalformedMessage(f"the {kind} is not in canonical form (RFC 8785).")
     return document
+
+
+def signer_of(kind: str, envelope: bytes, keys: Sequence[VerifyingKey]) -> VerifyingKey:
+    """Which of one party's ``keys`` signed ``envelope``; raises as `open_document` if none did."""
+    for key in keys[:-1]:
+        with contextlib.suppress(SignatureRefused):
+            open_document(kind, envelope, key)
+            return key
+    open_document(kind, envelope, keys[-1])
+    return keys[-1]
 
 
 def peek_document(kind: str, envelope: bytes) -> dict[str, Any]:
@@ -147,8 +182,10 @@ def _parsed(kind: str, envelope: bytes, key: VerifyingKey) -> bytes:
         raise MalformedMessage(f"the {kind} is not a DSSE envelope.") from error
     if parsed.payload_type != f"{PAYLOAD_TYPE_PREFIX}{kind}+json":
         raise MalformedMessage(f"an envelope for the {kind} is of another kind.")
-    if canonical_json(parsed.to_dict()) != envelope:
-        # One byte form: otherwise two digests could name one signed document.
+    one_signature = [signature.keys() for signature in outer["signatures"]] == [{"keyid", "sig"}]
+    if canonical_json(parsed.to_dict()) != envelope or not one_signature:
+        # One byte form: otherwise two digests could name one signed document. DSSE would let other
+        # signatures, and fields that nobody signed, stand beside the one that is checked.
         raise MalformedMessage(f"the {kind}'s envelope is not in canonical form (RFC 8785).")
     try:
         parsed.verify([key._as_securesystemslib()], 1)

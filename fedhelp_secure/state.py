@@ -9,6 +9,8 @@ Layout (``--state DIR``), owner-only throughout::
     tls/certificate.pem      leaf certificate with the identity as URI SAN, then intermediates
     keys/signing.pem         Ed25519: manifests, statements, ledger, log
     keys/sealing.bin         MLKEM768-X25519: what is sealed to this party
+    keys/generation-N/       the same two of the generation N, once keys were rotated
+    enrolment/key-generations.json  which generations there are, once there are several
     trust/governance.pub     base64 Ed25519 key that signs charters
     trust/trust-list.json    authorities and revocations, signed by the governance key
     <role>/                  whatever the role stores
@@ -20,8 +22,10 @@ party chose a passphrase (docs/adr/0020).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -33,10 +37,17 @@ from fedhelp_secure.keystore import passphrase
 from fedhelp_secure.keystore.files import StateError as StateError
 from fedhelp_secure.keystore.files import synchronise as synchronise
 from fedhelp_secure.keystore.files import write_atomically as write_atomically
+from fedhelp_secure.keystore.generations import (
+    FIRST,
+    Generation,
+    folder_of,
+    read_generations,
+    write_generations,
+)
 from fedhelp_secure.keystore.permissions import check_private
 from fedhelp_secure.keystore.signer import Algorithm, Signer, signer_for
 from fedhelp_secure.keystore.store import SecretStore, is_secret
-from fedhelp_secure.sealing import UnsealingKey
+from fedhelp_secure.sealing import SealingKey, UnsealingKey
 from fedhelp_secure.signing import SigningKey, VerifyingKey
 from fedhelp_secure.transport.identity import Identity, Role
 
@@ -47,6 +58,12 @@ class NotASecretName(InternalError):
     code = "secret-name"
 
 
+class KeyNotHeld(StateError):
+    """A charter names a key that this party does not have, or no longer."""
+
+    code = "key-not-held"
+
+
 class SignerUse(Enum):
     """What a signer's key is for; the value names it in ``signers.json``."""
 
@@ -54,6 +71,19 @@ class SignerUse(Enum):
 
 
 _OWN_FILE = "file:"
+_ONE_SEALING_KEY = (Role.UNMASKER, Role.REGISTRAR)
+"""An unmasker's sealing keys have epochs of their own, and nobody seals to a registrar."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextKeys:
+    """Keys that are made and not yet in use."""
+
+    number: int
+    signer: str
+    signing_key: SigningKey
+    sealing_key: SealingKey | None
+    """None if it stays the same."""
 
 
 class StateDirectory:
@@ -78,9 +108,9 @@ class StateDirectory:
             raise StateError(f"{root} already holds an identity; choose another --state directory.")
         state = cls(root, identity)
         elsewhere = {use: uri for use, uri in (signers or {}).items() if uri != _OWN_FILE}
-        for use, uri in elsewhere.items():
+        for uri in elsewhere.values():
             # First: what cannot be had leaves nothing behind.
-            state._signer_at(uri, use).make()
+            state._signer_at(uri, state.signing_key_path).make()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o700)
         if elsewhere:
@@ -124,13 +154,13 @@ class StateDirectory:
 
     @property
     def signing_key_path(self) -> Path:
-        """PEM, Ed25519."""
-        return self.root / "keys" / "signing.pem"
+        """PEM, Ed25519; of the present generation."""
+        return self._signing_path(self._present_number())
 
     @property
     def sealing_key_path(self) -> Path:
-        """96 raw bytes."""
-        return self.root / "keys" / "sealing.bin"
+        """96 raw bytes; of the present generation."""
+        return self._sealing_path(self._present_number())
 
     @property
     def governance_key_path(self) -> Path:
@@ -176,6 +206,24 @@ class StateDirectory:
             path.unlink(missing_ok=True)
             synchronise(path.parent)
 
+    def overwrite_secret(self, path: Path) -> None:
+        """Overwrite the secret file ``path`` with random bytes, on the disk, and remove it.
+
+        On a disk that writes in place this replaces the bytes. On flash, a copy-on-write file
+        system, a snapshot or a backup the old blocks may live on: docs/adr/0021-key-epochs.md.
+        """
+        # A change of the passphrase writes every secret anew: neither may begin within the other.
+        with self.secrets_turn():
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                file.write(os.urandom(os.fstat(file.fileno()).st_size))
+                os.fsync(file.fileno())
+            path.unlink()
+            synchronise(path.parent)
+
     def secrets_turn(self) -> AbstractContextManager[None]:
         """Within it no other process or thread reads or writes secrets of this state, nor may you.
 
@@ -188,22 +236,109 @@ class StateDirectory:
 
         Raises SignerUriRefused, TokenSupportMissing or StateError.
         """
-        return self._signer_at(self._signer_uri(use), use)
+        return self._signer_at(self._signer_uri(use), self.signing_key_path)
 
     def signers_in_use(self) -> str:
         """One line for people: where this party's signing key is. It holds no secret."""
         return f"signing key {self.signer(SignerUse.SIGNING).uri}"
 
     def signing_key(self) -> SigningKey:
-        """This party's signing key."""
-        key = self.signer(SignerUse.SIGNING).key()
-        if not isinstance(key, Ed25519PrivateKey):
-            raise MalformedMessage("a signing key must be an Ed25519 key.")
-        return SigningKey(key)
+        """This party's present signing key."""
+        return _signing_key(self.signer(SignerUse.SIGNING))
 
     def unsealing_key(self) -> UnsealingKey:
-        """This party's private sealing key."""
+        """This party's present private sealing key."""
         return UnsealingKey.from_bytes(self.read_secret(self.sealing_key_path))
+
+    def generations(self) -> tuple[Generation, ...]:
+        """The generations of this party's keys, the present one last; empty if never rotated."""
+        return read_generations(self.root)
+
+    def verifying_keys(self) -> tuple[VerifyingKey, ...]:
+        """What checks this party's signatures: its present key first, then all former ones."""
+        former = self.generations()[:-1]
+        keys = [VerifyingKey.from_base64(each.signing_key) for each in reversed(former)]
+        return (self.signing_key().public, *keys)
+
+    def signing_key_for(self, public: VerifyingKey) -> SigningKey:
+        """The present or former signing key that a charter names; raises KeyNotHeld."""
+        present = self.signing_key()
+        if present.public == public:
+            return present
+        return self._former_signing_key(self._former(public))
+
+    def unsealing_key_for(self, public: SealingKey) -> UnsealingKey:
+        """The present or former sealing key that a charter names; raises KeyNotHeld."""
+        present = self.unsealing_key()
+        if present.public.raw == public.raw:
+            return present
+        for former in self.generations()[:-1]:
+            if former.sealing_key == public.to_base64() and not former.destroyed:
+                return self._former_unsealing_key(former)
+        raise _not_held()
+
+    def unsealing_key_beside(self, public: VerifyingKey) -> UnsealingKey:
+        """The sealing key of the generation with this signing key; raises KeyNotHeld."""
+        if self.signing_key().public == public:
+            return self.unsealing_key()
+        return self._former_unsealing_key(self._former(public))
+
+    def next_keys(self, signer: str = _OWN_FILE) -> NextKeys:
+        """Keys for the next generation, made unless an earlier try has made them.
+
+        Nothing uses them before `adopt`. Raises what a signer raises that cannot be had, and
+        StateError if ``signer`` names the present key.
+        """
+        number = self._present_number() + 1
+        made = self._signer_at(signer, self._signing_path(number))
+        made.make()
+        signing_key = _signing_key(made)
+        if signing_key.public in self.verifying_keys():
+            raise StateError(f"{made.uri} is a key that this party has or had; name another one.")
+        sealing_key = None
+        if self.identity.role not in _ONE_SEALING_KEY:
+            path = self._sealing_path(number)
+            if not path.exists():
+                self.write_secret(path, UnsealingKey.generate().to_bytes())
+            sealing_key = UnsealingKey.from_bytes(self.read_secret(path)).public
+        return NextKeys(number, made.uri, signing_key, sealing_key)
+
+    def adopt(self, keys: NextKeys) -> None:
+        """Use ``keys`` from now on; what they replace stays for charters that name it."""
+        known = self.generations() or (
+            Generation(
+                number=FIRST,
+                signer=self._signer_uri(SignerUse.SIGNING),
+                signing_key=self.signing_key().public.to_base64(),
+                sealing_key=None
+                if keys.sealing_key is None
+                else self.unsealing_key().public.to_base64(),
+            ),
+        )
+        added = Generation(
+            number=keys.number,
+            signer=keys.signer,
+            signing_key=keys.signing_key.public.to_base64(),
+            sealing_key=None if keys.sealing_key is None else keys.sealing_key.to_base64(),
+        )
+        write_generations(self.root, (*known, added))
+
+    def destroy_former_keys(self) -> tuple[Generation, ...]:
+        """Overwrite and remove the private keys of all former generations; returns those.
+
+        A key that is not in this state, such as one in a token, stays where it is.
+        """
+        generations = self.generations()
+        gone = tuple(each for each in generations[:-1] if not each.destroyed)
+        for each in gone:
+            self.overwrite_secret(self._signing_path(each.number))
+            if each.sealing_key is not None:
+                self.overwrite_secret(self._sealing_path(each.number))
+        if gone:
+            # Last: the record never says too much, and a crash before it is made up for.
+            ended = [each.model_copy(update={"destroyed": True}) for each in generations[:-1]]
+            write_generations(self.root, (*ended, generations[-1]))
+        return gone
 
     def governance_key(self) -> VerifyingKey:
         """The key that signs this federation's charters."""
@@ -213,17 +348,56 @@ class StateDirectory:
     def _signers_path(self) -> Path:
         return self.root / "signers.json"
 
-    def _signer_at(self, uri: str, use: SignerUse) -> Signer:
-        paths = {SignerUse.SIGNING: self.signing_key_path}
-        return signer_for(uri, self.secrets, paths[use], Algorithm.ED25519)
+    def _signer_at(self, uri: str, path: Path) -> Signer:
+        return signer_for(uri, self.secrets, path, Algorithm.ED25519)
 
     def _signer_uri(self, use: SignerUse) -> str:
+        if generations := self.generations():
+            return generations[-1].signer
         if not self._signers_path.exists():
             return _OWN_FILE
         uri = parse_json(self.read(self._signers_path), "signers.json").get(use.value, _OWN_FILE)
         if not isinstance(uri, str):
             raise StateError(f"{self._signers_path} is damaged; put its backup back.")
         return uri
+
+    def _present_number(self) -> int:
+        generations = self.generations()
+        return generations[-1].number if generations else FIRST
+
+    def _signing_path(self, number: int) -> Path:
+        return folder_of(self.root, number) / "signing.pem"
+
+    def _sealing_path(self, number: int) -> Path:
+        if self.identity.role in _ONE_SEALING_KEY:
+            number = FIRST
+        return folder_of(self.root, number) / "sealing.bin"
+
+    def _former(self, public: VerifyingKey) -> Generation:
+        for former in self.generations()[:-1]:
+            if former.signing_key == public.to_base64() and not former.destroyed:
+                return former
+        raise _not_held()
+
+    def _former_signing_key(self, former: Generation) -> SigningKey:
+        return _signing_key(self._signer_at(former.signer, self._signing_path(former.number)))
+
+    def _former_unsealing_key(self, former: Generation) -> UnsealingKey:
+        return UnsealingKey.from_bytes(self.read_secret(self._sealing_path(former.number)))
+
+
+def _signing_key(signer: Signer) -> SigningKey:
+    key = signer.key()
+    if not isinstance(key, Ed25519PrivateKey):
+        raise MalformedMessage("a signing key must be an Ed25519 key.")
+    return SigningKey(key)
+
+
+def _not_held() -> KeyNotHeld:
+    return KeyNotHeld(
+        "the charter names a key of this party that it does not have, or that was destroyed after "
+        "a rotation; ask the registrar for a new charter."
+    )
 
 
 def _document(identity: Identity) -> dict[str, str]:

@@ -57,10 +57,14 @@ def run(
         str | None,
         typer.Option(help="HOST:PORT of the registrar, to renew the certificate in time."),
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="At the end, also write the page of 'fedhelp client pictures' here."),
+    ] = None,
 ) -> None:
     """Train, release with differential privacy, and distil the teacher into the own model."""
     from fedhelp_client.node.node import NodeOptions, run_node
-    from fedhelp_client.progress import ProgressFile
+    from fedhelp_client.progress import ProgressBars, ProgressFile
     from fedhelp_secure.enrolment.renewal import upkeep_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
@@ -79,11 +83,18 @@ def run(
         out=out,
         public_embeddings=public_embeddings,
         model=model,
+        pictures=pictures,
     )
-    with upkeep_of(directory, registrar):
-        result = run_node(directory, options, progress)
+    console = Console()
+    with upkeep_of(directory, registrar), ProgressBars(console) as bars:
+
+        def tell(step: str, done: int, total: int) -> None:
+            progress(step, done, total)
+            bars(step, done, total)
+
+        result = run_node(directory, options, tell)
     progress("done", 1, 1)
-    Console().print(
+    console.print(
         f"{result.hospital}: {result.metric} {result.alone:.3f} alone, "
         f"{result.distilled:.3f} distilled; epsilon {result.epsilon_aggregate:.3f} (aggregate), "
         f"{result.epsilon_collusion:.3f} (collusion)"
@@ -94,21 +105,48 @@ def run(
 def pictures(
     state: Annotated[Path, typer.Option(help="This hospital's state directory.")],
     test: Annotated[Path, typer.Option(help="Public labelled folder; it is what is shown.")],
-    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML page with everything in it, or PNG, to write.")
+    ] = None,
+    public_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what the backbone says of the --test images. Default: in the state "
+            "directory."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Draw what the learnt network makes of public images: a confusion matrix, or masks."""
+    """Show what the learnt models make of public images, and the curves of their training.
+
+    Confusion matrices or masks, before and after; for this hospital's own eyes.
+    """
+    from fedhelp_client.data.embedding_store import EmbeddingStore
     from fedhelp_client.data.folder import read_folder
     from fedhelp_client.export.record import ModelRecord
-    from fedhelp_client.export.student import load_student
-    from fedhelp_client.pictures import write_pictures
+    from fedhelp_client.learnt import figures, read_learnt
+    from fedhelp_client.pictures import check_drawable, write_pictures
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
+    if out is not None:
+        check_drawable(out)
     directory = StateDirectory.open(state, Role.HOSPITAL)
     record = ModelRecord.load(directory)
     public = read_folder(test, record.task, classes=record.classes)
-    write_pictures(load_student(directory, record), public, out, task=record.task)
-    Console(highlight=False, markup=False, soft_wrap=True).print(f"{out} is written.")
+    folder = public_embeddings or directory.role_directory() / "embeddings"
+    learnt = read_learnt(directory, record, public, EmbeddingStore(folder, record.task))
+    shown = figures(learnt)
+    if out is not None:
+        write_pictures(learnt, out)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if json:
+        console.print(shown.model_dump_json(indent=2))
+        return
+    for name, model in shown.models.items():
+        console.print(f"{name}: {model.metric} {model.value:.3f} on {model.images} public images")
+    if out is not None:
+        console.print(f"{out} is written: for this hospital only.")
 
 
 @app.command()

@@ -32,6 +32,7 @@ Each term is switched off by its weight in `DistillationPlan`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedhelp_client.checkpoint import Checkpoint, run_digest
+from fedhelp_client.curve import Curve
 from fedhelp_client.data.types import Dataset, Task
-from fedhelp_client.epochs import Epochs, Optimiser
+from fedhelp_client.epochs import Epochs, Optimiser, Terms
 from fedhelp_client.models import HospitalModel, Preset
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.training import (
@@ -129,14 +131,15 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     progress: ProgressCallback,
     plan: DistillationPlan | None = None,
     checkpoint: Checkpoint | None = None,
+    curve: Curve | None = None,
 ) -> None:
     """Distil ``teacher`` into ``model``, which was trained on ``own`` alone before.
 
     ``proxy_images`` uint8 [N, H, W]; ``teacher`` [N, C], or [N, h, w, C] for segmentation;
     ``own_teacher`` [n, C] or [n, 1, C], or [n, h, w, C] for segmentation, the teacher on own
     images, or None; ``foundation_embeddings`` [N, E]. ``progress`` is called after each epoch with
-    "distillation"; ``checkpoint`` is as for `train_alone`. Raises DataError without images or
-    masks, DistillationMisused if shapes do not fit; the model is then unchanged.
+    "distillation"; ``checkpoint`` and ``curve`` are as for `train_alone`. Raises DataError
+    without images or masks, DistillationMisused if shapes do not fit; the model is then unchanged.
     """
     plan = plan or distillation_plan(task, group)
     inputs = _Inputs(
@@ -154,12 +157,12 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     optimiser = Optimiser(model, plan.training, steps=sum(map(len, order)))
     run = run_digest(model, seed, plan, *inputs.tensors()) if checkpoint else ""
 
-    def epoch(number: int) -> None:
+    def epoch(number: int) -> Iterator[Terms]:
         for own_part, proxy_part in order[number]:
             step = _Step(inputs, gates, plan, own_part=own_part, proxy_part=proxy_part)
-            optimiser.step(step.loss(model, loss_of, generator))
+            yield step.loss(model, loss_of, generator)
 
-    epochs = Epochs(model, optimiser, generator, "distillation", run, checkpoint)
+    epochs = Epochs(model, optimiser, generator, "distillation", run, checkpoint, curve)
     epochs.go(len(order), epoch, progress)
 
 
@@ -217,10 +220,8 @@ class _Step:
     own_part: Tensor
     proxy_part: Tensor
 
-    def loss(
-        self, model: HospitalModel, own_loss_of: OwnLoss, generator: torch.Generator
-    ) -> Tensor:
-        """L of the module's formula on this batch."""
+    def loss(self, model: HospitalModel, own_loss_of: OwnLoss, generator: torch.Generator) -> Terms:
+        """The terms of L of the module's formula on this batch, each with its weight."""
         inputs, plan = self.inputs, self.plan
         dense = inputs.teacher.ndim == 4
         classes = inputs.teacher.shape[1]
@@ -246,15 +247,18 @@ class _Step:
         features = model.features(torch.cat([own_shown, proxy_shown]))
         logits = model.head(features)
         own_logits, proxy_logits = logits[: len(own_shown)], logits[len(own_shown) :]
-        total: Tensor = plan.own * own_loss_of(own_logits, own_wanted)
-        total = total + plan.teacher * _teacher_loss(proxy_logits, wanted, gate, plan.temperature)
+        terms = {
+            "own": plan.own * own_loss_of(own_logits, own_wanted),
+            "teacher": plan.teacher * _teacher_loss(proxy_logits, wanted, gate, plan.temperature),
+        }
         if public is not None:
             divergence = _divergence(own_logits, public, temperature=1.0)
-            total = total + plan.public * (own_gate * divergence).mean()
+            terms["public"] = plan.public * (own_gate * divergence).mean()
         if not dense and plan.relation > 0:
             embeddings = inputs.embeddings[self.proxy_part]
-            total = total + plan.relation * _relation_loss(features[len(own_shown) :], embeddings)
-        return total
+            relation = _relation_loss(features[len(own_shown) :], embeddings)
+            terms["relation"] = plan.relation * relation
+        return terms
 
 
 def _teacher_loss(logits: Tensor, wanted: Tensor, gate: Tensor, temperature: float) -> Tensor:

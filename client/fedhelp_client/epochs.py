@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fedhelp_client.checkpoint import Checkpoint
+from fedhelp_client.curve import Curve
 from fedhelp_client.models import HospitalModel
 from fedhelp_client.progress import ProgressCallback
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from fedhelp_client.training import TrainingPlan
 
 _WARM_UP = 0.15
+
+Terms = Mapping[str, Tensor]
+"""A batch's loss: terms that add up to it, by their names."""
 
 
 class Optimiser:
@@ -64,10 +69,14 @@ class Epochs:
     run: str
     """See `run_digest`."""
     checkpoint: Checkpoint | None
+    curve: Curve | None
 
-    def go(self, count: int, epoch: Callable[[int], None], progress: ProgressCallback) -> None:
-        """Call ``epoch`` with 0 to ``count`` - 1, and ``progress`` after each.
+    def go(
+        self, count: int, epoch: Callable[[int], Iterable[Terms]], progress: ProgressCallback
+    ) -> None:
+        """Learn from what ``epoch`` gives for 0 to ``count`` - 1; ``progress`` after each.
 
+        It gives the loss of one batch after the other, each when the last has been learnt from.
         What a network draws itself, as for dropout, comes from the generator's seed too. Leaves the
         model in evaluation mode.
         """
@@ -76,7 +85,12 @@ class Epochs:
             done = self._restored()
             self.model.train()
             for number in range(done, count):
-                epoch(number)
+                losses = []
+                for terms in epoch(number):
+                    self.optimiser.step(reduce(torch.add, terms.values()))
+                    losses.append({name: float(term.detach()) for name, term in terms.items()})
+                if self.curve is not None:
+                    self.curve.add(losses, number + 1, count)
                 self._keep(number + 1, last=number + 1 == count)
                 progress(self.step, number + 1, count)
         self.model.eval()
@@ -84,6 +98,8 @@ class Epochs:
     def _restored(self) -> int:
         """How many epochs a checkpoint holds; everything is then as it was after them."""
         kept = self.checkpoint.load(self.run) if self.checkpoint else None
+        if self.curve is not None:
+            self.curve.restart(kept["curve"] if kept else [])
         if kept is None:
             return 0
         self.model.load_state_dict(kept["model"])
@@ -99,6 +115,7 @@ class Epochs:
             {
                 "run": self.run,
                 "epochs": epochs,
+                "curve": self.curve.lines() if self.curve else [],
                 "model": self.model.state_dict(),
                 "state": self.optimiser.state(),
                 "generator": self.generator.get_state(),

@@ -100,7 +100,7 @@ class KeptClassifier:
     def load(cls, path: Path) -> KeptClassifier:
         """What `save` wrote to ``path``; raises DataError for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 names = ("mean", "scale", "components", "constant")
                 projection = Projection(*(arrays[name] for name in names))
                 head = Head(projection, arrays["weights"])

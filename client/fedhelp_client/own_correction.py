@@ -5,31 +5,27 @@ the patches of the hospital's own patients, in the same few public directions; a
 
     r(z) = softmax(F z + a log softmax(V z))
 
-It is used for segmentation, where V needs nothing that a node does not have anyway. V and r stay at
-home, so that they need no noise; with a = 0 the teacher is the public model. A classifier is
-corrected after distillation instead (`fedhelp_client.head`).
+It is used for segmentation. V and r stay at home, so that they need no noise; with a = 0 the
+teacher is the public model. What a node keeps has a finer V (`fedhelp_client.token_head`), which
+would need the backbone on the proxies before distillation; a classifier is corrected after it only
+(`fedhelp_client.head`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.data.types import Dataset, Task
 from fedhelp_client.distillation import DistillationPlan
 from fedhelp_client.head import joined
 from fedhelp_client.node.patients import patient_examples
-from fedhelp_client.teacher import refine_masks
+from fedhelp_client.token_head import fit_token_head, soft_masks
 from fedhelp_secure.privacy.mechanisms import PublicLabels
-from fedhelp_secure.privacy.probe import PatientExamples, fit_moments, soft_labels
+from fedhelp_secure.privacy.probe import soft_labels
 from fedhelp_secure.public_set import PublicSet
-
-RIDGE = 0.001
-"""Of the fit of V; features have norm 1 or less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,25 +55,9 @@ def correct(
     if task == "classification":
         return Taught(proxies, mine)
     if plan.own_share > 0:
-        head = fit_tokens(patient_examples(own, features, task=task))
+        head = fit_token_head(patient_examples(own, features, task=task))
         proxies = joined(proxies, soft_labels(head, public_set.features), plan.own_share)
         mine = joined(mine, soft_labels(head, features), plan.own_share)
     if plan.public == 0:
         return Taught(proxies, None)
-    images = resize_images([example.image for example in own.examples])
-    return Taught(proxies, refine_masks(images, mine))
-
-
-def fit_tokens(patients: Sequence[PatientExamples]) -> NDArray[np.float64]:
-    """V [D, 2]: logistic regression on the patches of ``patients``.
-
-    Patches weigh as in the probe's vectors: each patient counts once, and in a patient the lesion
-    as much as what is not.
-    """
-    rows = np.concatenate([patient.features for patient in patients])
-    targets = np.concatenate([patient.targets for patient in patients])
-    weights = np.concatenate([patient.weights / patient.weights.sum() for patient in patients])
-    weights /= len(patients)
-    moments = (weights[:, np.newaxis] * rows).T @ targets
-    start = np.zeros_like(moments)
-    return fit_moments(rows, moments, ridge=RIDGE, start=start, weights=weights)
+    return Taught(proxies, soft_masks(own, mine))

@@ -11,8 +11,46 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the step's name, how much of it is done, and how much there is in all."""
+
+
+class ProgressBars:
+    """A bar a step on the operator's terminal; nothing where the screen is none, as in a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._steps: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressBars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` parts of ``step``, epochs for one, are complete."""
+        if step not in self._steps:
+            self._steps[step] = self._bars.add_task(step, total=total)
+        self._bars.update(self._steps[step], completed=done, total=total)
 
 
 class ProgressFile:

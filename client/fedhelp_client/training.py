@@ -1,4 +1,4 @@
-"""Training on a hospital's own patients, and measuring what came of it.
+"""Training on a hospital's own patients, and asking a network.
 
 Everything random in training (order, augmentation) comes from one seed through a
 `torch.Generator`; nothing here reaches noise or keys. Optimiser: AdamW (Loshchilov and Hutter 2019)
@@ -8,7 +8,7 @@ with a linear warm-up and a cosine decay.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedhelp_client.checkpoint import Checkpoint, run_digest
+from fedhelp_client.curve import Curve
 from fedhelp_client.data.types import DataError, Dataset, Task
-from fedhelp_client.epochs import Epochs, Optimiser
-from fedhelp_client.metrics import Metrics, accuracy, dice
+from fedhelp_client.epochs import Epochs, Optimiser, Terms
 from fedhelp_client.models import HospitalModel
 from fedhelp_client.progress import ProgressCallback
 
@@ -173,7 +173,7 @@ def batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
     return parts
 
 
-def train_alone(
+def train_alone(  # noqa: PLR0913 - what is learnt from, how, and what is left of it
     model: HospitalModel,
     dataset: Dataset,
     *,
@@ -182,12 +182,13 @@ def train_alone(
     progress: ProgressCallback,
     plan: TrainingPlan | None = None,
     checkpoint: Checkpoint | None = None,
+    curve: Curve | None = None,
 ) -> None:
     """Train ``model`` on a hospital's own patients and nothing else.
 
     ``progress`` is called after each epoch with "training"; with a ``checkpoint`` the epochs that
-    it holds are not run again. Raises DataError if there is no image,
-    or, for segmentation, an image without a mask.
+    it holds are not run again; ``curve`` gets the loss of each. Raises DataError if there is no
+    image, or, for segmentation, an image without a mask.
     """
     plan = plan or training_plan(model, task)
     images = images_tensor([example.image for example in dataset.examples], model.side)
@@ -199,12 +200,13 @@ def train_alone(
     optimiser = Optimiser(model, plan, steps=sum(map(len, order)))
     run = run_digest(model, seed, plan, images, targets) if checkpoint else ""
 
-    def epoch(number: int) -> None:
+    def epoch(number: int) -> Iterator[Terms]:
         for part in order[number]:
             shown, wanted = augment_with(images[part], targets[part], generator)
-            optimiser.step(loss_of(model(shown), wanted))
+            yield {"own": loss_of(model(shown), wanted)}
 
-    Epochs(model, optimiser, generator, "training", run, checkpoint).go(epochs, epoch, progress)
+    made = Epochs(model, optimiser, generator, "training", run, checkpoint, curve)
+    made.go(epochs, epoch, progress)
 
 
 def augment_with(
@@ -223,24 +225,6 @@ def predict(model: HospitalModel, images: Tensor) -> Tensor:
     torch.set_num_threads(1)
     model.eval()
     return torch.cat([model(part) for part in torch.split(images, _EVALUATION_BATCH)])
-
-
-def evaluate(model: HospitalModel, dataset: Dataset, *, task: Task) -> Metrics:
-    """Accuracy, or mean Dice of the lesion at each image's own size, on ``dataset``.
-
-    Raises DataError if there is nothing to measure on.
-    """
-    logits = predict(
-        model, images_tensor([example.image for example in dataset.examples], model.side)
-    )
-    if task == "classification":
-        predicted = logits.argmax(dim=1).numpy()
-        return accuracy(predicted, labels_tensor(dataset).numpy())
-    return dice(
-        (mask_of(logits[index], example.image.shape), example.mask)
-        for index, example in enumerate(dataset.examples)
-        if example.mask is not None
-    )
 
 
 def mask_of(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

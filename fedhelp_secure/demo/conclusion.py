@@ -124,7 +124,7 @@ def _verified(
     key = ("--governance-key", str(auditor.governance_key_path))
     report: tuple[str, ...] = ("--audit-report", str(audit_report))
     try:
-        write_report(bundle, audit_report, key=auditor.signing_key())
+        write_report(bundle, audit_report, auditor=auditor)
     except StepFailed:
         # The verifier says in its own log which step it was.
         report = ()

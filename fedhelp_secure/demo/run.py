@@ -93,6 +93,10 @@ class _Demo:
     def _public_set(self) -> Path:
         return self._out / "public" / "public_set.npz"
 
+    @property
+    def _public_embeddings(self) -> Path:
+        return self._out / "public" / "embeddings"
+
     def prepare(self) -> DataSource:
         """Data, identities, the foundation model, the public set and the charter."""
         self._console.print("splitting the data between the hospitals ...")
@@ -112,6 +116,7 @@ class _Demo:
             *("client", "public-set", "--images", str(proxies)),
             *("--task", self._options.task.value, "--dimension", str(probe.dimension)),
             *("--out", str(self._public_set)),
+            *("--public-embeddings", str(self._public_embeddings)),
         )
         self.federation.enrol(self._processes)
         self._start_foundation_model()
@@ -203,7 +208,8 @@ class _Demo:
             *("--broker", self.addresses["broker"]),
             *("--seed", str(self._options.seed), "--out", str(out)),
             # One machine plays all hospitals: public images need the backbone once.
-            *("--public-embeddings", str(self._out / "public" / "embeddings")),
+            *("--public-embeddings", str(self._public_embeddings)),
+            *("--pictures", str(self._out / "pictures" / name / "index.html")),
         ]
 
     def wait_for_interrupt(self, begin: Callable[[], None]) -> None:

@@ -118,7 +118,7 @@ def print_summary(console: Console, report: DemoResult, out: Path) -> None:
     console.print(f"evidence verified: {'yes' if report.evidence_verified else 'NO'}")
     console.print(
         f"outputs: {out}/evidence/report/report.html, {out}/evidence/, {out}/evidence-report/, "
-        f"{out}/logs/",
+        f"{out}/pictures/, {out}/logs/",
         soft_wrap=True,
     )
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedhelp_secure.canonical import canonical_json, digest
 from fedhelp_secure.enrolment.own_certificate import forget_own_authority
 from fedhelp_secure.enrolment.request import EnrolmentRequest, request_path
-from fedhelp_secure.errors import MalformedMessage, PeerError
+from fedhelp_secure.errors import MalformedMessage, PeerError, SignatureRefused
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.certificates import TlsFiles, tls_key_of
@@ -86,12 +86,12 @@ def install_bundle(
         document = _Document.model_validate_json(canonical_json(opened))
     except ValidationError as error:
         raise MalformedMessage("an enrolment bundle does not have this version's form.") from error
-    _check_trusted(state, claimed, governance_key)
+    trust_list = document.trust_list.encode("utf-8")
+    _check_trusted(state, claimed, governance_key, trust_list)
     if document.request_digest != digest(state.read(request_path(state))):
         raise BundleRefused(
             "this bundle answers another request; give the registrar the newest request file."
         )
-    trust_list = document.trust_list.encode("utf-8")
     trusted = open_trust_list(trust_list, claimed)
     _check_root(trusted, root)
     # Also the list's installation would refuse it, but the governance key is kept before that.
@@ -101,7 +101,8 @@ def install_bundle(
         certificate = document.certificate.encode("utf-8")
         files = TlsFiles(tls_key_of(state), certificate, authorities=b"")
         check_own_certificate(state.identity, files, trusted, now=now)
-    write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
+    if not state.governance_key_path.exists():
+        write_atomically(state.governance_key_path, claimed.to_base64().encode("ascii") + b"\n")
     # Before the rest: a bundle with an older list is an old bundle.
     TrustStore(state).install(trust_list, now=now)
     # Last: a state with a certificate is an enrolled one.
@@ -121,12 +122,21 @@ def _check_root(trusted: TrustList, root: x509.Certificate | None) -> None:
 
 
 def _check_trusted(
-    state: StateDirectory, claimed: VerifyingKey, pinned: VerifyingKey | None
+    state: StateDirectory, claimed: VerifyingKey, pinned: VerifyingKey | None, trust_list: bytes
 ) -> None:
     if pinned is not None and claimed != pinned:
         raise BundleRefused("this bundle is not signed by the governance key that was given.")
-    if state.governance_key_path.exists() and claimed != state.governance_key():
+    if state.governance_key_path.exists() and claimed != _successor(state, trust_list):
         raise BundleRefused(
             "this bundle is from another registrar than the one trusted here; "
             "do not install it before you have asked your registrar."
         )
+
+
+def _successor(state: StateDirectory, trust_list: bytes) -> VerifyingKey:
+    """Who governs by ``trust_list`` for this state: the key that it knows, or who succeeded it."""
+    known = state.governance_key()
+    try:
+        return open_trust_list(trust_list, known).governance_key(known)
+    except SignatureRefused:
+        return known

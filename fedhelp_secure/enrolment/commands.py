@@ -125,6 +125,49 @@ def renew(
 
 
 @app.command()
+def rotate_keys(
+    state: _State,
+    registrar: Annotated[str, typer.Option(help="Address of the registrar, HOST:PORT.")],
+    signing_key: Annotated[
+        str, typer.Option(metavar="URI", help="Where the new signing key is: file: or pkcs11:...")
+    ] = "file:",
+) -> None:
+    """Take other signing and sealing keys for all charters to come; those that run go on."""
+    from fedhelp_secure.enrolment.key_rotation import rotate_keys as rotate
+
+    directory = StateDirectory.open(state)
+    keys = rotate(directory, registrar, signer=signing_key)
+    fingerprint = digest(keys.signing_key.public.raw)
+    _print(f"{directory.identity} has keys of generation {keys.number}; signing key {fingerprint}.")
+    _print(
+        "The next charter that the registrar makes names them; those that run keep the old ones."
+    )
+    _print("When those are over: fedhelp enrol destroy-old-keys.")
+
+
+@app.command()
+def destroy_old_keys(
+    state: _State,
+    abandon: Annotated[
+        bool, typer.Option(help="Also if sums may still come that only the old keys open.")
+    ] = False,
+) -> None:
+    """Overwrite and remove the keys that a rotation replaced: their charters are over here."""
+    from fedhelp_secure.enrolment.old_keys import destroy_old_keys as destroy
+
+    directory = StateDirectory.open(state)
+    gone = destroy(directory, abandon=abandon)
+    if not gone:
+        _print(f"{directory.identity} has no old keys; nothing was changed.")
+        return
+    numbers = ", ".join(str(each.number) for each in gone)
+    _print(f"The private keys of generation {numbers} of {directory.identity} are gone.")
+    for each in gone:
+        if each.signer != "file:":
+            _print(f"Not this one, which is not in {state}; remove it there: {each.signer}")
+
+
+@app.command()
 def trust(
     state: _State,
     file: Annotated[Path, typer.Argument(help="The trust list that 'fedhelp keys trust' wrote.")],

@@ -25,9 +25,11 @@ from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import MerkleTree
 from fedhelp_secure.evidence.witness import LogWitness
+from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.charters import charter_signer, open_own_charter
 from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -86,10 +88,10 @@ def export_bundle(state: StateDirectory, sources: Sources, out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleExists(f"{out} is not an empty directory; choose another --out.")
-    governance_key = state.governance_key()
     envelope = state.read(sources.charter)
+    governance_key = charter_signer(state, envelope)
     charter = open_charter(envelope, governance_key)
-    _check_auditor(charter, state)
+    auditor_key(state, charter)
     files = {
         layout.CHARTER: envelope,
         layout.GOVERNANCE_KEY: f"{governance_key.to_base64()}\n".encode(),
@@ -109,19 +111,21 @@ def sign_index(directory: Path, state: StateDirectory) -> None:
     """
     files = dict(layout.read_files(directory))
     files.pop(layout.INDEX, None)
-    charter = open_charter(layout.required(files, layout.CHARTER), state.governance_key())
-    _check_auditor(charter, state)
+    charter = open_own_charter(state, layout.required(files, layout.CHARTER))
     document = {"files": {path: digest(data) for path, data in files.items()}}
-    envelope = state.signing_key().sign_document(layout.INDEX_KIND, document)
+    envelope = auditor_key(state, charter).sign_document(layout.INDEX_KIND, document)
     write_atomically(directory / layout.INDEX, envelope, mode=_FILE_MODE)
 
 
-def _check_auditor(charter: Charter, state: StateDirectory) -> None:
-    own = state.signing_key().public
-    if own not in [auditor.verifying_key() for auditor in charter.auditors]:
-        raise NotAnAuditor(
-            "the charter does not name this auditor; ask the registrar for one that does."
-        )
+def auditor_key(state: StateDirectory, charter: Charter) -> SigningKey:
+    """This auditor's key that ``charter`` names, also a former one; raises NotAnAuditor."""
+    named = [auditor.verifying_key() for auditor in charter.auditors]
+    for own in state.verifying_keys():
+        if own in named:
+            return state.signing_key_for(own)
+    raise NotAnAuditor(
+        "the charter does not name this auditor; ask the registrar for one that does."
+    )
 
 
 def _fetched(

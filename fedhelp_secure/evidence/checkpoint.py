@@ -129,6 +129,9 @@ def split_note(note: bytes) -> tuple[str, list[str]]:
     lines = signatures[:-1].split("\n")
     if len(lines) > MAXIMUM_SIGNATURES:
         raise MalformedMessage("a checkpoint has too many signatures.")
+    if len(set(lines)) != len(lines):
+        # It would prove nothing more, and give one signed head several byte forms.
+        raise MalformedMessage("a checkpoint has a signature twice.")
     return head + "\n", lines
 
 

@@ -98,6 +98,7 @@ def verify(
 ) -> None:
     """Verify a bundle, offline. Exit status 1 names the step that failed."""
     from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
+    from fedhelp_secure.report.page import page_warning
 
     console = _console()
     key = None if governance_key is None else read_key(governance_key)
@@ -113,7 +114,8 @@ def verify(
         console.print(f"FAIL {failure.number:>2}  {failure.title}")
         raise
     _print_steps(console, steps)
-    for warning in verdict.warnings:
+    page = page_warning(bundle)
+    for warning in verdict.warnings if page is None else (*verdict.warnings, page):
         console.print(f"warning: {warning}")
     console.print(f"evidence verified: charter {verdict.charter}")
 

@@ -93,6 +93,15 @@ def _trust_lists(files: BundleFiles, charter: Charter) -> dict[str, TrustList]:
             raise BundleRefused(f"{layout.trust_list_path(name)} is another federation's.")
     if not lists:
         raise BundleRefused("the bundle has no trust list; ask for a whole one.")
+    for name, trusted in lists.items():
+        signer = trusted.governance_key(key)
+        for other in lists.values():
+            for succession in other.successions():
+                if succession.old_key == signer and trusted.sequence >= succession.sequence:
+                    raise BundleRefused(
+                        f"{layout.trust_list_path(name)} is signed by a governance key that had "
+                        "been succeeded."
+                    )
     return lists
 
 

@@ -11,6 +11,7 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.recompute import Spent, check_claim, losses_of, own_sensitivity
 from fedhelp_secure.evidence.verify_budgets import BudgetCheck, check_fewer_honest
+from fedhelp_secure.evidence.verify_succession import LedgerKeys
 from fedhelp_secure.privacy.events import PrivacyEvent, SampledGaussianEvent
 from fedhelp_secure.privacy.records import (
     Aborted,
@@ -52,10 +53,11 @@ def account_of(data: bytes, charter: Charter, hospital: Hospital) -> Account:
     if len(lines) < 2 or lines.pop() != b"":
         raise BundleRefused("it must be lines of entries, the last one ending in a newline.")
     account, budgets = Account(hospital), BudgetCheck(hospital.name)
+    keys = LedgerKeys(lines, hospital.verifying_key())
     previous: str | None = None
     for number, line in enumerate(lines):
         try:
-            entry = open_entry(line, hospital.verifying_key())
+            entry = open_entry(line, keys.present)
         except FedHelpError as error:
             raise BundleRefused(f"entry {number}: {error}") from error
         record = entry.record
@@ -72,9 +74,11 @@ def account_of(data: bytes, charter: Charter, hospital: Hospital) -> Account:
             budgets.add_consent(record, previous=previous)
         elif isinstance(record, Aborted):
             _add_aborted(account, record)
-        else:
+        elif isinstance(record, Outcome):
             _add_outcome(account, record)
+        keys.follow(entry)
         previous = entry.digest
+    keys.check_named()
     return account
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NoReturn
@@ -16,6 +16,8 @@ from fedhelp_secure.evidence.layout import BundleFiles, BundleRefused
 from fedhelp_secure.evidence.verify_ledgers import Losses
 from fedhelp_secure.evidence.verify_log import Record
 from fedhelp_secure.evidence.verify_rounds import Rounds
+from fedhelp_secure.report.build import privacy_terms, secure_sum_cost
+from fedhelp_secure.report.model import Report
 
 _Number = Annotated[
     Decimal,
@@ -84,12 +86,15 @@ def check_report(
     losses: Mapping[str, Losses],
     calls: int,
 ) -> ReportClaims:
-    """Step 12: charter, log, rounds, calls and every epsilon of report.json against the evidence.
+    """Step 12: everything in report.json that evidence can contradict is recomputed from it.
 
-    A reported epsilon may be above the recomputed one, never below.
+    Federation, charter, task, log, rounds, calls, privacy terms, what the secure sum took, and
+    every epsilon: it may be above the recomputed one, never below. What a report says beyond that
+    must be in its form: a hospital's figures for its own models are that hospital's word.
     """
     layout.required(files, layout.REPORT_HTML)
-    claims = read_claims(layout.required(files, layout.REPORT_JSON))
+    data = layout.required(files, layout.REPORT_JSON)
+    claims = read_claims(data)
     charter = record.charter
     pairs = (
         ("charter", claims.charter, charter.digest),
@@ -97,12 +102,40 @@ def check_report(
         ("rounds", claims.rounds, len(rounds.summed)),
         ("foundation_model_calls", claims.foundation_model_calls, calls),
     )
-    for field, claimed, proved in pairs:
-        if claimed != proved:
-            raise BundleRefused(f"the report's {field} is not what the evidence proves: {proved}.")
+    _compare(pairs)
     _check_log(claims.log, record, rounds)
     check_epsilons(claims.hospitals, charter, losses)
+    report = _whole(data)
+    cost = secure_sum_cost(charter, record.entries, record.objects)
+    terms = privacy_terms(charter)
+    _compare(
+        [
+            ("federation", report.federation, charter.federation),
+            *(
+                (f"privacy.{field}", getattr(report.privacy, field), getattr(terms, field))
+                for field in type(terms).model_fields
+            ),
+            *(
+                (f"secure_sum.{field}", getattr(report.secure_sum, field), getattr(cost, field))
+                for field in type(cost).model_fields
+            ),
+        ]
+    )
     return claims
+
+
+def _compare(fields: Iterable[tuple[str, object, object]]) -> None:
+    for field, claimed, proved in fields:
+        if claimed != proved:
+            raise BundleRefused(f"the report's {field} is not what the evidence proves: {proved}.")
+
+
+def _whole(data: bytes) -> Report:
+    try:
+        return Report.model_validate_json(data)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the document"
+        raise BundleRefused(f"report/report.json is not in a report's form at {where}.") from error
 
 
 def _check_log(claims: LogClaims, record: Record, rounds: Rounds) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PeerError
 from fedhelp_secure.evidence.checkpoint import Checkpoint, open_checkpoint
-from fedhelp_secure.evidence.cosignature import cosign
+from fedhelp_secure.evidence.cosignature import cosign, witness_key
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.merkle import ProofRefused, check_consistency
 from fedhelp_secure.keystore.files import exclusive, make_directory
@@ -76,7 +76,7 @@ class LogWitness:
                 note,
                 charter=self.charter,
                 witness=self.state.identity,
-                key=self.state.signing_key(),
+                key=self.state.signing_key_for(witness_key(self.charter, self.state.identity)),
                 now=int(time.time()),
             )
             write_atomically(self.path, note)

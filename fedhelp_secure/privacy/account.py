@@ -11,6 +11,7 @@ from fedhelp_secure.errors import FedHelpError
 from fedhelp_secure.privacy.budgets import Budgets, Place, broken_limit, epsilon_of
 from fedhelp_secure.privacy.consent import Period, open_consent
 from fedhelp_secure.privacy.events import (
+    KIND,
     LedgerRefused,
     PrivacyEvent,
     decimal_text,
@@ -24,11 +25,12 @@ from fedhelp_secure.privacy.records import (
     Outcome,
     Reservation,
     SiteLimits,
+    Succeeded,
     Totals,
     fewer_honest,
     open_entry,
 )
-from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.signing import VerifyingKey, open_document, signer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ class Account:
     hospital: str
     entries: list[LedgerEntry] = field(default_factory=list)
     budgets: Budgets = field(default_factory=Budgets)
+    key: VerifyingKey | None = None
+    """What signs the next entry; None in a ledger without entries."""
+    _signers: set[str] = field(default_factory=set)
+    """Keys that a succession names; base64."""
     _spent: dict[Period, Losses] = field(default_factory=dict)
     _progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
 
@@ -97,6 +103,14 @@ class Account:
     def losses(self, period: Period) -> Losses:
         """What was spent in ``period``."""
         return self._spent.get(period, Losses())
+
+    @property
+    def unfinished(self) -> tuple[tuple[str, int], ...]:
+        """(charter, round) of every release whose sum may still come."""
+        open_states = ("reserved", "sent")
+        return tuple(
+            place for place, progress in self._progress.items() if progress.status in open_states
+        )
 
     def progress(self, charter: str, round_number: int) -> Progress | None:
         """How far a round has come, None if it was never reserved."""
@@ -144,6 +158,8 @@ class Account:
             self._add_reservation(record)
         elif isinstance(record, Consented):
             self._add_consent(record)
+        elif isinstance(record, Succeeded):
+            self._add_succession(record)
         else:
             self._add_outcome(record)
         self.entries.append(entry)
@@ -189,7 +205,17 @@ class Account:
         self.budgets.site = record.site
         self.budgets.consents.setdefault(consent.period, []).append(consent)
 
+    def _add_succession(self, record: Succeeded) -> None:
+        where = f"ledger entry {record.sequence}"
+        if record.new_key in self._signers:
+            raise LedgerRefused(f"{where} goes back to a key that was given up.")
+        if record.new_key == (self.budgets.site and self.budgets.site.consent_key):
+            raise LedgerRefused(f"{where} makes the consent key the hospital's own.")
+        self._signers |= {record.old_key, record.new_key}
+
     def _check_site(self, site: SiteLimits, where: str) -> None:
+        if site.consent_key in self._signers:
+            raise LedgerRefused(f"{where} names one of the hospital's own keys as consent key.")
         loosened = self.budgets.loosened(site)
         if loosened is not None:
             raise LedgerRefused(f"{where} loosens the site's {loosened} without a consent.")
@@ -221,15 +247,34 @@ def follows(before: Progress | None, record: Outcome | Aborted) -> bool:
     return (before.status, before.contribution) == ("sent", record.contribution)
 
 
-def check_chain(envelopes: Iterable[bytes], *, hospital: str, key: VerifyingKey) -> Account:
+def check_chain(
+    envelopes: Iterable[bytes], *, hospital: str, keys: Sequence[VerifyingKey]
+) -> Account:
     """The account that ``envelopes`` give, every entry checked against all before it.
 
-    Raises SignatureRefused, MalformedMessage or LedgerRefused.
+    ``keys`` are all that the hospital has or had: one of them signed the first entry, and those
+    that successions name are among them. Raises SignatureRefused, MalformedMessage or
+    LedgerRefused.
     """
     account = Account(hospital)
     for envelope in envelopes:
-        account.add(open_entry(envelope, key))
+        if account.key is None:
+            account.key = _first_key(envelope, keys)
+        entry = open_entry(envelope, account.key)
+        account.add(entry)
+        account.key = entry.successor or account.key
+        if account.key not in keys:
+            raise LedgerRefused("a ledger is handed over to a key that is not this hospital's.")
     return account
+
+
+def _first_key(envelope: bytes, keys: Sequence[VerifyingKey]) -> VerifyingKey:
+    """Which of ``keys`` a ledger begins with: of a succession's two signers, the old one."""
+    signer = signer_of(KIND, envelope, keys)
+    document = open_document(KIND, envelope, signer)
+    if document.get("status") != "succeeded":
+        return signer
+    return VerifyingKey.from_base64(str(document.get("old_key")))
 
 
 def check_under_charter(account: Account, charter: Charter) -> Spent:

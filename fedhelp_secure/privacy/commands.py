@@ -50,7 +50,7 @@ def status(
     account = read_account(
         ledger_path(directory),
         hospital=directory.identity.name,
-        key=directory.signing_key().public,
+        keys=directory.verifying_keys(),
     )
     found = status_of(account, None if policy is None else SitePolicy.load(policy))
     if plot is not None:
@@ -85,17 +85,11 @@ def consent(
     from fedhelp_secure.policy import SitePolicy
     from fedhelp_secure.privacy.consent import Period
     from fedhelp_secure.privacy.ledger import Ledger
-    from fedhelp_secure.privacy.ledger_file import ledger_path
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
     directory = StateDirectory.open(state, Role.HOSPITAL)
-    ledger = Ledger.open(
-        ledger_path(directory),
-        hospital=directory.identity.name,
-        signing_key=directory.signing_key(),
-        policy=SitePolicy.load(policy),
-    )
+    ledger = Ledger.of(directory, policy=SitePolicy.load(policy))
     entry = ledger.consent(
         Period.parse(period),
         epsilon=epsilon,

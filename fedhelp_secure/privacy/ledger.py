@@ -14,11 +14,14 @@ hospital signed, which a node gets from its own files and from the aggregator be
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import PolicyError
@@ -50,6 +53,7 @@ from fedhelp_secure.privacy.ledger_file import (
     LedgerFile,
     checked_account,
     damaged,
+    ledger_path,
     utc_now,
 )
 from fedhelp_secure.privacy.noise import ENTROPY_SOURCE, SAMPLER, SAMPLER_VERSION
@@ -61,11 +65,12 @@ from fedhelp_secure.privacy.records import (
     Record,
     Reservation,
     SiteLimits,
+    Succeeded,
     open_entry,
 )
 from fedhelp_secure.provenance import source_commit
-from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.state import write_atomically
+from fedhelp_secure.signing import SigningKey, VerifyingKey, sign_jointly
+from fedhelp_secure.state import KeyNotHeld, StateDirectory, write_atomically
 
 PROTOCOL = "fedhelp_secure.wire.v1"
 
@@ -94,21 +99,55 @@ class NotRecorded(PolicyError):
     code = "ledger-outcome"
 
 
+class KeyRing(Protocol):
+    """The signing keys of one hospital; `fedhelp_secure.state.StateDirectory` is one."""
+
+    def signing_key(self) -> SigningKey:
+        """The present one."""
+
+    def signing_key_for(self, public: VerifyingKey) -> SigningKey:
+        """The present one, or a former one; raises KeyNotHeld."""
+
+    def verifying_keys(self) -> tuple[VerifyingKey, ...]:
+        """All that the hospital has or had, the present one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneKey:
+    """The ring of a hospital that never had another key."""
+
+    key: SigningKey
+
+    def signing_key(self) -> SigningKey:
+        """The key."""
+        return self.key
+
+    def signing_key_for(self, public: VerifyingKey) -> SigningKey:
+        """The key; raises KeyNotHeld for another."""
+        if public != self.key.public:
+            raise KeyNotHeld("this hospital has another signing key than the one asked for.")
+        return self.key
+
+    def verifying_keys(self) -> tuple[VerifyingKey, ...]:
+        """The key's public half."""
+        return (self.key.public,)
+
+
 class Ledger:
-    """Use `open`. Safe for several threads and processes: every debit is one transaction."""
+    """Use `open` or `of`. Safe for threads and processes: every debit is one transaction."""
 
     def __init__(
         self,
         path: Path,
         *,
         hospital: str,
-        signing_key: SigningKey,
+        keys: KeyRing,
         policy: SitePolicy,
         clock: Clock,
     ) -> None:
         self._file = LedgerFile(path)
         self._hospital = hospital
-        self._signing_key = signing_key
+        self._keys = keys
         self._policy = policy
         self._clock = clock
 
@@ -130,13 +169,40 @@ class Ledger:
         ledger = cls(
             path,
             hospital=hospital,
-            signing_key=signing_key,
+            keys=OneKey(signing_key),
             policy=SitePolicy() if policy is None else policy,
             clock=clock,
         )
-        ledger._file.prepare()
-        ledger.account()
+        ledger._prepare()
         return ledger
+
+    @classmethod
+    def of(
+        cls, state: StateDirectory, *, policy: SitePolicy | None = None, clock: Clock = utc_now
+    ) -> Ledger:
+        """The ledger of the hospital whose state this is, with all of its keys; else as `open`.
+
+        It is signed with the state's present key: the first entry after a rotation is preceded by
+        one that hands the ledger over.
+        """
+        ledger = cls(
+            ledger_path(state),
+            hospital=state.identity.name,
+            keys=state,
+            policy=SitePolicy() if policy is None else policy,
+            clock=clock,
+        )
+        ledger._prepare()
+        return ledger
+
+    def _prepare(self) -> None:
+        self._file.prepare()
+        self.account()
+
+    def hand_over(self) -> None:
+        """Have the hospital's present key sign all entries to come, if another signed the last."""
+        with self._file.transaction() as connection:
+            self._writable_account(connection)
 
     def reserve(
         self, charter: Charter, round_number: int, *, previous_aggregate: str | None = None
@@ -150,7 +216,7 @@ class Ledger:
         """
         event = self._checked_event(charter, round_number)
         with self._file.transaction() as connection:
-            account = self._account(connection)
+            account = self._writable_account(connection)
             if account.progress(charter.digest, round_number) is not None:
                 raise AlreadyReserved(
                     f"round {round_number} is already debited; send its stored contribution again."
@@ -247,7 +313,7 @@ class Ledger:
         reserved (or not sent) before, or another contribution was recorded for it.
         """
         with self._file.transaction() as connection:
-            account = self._account(connection)
+            account = self._writable_account(connection)
             outcome = Outcome(
                 status=status,
                 sequence=len(account.entries),
@@ -269,7 +335,7 @@ class Ledger:
         record: it was never reserved, or aborted before. Raises NotRecorded if it was opened.
         """
         with self._file.transaction() as connection:
-            account = self._account(connection)
+            account = self._writable_account(connection)
             progress = account.progress(charter.digest, round_number)
             if progress is None or progress.status == "aborted":
                 return None
@@ -298,10 +364,12 @@ class Ledger:
         Raises ConsentRefused, LimitLoosened or LedgerDamaged; the ledger is then unchanged.
         """
         with self._file.transaction() as connection:
-            account = self._account(connection)
+            account = self._writable_account(connection)
             site = self._checked_site(account)
             check_consent_key(
-                key.public, pinned=self._policy.consent_key, hospital=self._signing_key.public
+                key.public,
+                pinned=self._policy.consent_key,
+                hospital=self._keys.signing_key().public,
             )
             now = self._now(account)
             consent = make_consent(
@@ -344,10 +412,12 @@ class Ledger:
         write_atomically(path, b"".join(lines))
 
     def _checked_event(self, charter: Charter, round_number: int) -> PrivacyEvent:
-        if charter.hospital(self._hospital).verifying_key() != self._signing_key.public:
+        try:
+            self._keys.signing_key_for(charter.hospital(self._hospital).verifying_key())
+        except KeyNotHeld as error:
             raise CharterRefused(
                 "the charter names another signing key for this hospital; ask for a new charter."
-            )
+            ) from error
         if not 1 <= round_number <= charter.rounds.count:
             raise CharterRefused(f"the charter has no round {round_number}; nothing was debited.")
         return event_of(charter, self._hospital)
@@ -383,19 +453,61 @@ class Ledger:
     def _append(
         self, connection: sqlite3.Connection, account: Account, record: Record
     ) -> LedgerEntry:
-        document = record.model_dump(mode="json")
-        envelope = self._signing_key.sign_document(KIND, document)
-        entry = open_entry(envelope, self._signing_key.public)
+        key = self._keys.signing_key()
+        envelope = key.sign_document(KIND, record.model_dump(mode="json"))
+        return self._insert(connection, account, envelope, signed_by=key.public)
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        account: Account,
+        envelope: bytes,
+        *,
+        signed_by: VerifyingKey,
+    ) -> LedgerEntry:
+        entry = open_entry(envelope, signed_by)
         # The same check that an auditor makes: an entry that would be refused is never written.
         account.add(entry)
-        connection.execute(
-            "INSERT INTO entries (sequence, envelope) VALUES (?, ?)", (record.sequence, envelope)
-        )
+        row = (entry.record.sequence, envelope)
+        connection.execute("INSERT INTO entries (sequence, envelope) VALUES (?, ?)", row)
         return entry
 
     def _account(self, connection: sqlite3.Connection) -> Account:
-        key = self._signing_key.public
-        return checked_account(connection, self._file.path, hospital=self._hospital, key=key)
+        keys = self._keys.verifying_keys()
+        return checked_account(connection, self._file.path, hospital=self._hospital, keys=keys)
+
+    def _writable_account(self, connection: sqlite3.Connection) -> Account:
+        """The account, handed over to the present key if need be: to be used in a transaction.
+
+        One key after the other, also those under which nothing was written, and also at the
+        beginning: whichever of them a charter names, its auditors find it.
+        """
+        account = self._account(connection)
+        known = self._keys.verifying_keys()[::-1]
+        held = self._held(known if account.key is None else known[known.index(account.key) :])
+        if account.key is not None and held[0].public != account.key:
+            raise KeyNotHeld("the key that signed the ledger's last entry was destroyed.")
+        for old, new in itertools.pairwise(held):
+            record = Succeeded(
+                sequence=len(account.entries),
+                previous=account.head,
+                hospital=self._hospital,
+                old_key=old.public.to_base64(),
+                new_key=new.public.to_base64(),
+                recorded_at=self._now(account),
+            )
+            envelope = sign_jointly(KIND, record.model_dump(mode="json"), [old, new])
+            self._insert(connection, account, envelope, signed_by=old.public)
+            account.key = new.public
+        return account
+
+    def _held(self, keys: Sequence[VerifyingKey]) -> list[SigningKey]:
+        """The private halves of those that were not destroyed; the present one is the last."""
+        held = []
+        for public in keys:
+            with contextlib.suppress(KeyNotHeld):
+                held.append(self._keys.signing_key_for(public))
+        return held
 
     def _now(self, account: Account) -> str:
         """The time, never before the last entry's: no clock that is set back returns to a year."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,10 +108,11 @@ def ledger_path(state: StateDirectory) -> Path:
     return state.role_directory() / "ledger.sqlite"
 
 
-def read_account(path: Path, *, hospital: str, key: VerifyingKey) -> Account:
+def read_account(path: Path, *, hospital: str, keys: Sequence[VerifyingKey]) -> Account:
     """What the ledger at ``path`` amounts to; nothing is made or changed.
 
-    Raises NoLedger if there is none, and LedgerDamaged.
+    ``keys`` are all that the hospital has or had. Raises NoLedger if there is none, and
+    LedgerDamaged.
     """
     if not path.exists():
         raise NoLedger(
@@ -119,17 +120,17 @@ def read_account(path: Path, *, hospital: str, key: VerifyingKey) -> Account:
             "removed. If it has ever taken part in a round, release nothing and look for it."
         )
     with LedgerFile(path).connection() as connection:
-        return checked_account(connection, path, hospital=hospital, key=key)
+        return checked_account(connection, path, hospital=hospital, keys=keys)
 
 
 def checked_account(
-    connection: sqlite3.Connection, path: Path, *, hospital: str, key: VerifyingKey
+    connection: sqlite3.Connection, path: Path, *, hospital: str, keys: Sequence[VerifyingKey]
 ) -> Account:
     """The account that all entries give; raises LedgerDamaged unless the chain holds."""
     rows = connection.execute("SELECT envelope FROM entries ORDER BY sequence")
     try:
         # An envelope that is no bytes at all raises TypeError: the file was edited.
         envelopes = [bytes(envelope) for (envelope,) in rows]
-        return check_chain(envelopes, hospital=hospital, key=key)
+        return check_chain(envelopes, hospital=hospital, keys=keys)
     except (FedHelpError, TypeError) as error:
         raise LedgerDamaged(damaged(path)) from error

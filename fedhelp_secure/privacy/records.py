@@ -3,8 +3,9 @@
 A hospital's ledger is a chain of DSSE envelopes (kind ``ledger-entry``). A *reservation* debits one
 round before anything of it exists; *outcomes* say later that its contribution was sent, that the
 sum with it was opened, or that the round was *aborted*. A *consent* raises one of the site's
-limits. Everything in an entry is public: parameters, losses, digests and times. Counts of patients,
-training losses, norms, clip fractions, noise and seeds are never written.
+limits. A *succession* hands the ledger over to another signing key. Everything in an entry is
+public: parameters, losses, digests and times. Counts of patients, training losses, norms, clip
+fractions, noise and seeds are never written.
 
 Losses and limits are stated for four periods: the charter, the calendar year (UTC) in which the
 round was reserved, the life of the data set, and the lifetime of the ledger. Those of the charter
@@ -42,7 +43,7 @@ from fedhelp_secure.privacy.events import (
     Timestamp,
 )
 from fedhelp_secure.privacy.parameters import Tuning
-from fedhelp_secure.signing import VerifyingKey, open_document
+from fedhelp_secure.signing import VerifyingKey, open_document, open_joint_document
 
 Scope = Literal["charter", "year", "data-set", "lifetime"]
 SCOPES: tuple[Scope, ...] = ("charter", "year", "data-set", "lifetime")
@@ -248,7 +249,29 @@ class Consented(_Record):
         return self.recorded_at
 
 
-Record = Reservation | Outcome | Aborted | Consented
+class Succeeded(_Record):
+    """From the next entry on this hospital signs with another key: see docs/adr/0032.
+
+    The entry's envelope is signed by both: the old key gives way, the new one proves that it is
+    held and takes over all entries before.
+    """
+
+    version: Literal[1] = 1
+    status: Literal["succeeded"] = "succeeded"
+    sequence: int = Field(ge=0)
+    previous: Digest | None
+    hospital: Label
+    old_key: PublicKey
+    new_key: PublicKey
+    recorded_at: Timestamp
+
+    @property
+    def at(self) -> str:
+        """When the entry was made."""
+        return self.recorded_at
+
+
+Record = Reservation | Outcome | Aborted | Consented | Succeeded
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="status")])
 
 
@@ -259,6 +282,13 @@ class LedgerEntry:
     digest: str
     envelope: bytes
     record: Record
+
+    @property
+    def successor(self) -> VerifyingKey | None:
+        """The key that signs all later entries, if this entry changes it."""
+        if isinstance(self.record, Succeeded):
+            return VerifyingKey.from_base64(self.record.new_key)
+        return None
 
 
 def fewer_honest(honest: int) -> tuple[int, ...]:
@@ -283,6 +313,11 @@ def open_entry(envelope: bytes, key: VerifyingKey) -> LedgerEntry:
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         reason = re.sub(r"\s+", " ", first["msg"])
         raise LedgerRefused(f"a ledger entry is not valid at {where}: {reason}.") from error
+    if isinstance(record, Succeeded):
+        # Signed by both: nobody is named heir who does not hold the key, and no other signs here.
+        if record.old_key != key.to_base64() or record.new_key == record.old_key:
+            raise LedgerRefused("a ledger's succession names another key than the one before it.")
+        open_joint_document(KIND, envelope, [key, VerifyingKey.from_base64(record.new_key)])
     site = record.site if isinstance(record, Reservation | Consented) else None
     if site is not None and site.consent_key == key.to_base64():
         raise LedgerRefused("the consent key is the hospital's own: its signature consents to all.")

@@ -58,7 +58,7 @@ def federation_report(
         charter=charter.digest,
         task=charter.task,
         rounds=len(rounds.summed),
-        privacy=_terms(charter),
+        privacy=privacy_terms(charter),
         secure_sum=secure_sum_cost(charter, record.entries, record.objects),
         foundation_model_calls=verify_calls.check_calls(record),
         log=LogHead(size=head.size, root=head.root.hex()),
@@ -117,7 +117,8 @@ def _hospital(
     )
 
 
-def _terms(charter: Charter) -> PrivacyTerms:
+def privacy_terms(charter: Charter) -> PrivacyTerms:
+    """The limits in ``charter``, as a report restates them."""
     privacy = charter.privacy
     return PrivacyTerms(
         epsilon_limit=privacy.epsilon,

@@ -37,12 +37,12 @@ def report(
 
     wanted: dict[Form, bool] = {"json": json, "html": html, "pdf": pdf}
     forms = tuple(form for form, asked in wanted.items() if asked)
-    key = None if state is None else StateDirectory.open(state, Role.AUDITOR).signing_key()
+    auditor = None if state is None else StateDirectory.open(state, Role.AUDITOR)
     written = write_report(
         bundle,
         out or bundle.with_name(f"{bundle.resolve().name}-report"),
         forms=forms or ALL,
-        key=key,
+        auditor=auditor,
         governance_key=None if governance_key is None else read_key(governance_key),
     )
     console = Console(highlight=False, markup=False, soft_wrap=True)

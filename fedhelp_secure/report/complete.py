@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedhelp_secure.charter import open_charter
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
 from fedhelp_secure.report.build import federation_report
 from fedhelp_secure.report.html import render
 from fedhelp_secure.report.model import NodeResult, Report
 from fedhelp_secure.state import StateDirectory, write_atomically
+from fedhelp_secure.trust.charters import open_own_charter
 
 _FILE_MODE = 0o644
 """As of the rest of a bundle."""
@@ -31,7 +31,7 @@ def complete_bundle(
     ResultRefused, or a FedHelpError where the evidence does not hold: then nothing is signed.
     """
     files = layout.read_files(directory)
-    charter = open_charter(layout.required(files, layout.CHARTER), state.governance_key())
+    charter = open_own_charter(state, layout.required(files, layout.CHARTER))
     report = federation_report(files, charter, results).model_copy(update=dict(about or {}))
     document = report.model_dump_json(indent=2).encode() + b"\n"
     write_atomically(directory / layout.REPORT_JSON, document, mode=_FILE_MODE)

@@ -26,9 +26,9 @@ class NodeResult(_Fact):
     distilled: float = Field(ge=0, le=1)
     """The same network after the teacher."""
     head_alone: float | None = Field(ge=0, le=1)
-    """Classification: a linear head on the public backbone, trained on own patients."""
+    """A linear head on the public backbone, trained on own patients."""
     head: float | None = Field(ge=0, le=1)
-    """Classification: what `fedhelp_client.head` keeps, the public model and that head together."""
+    """What the hospital keeps too: the public model and such a head together."""
     epsilon_aggregate: float
     epsilon_collusion: float
 
@@ -45,9 +45,9 @@ class HospitalResult(_Fact):
     distilled: float | None = Field(default=None, ge=0, le=1)
     """The same after distillation."""
     head_alone: float | None = Field(default=None, ge=0, le=1)
-    """Classification: a linear head on the public backbone, trained on its own patients."""
+    """A linear head on the public backbone, trained on its own patients."""
     head: float | None = Field(default=None, ge=0, le=1)
-    """Classification: the public model together with that head, which the hospital keeps too."""
+    """The public model together with such a head, which the hospital keeps too."""
     epsilon_aggregate: float = Field(ge=0)
     """If at least one of aggregator and custodians is honest, at the charter's delta."""
     epsilon_collusion: float = Field(ge=0)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.evidence.bundle import NotAnAuditor
+from fedhelp_secure.evidence.bundle import auditor_key
 from fedhelp_secure.report.audit import build_report
 from fedhelp_secure.report.document import Document, document_json
 from fedhelp_secure.report.facts import Facts, read_facts
-from fedhelp_secure.signing import SigningKey, VerifyingKey
-from fedhelp_secure.state import write_atomically
+from fedhelp_secure.signing import VerifyingKey
+from fedhelp_secure.state import StateDirectory, write_atomically
 
 Form = Literal["json", "html", "pdf"]
 
@@ -38,17 +38,16 @@ def write_report(
     out: Path,
     *,
     forms: tuple[Form, ...] = ALL,
-    key: SigningKey | None = None,
+    auditor: StateDirectory | None = None,
     governance_key: VerifyingKey | None = None,
 ) -> Written:
-    """Verify ``bundle`` and write its audit report to ``out``, signed with ``key`` if given.
+    """Verify ``bundle`` and write its audit report to ``out``, signed by ``auditor`` if given.
 
     An earlier report in ``out`` is replaced, all of it. Raises StepFailed if the bundle does not
-    verify, NotAnAuditor if ``key`` is none of the charter's auditors: nothing is written then.
+    verify, NotAnAuditor if that is none of the charter's auditors: nothing is written then.
     """
     facts = read_facts(bundle, governance_key=governance_key)
-    if key is not None and key.public not in auditors(facts):
-        raise NotAnAuditor("the bundle's charter does not name this auditor; give one's state.")
+    key = None if auditor is None else auditor_key(auditor, facts.charter)
     document = build_report(facts)
     files = {FILES[form]: _renderer(form)(document) for form in forms}
     if key is not None:

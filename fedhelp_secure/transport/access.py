@@ -52,6 +52,7 @@ ACCESS: Mapping[str, frozenset[Role]] = MappingProxyType(
         _EVIDENCE + "ListCertificates": frozenset({Role.AUDITOR}),
         _ENROLMENT + "GetTrustBundle": EVERY_ROLE,
         _ENROLMENT + "Renew": EVERY_ROLE,
+        _ENROLMENT + "RotateKeys": EVERY_ROLE - {Role.REGISTRAR},
         _ENROLMENT + "GetTrustList": EVERY_ROLE,
         # By token, on a port of its own: never with a certificate.
         _JOINING + "Join": frozenset(),

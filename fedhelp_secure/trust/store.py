@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fedhelp_secure.canonical import digest
 from fedhelp_secure.errors import ConfigurationError, PeerError, PolicyError
 from fedhelp_secure.keystore.files import exclusive, make_directory
 from fedhelp_secure.state import StateDirectory, write_atomically
@@ -73,10 +74,25 @@ class TrustStore:
         with self.locked():
             if self._path.exists():
                 if self._state.read(self._path) == envelope:
+                    self._follow(offered)
                     return offered
                 check_newer(offered, self.current())
             write_atomically(self._path, envelope)
+            self._follow(offered)
         return offered
+
+    def _follow(self, held: TrustList) -> None:
+        """Trust the governance key that ``held`` leads to, from now on.
+
+        After the list is there: until then, and after a crash in between, the list is opened from
+        the former key, and the next list mends it.
+        """
+        known = self._state.governance_key()
+        key = held.governance_key(known)
+        if key != known:
+            text = key.to_base64().encode("ascii") + b"\n"
+            write_atomically(self._state.governance_key_path, text)
+            _LOGGER.warning("the governance key is now %s", digest(key.raw))
 
     def replace(self, make: Callable[[TrustList], bytes]) -> bytes:
         """For the registrar, whose own list it is: keep and return what ``make`` gives.
@@ -87,6 +103,7 @@ class TrustStore:
         with self.locked():
             envelope = make(self.current())
             write_atomically(self._path, envelope)
+            self._follow(self.current())
         return envelope
 
     @contextlib.contextmanager
@@ -181,6 +198,10 @@ def check_not_from_future(offered: TrustList, now: datetime.datetime) -> None:
 def check_newer(offered: TrustList, held: TrustList) -> None:
     """Raises TrustListRolledBack unless ``offered`` may take the place of ``held``."""
     same = {"issued": held.issued}
+    if offered.governance[: len(held.governance)] != held.governance:
+        raise TrustListRolledBack(
+            "a trust list is of a governance key that has been succeeded; keep the present one."
+        )
     if offered.federation != held.federation:
         raise TrustListRolledBack("a trust list is for another federation; keep the present one.")
     if (offered.sequence, offered.issued_at) < (held.sequence, held.issued_at) or (

@@ -16,9 +16,15 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedhelp_secure.canonical import canonical_json
-from fedhelp_secure.errors import MalformedMessage
-from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document
+from fedhelp_secure.errors import MalformedMessage, SignatureRefused
+from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
 from fedhelp_secure.transport.identity import Identity, check_label
+from fedhelp_secure.trust.governance import (
+    GovernanceSuccession,
+    check_successions,
+    open_succession,
+    successor_of,
+)
 
 KIND = "trust-list"
 LIMIT_BYTES = 1 << 20
@@ -74,6 +80,8 @@ class TrustList(_Document):
     authorities: tuple[Authority, ...] = Field(min_length=1, max_length=64)
     revocations: tuple[Revocation, ...] = Field(max_length=4096)
     """In the order in which they were made."""
+    governance: tuple[str, ...] = Field(default=(), max_length=64)
+    """Every change of the governance key, oldest first: see `fedhelp_secure.trust.governance`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrustList:
@@ -105,9 +113,20 @@ class TrustList(_Document):
         uri = identity.uri
         return next((entry for entry in self.revocations if entry.identity == uri), None)
 
+    def successions(self) -> tuple[GovernanceSuccession, ...]:
+        """The changes of the governance key, each checked; raises as `open_succession` does."""
+        return tuple(open_succession(text.encode("utf-8")) for text in self.governance)
+
+    def governance_key(self, known: VerifyingKey) -> VerifyingKey:
+        """Who governs by this list, for a party that knows ``known``."""
+        return successor_of(known, self.successions())
+
     def document(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return self.model_dump(mode="json")
+        """As plain JSON values; a federation whose key was never changed does not say so."""
+        document = self.model_dump(mode="json")
+        if not self.governance:
+            del document["governance"]
+        return document
 
 
 @functools.lru_cache(maxsize=64)
@@ -122,10 +141,23 @@ def sign_trust_list(trusted: TrustList, governance_key: SigningKey) -> bytes:
 
 
 def open_trust_list(envelope: bytes, governance_key: VerifyingKey) -> TrustList:
-    """The list in ``envelope``; raises SignatureRefused, or MalformedMessage if it is none."""
+    """The list in ``envelope``, signed by ``governance_key`` or by who has succeeded it.
+
+    Raises SignatureRefused, or MalformedMessage if it is none.
+    """
     if len(envelope) > LIMIT_BYTES:
         raise MalformedMessage("a trust list is too long; ask the registrar for another.")
-    document = open_document(KIND, envelope, governance_key)
+    # Believed only as far as the keys have signed each other, beginning with the known one.
+    stated = _parsed(peek_document(KIND, envelope))
+    successions = stated.successions()
+    check_successions(successions, federation=stated.federation, sequence=stated.sequence)
+    signer = successor_of(governance_key, successions)
+    if successions and signer != successions[-1].new_key:
+        raise SignatureRefused("a trust list is of another governance key; do not use it.")
+    return _parsed(open_document(KIND, envelope, signer))
+
+
+def _parsed(document: dict[str, Any]) -> TrustList:
     try:
         return TrustList.model_validate_json(canonical_json(document))
     except (ValidationError, ValueError) as error:

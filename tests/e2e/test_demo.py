@@ -87,6 +87,30 @@ def test_the_report_stands_alone(finished_demo: FinishedDemo) -> None:
         assert scheme not in page.replace('xmlns:xlink="http', "")
 
 
+def test_each_hospital_has_pictures_that_are_no_part_of_the_evidence(
+    finished_demo: FinishedDemo,
+) -> None:
+    for hospital in finished_demo.result["hospitals"]:
+        path = finished_demo.out / "pictures" / hospital["name"] / "index.html"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        page = path.read_text()
+        # Confusion matrices and curves.
+        assert page.count('<img src="data:image/png;base64,') == 2
+        assert f"{hospital['distilled']:.3f}" in page
+        results = finished_demo.out / "parties" / hospital["name"] / "hospital" / "results"
+        losses = [
+            str(json.loads(line)["loss"])[:10]
+            for step in ("training", "distillation")
+            for line in (results / f"{step}.jsonl").read_text().splitlines()
+        ]
+        assert len(losses) > 5
+        for folder in ("evidence", "evidence-report", "collected", "logs", "hospitals"):
+            for given in (finished_demo.out / folder).rglob("*"):
+                text = given.read_bytes() if given.is_file() else b""
+                assert b"image/png" not in text, given
+                assert not any(loss.encode() in text for loss in losses), given
+
+
 def test_the_evidence_verifies_again_and_fails_when_altered(finished_demo: FinishedDemo) -> None:
     evidence = finished_demo.out / "evidence"
     accepted = fedhelp("audit", "verify", str(evidence), cwd=finished_demo.work)

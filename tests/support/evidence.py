@@ -26,6 +26,7 @@ from fedhelp_keys.custodian.epochs import EpochStore
 from fedhelp_keys.custodian.unmasker import UnmaskerService
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
+from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
 from fedhelp_secure.evidence.checkpoint import Checkpoint, sign_checkpoint
@@ -44,6 +45,7 @@ from fedhelp_secure.foundation_model import (
     seconds_of,
 )
 from fedhelp_secure.privacy.ledger import Ledger
+from fedhelp_secure.report.build import privacy_terms, secure_sum_cost
 from fedhelp_secure.secure_sum.contribution import Contribution
 from fedhelp_secure.secure_sum.epochs import BEGUN_KIND, DESTROYED_KIND, EPOCH_KIND
 from fedhelp_secure.secure_sum.opening import Answers
@@ -138,7 +140,8 @@ class Story:
                 for index, entry in enumerate(self.entries)
                 if entry.HasField("contribution_accepted")
             }
-        report = {"log": {"size": tree.size, "root": tree.root().hex()}} | self.report
+        log = {"size": tree.size, "root": tree.root().hex()}
+        report = {"log": log, "secure_sum": self._secure_sum_cost()} | self.report
         yield layout.CHARTER, self.federation.charter_envelope
         key = self.federation.governance_key.public
         yield layout.GOVERNANCE_KEY, f"{key.to_base64()}\n".encode()
@@ -161,6 +164,14 @@ class Story:
             yield layout.receipt_path(name, number), receipt
         yield layout.REPORT_JSON, json.dumps(report, indent=2).encode()
         yield layout.REPORT_HTML, b"<!doctype html>"
+
+    def _secure_sum_cost(self) -> dict[str, Any]:
+        """As far as the story holds together: of one that does not, no report is ever read."""
+        objects = {digest(envelope): envelope for envelope in self.objects}
+        try:
+            return secure_sum_cost(self.charter, self.entries, objects).model_dump()
+        except MalformedMessage:
+            return {}
 
     def cosigned_by(self, witness: Identity, note: bytes, *, after: int = 100) -> bytes:
         """``note`` with the cosignature of a party of the federation, ``after`` seconds."""
@@ -326,15 +337,16 @@ def _answers(
 
 
 def report_of(charter: Charter, ledgers: dict[str, Ledger]) -> dict[str, Any]:
-    """What a report must say, and a little more."""
+    """What a report must say, and a little more; log and costs are added as it is written."""
     spent = {name: ledger.spent(charter) for name, ledger in ledgers.items()}
     return {
+        "federation": charter.federation,
         "task": charter.task,
         "dataset": "phantom",
         "seed": 0,
         "seconds": 1.5,
         "charter": charter.digest,
-        "secure_sum": {"values": charter.secure_sum.values, "bytes": 1000, "seconds": 0.5},
+        "privacy": privacy_terms(charter).model_dump(),
         "foundation_model_calls": 1,
         "rounds": charter.rounds.count,
         "hospitals": [

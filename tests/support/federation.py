@@ -15,9 +15,10 @@ from typing import Any
 from support.charters import complete, merge
 
 from fedhelp_keys.registrar.ca import found_federation
+from fedhelp_keys.registrar.charters import sign_and_record
 from fedhelp_keys.registrar.registry import enrol
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, Group, parse_charter, sign_charter
+from fedhelp_secure.charter import Charter, Group, parse_charter
 from fedhelp_secure.enrolment.bundle import install_bundle
 from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.secure_sum.ckks import generate_keys
@@ -79,7 +80,7 @@ def make_federation(
     merge(document, charter_overrides)
     charter = parse_charter(complete(document))
     governance_key = registrar.signing_key()
-    return Federation(root, states, charter, sign_charter(charter, governance_key), governance_key)
+    return Federation(root, states, charter, sign_and_record(registrar, charter), governance_key)
 
 
 def copied(federation: Federation, root: Path) -> Federation:

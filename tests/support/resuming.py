@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedhelp_client.architecture import Architecture
 from fedhelp_client.checkpoint import Checkpoint
+from fedhelp_client.curve import Curve
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.distillation import DistillationPlan, distil
 from fedhelp_client.models import build_network
@@ -49,6 +50,7 @@ def learn(folder: Path, seed: int, progress: ProgressCallback) -> dict[str, Tens
         plan=_TRAINING,
         progress=progress,
         checkpoint=Checkpoint(folder / "training", seconds_between=0),
+        curve=Curve(folder / "curves", "training"),
     )
     random = np.random.default_rng(3)
     labels = random.dirichlet((1, 1), 16).astype(np.float32)
@@ -65,6 +67,7 @@ def learn(folder: Path, seed: int, progress: ProgressCallback) -> dict[str, Tens
         plan=_DISTILLATION,
         progress=progress,
         checkpoint=Checkpoint(folder / "distillation", seconds_between=0),
+        curve=Curve(folder / "curves", "distillation"),
     )
     numbers: dict[str, Tensor] = model.state_dict()
     return numbers

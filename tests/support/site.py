@@ -15,6 +15,7 @@ from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.release import Releaser, StepListener, log_step
 from fedhelp_secure.charter import Charter
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.privacy.mechanisms import ProbeMechanism, Setting
@@ -65,18 +66,14 @@ class Site:
         listener: StepListener = log_step,
     ) -> None:
         self.state = state
-        self.ledger = Ledger.open(
-            state.role_directory() / "ledger.sqlite",
-            hospital=state.identity.name,
-            signing_key=state.signing_key(),
-            policy=policy,
-        )
+        self.ledger = Ledger.of(state, policy=policy)
+        keys = hospital_keys(state, charter)
         self.said: list[str] = []
         self.releaser = Releaser(
             coordinator=Coordinator(state, charter, address),
             keys=ContributionKeys(
-                state.signing_key(),
-                state.unsealing_key(),
+                keys.signing_key,
+                keys.unsealing_key,
                 PublicContext(context.read_bytes(), charter.secure_sum),
             ),
             ledger=self.ledger,

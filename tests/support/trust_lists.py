@@ -68,6 +68,11 @@ class LyingRegistrar(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.RenewResponse:
         raise PolicyError("only the trust list is served here.")
 
+    def RotateKeys(  # noqa: N802
+        self, request: enrolment_pb2.RotateKeysRequest, context: grpc.ServicerContext
+    ) -> enrolment_pb2.RotateKeysResponse:
+        raise PolicyError("only the trust list is served here.")
+
 
 @contextmanager
 def lying_registrar(state: StateDirectory, *, listen: str) -> Iterator[LyingRegistrar]:

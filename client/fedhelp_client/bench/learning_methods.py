@@ -25,7 +25,7 @@ from fedhelp_client.bench.learning_ground import (
     figures_of_labels,
     figures_of_masks,
 )
-from fedhelp_client.bench.segmentation import DIMENSIONS, OWN_SHARE, train_token_head
+from fedhelp_client.bench.segmentation import train_token_head
 from fedhelp_client.bench.setting import (
     HEAD,
     NETWORK,
@@ -40,10 +40,11 @@ from fedhelp_client.bench.setting import (
 from fedhelp_client.bench.world import Place
 from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.distillation import DistillationPlan
-from fedhelp_client.head import joined, keep_classifier, train_head
+from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.models import HospitalModel, build_model
 from fedhelp_client.own_correction import correct
 from fedhelp_client.teacher import refine_labels, refine_masks
+from fedhelp_client.token_head import DIMENSIONS, KeptSegmenter, TokenHead
 from fedhelp_client.training import train_alone
 from fedhelp_secure.charter import Group
 from fedhelp_secure.privacy.mechanisms import PublicLabels
@@ -225,7 +226,7 @@ def _head_figures(ground: Ground, names: Sequence[str]) -> Figures:
     """A linear head on the public backbone, fitted to the patients of the hospitals ``names``."""
     test = ground.world.test
     if ground.task == "segmentation":
-        return _mask_figures(_head_tokens(ground, names), test)
+        return _mask_figures(_token_head(ground, names).soft_labels(test.embeddings), test)
     places = [ground.world.hospitals[name] for name in names]
     examples = tuple(example for place in places for example in place.dataset.examples)
     head = train_head(
@@ -236,27 +237,25 @@ def _head_figures(ground: Ground, names: Sequence[str]) -> Figures:
     return figures_of_labels(head.soft_labels(test.embeddings[:, 0]), test)
 
 
-def _head_tokens(ground: Ground, names: Sequence[str]) -> NDArray[np.float64]:
-    """What a head on the patch tokens of those hospitals says of the withheld images, [N, T, 2]."""
+def _token_head(ground: Ground, names: Sequence[str]) -> TokenHead:
+    """A head on the patch tokens of the patients of the hospitals ``names``."""
     fine = public_set_of(ground.world, DIMENSIONS, ground.task)
-    head = ground.kept_numbers(
+    weights = ground.kept_numbers(
         f"token head {' '.join(names)} {fine.digest}",
         lambda: train_token_head([ground.world.hospitals[name] for name in names], fine),
     )
-    return soft_labels(head, projected(fine, ground.world.test))
+    return TokenHead(fine.projection, weights)
 
 
 def _kept_figures(
     ground: Ground, name: str, public_set: PublicSet, model: NDArray[np.float64]
 ) -> Figures:
-    """The public model and the hospital's own head together: what it can keep.
-
-    For segmentation the two are joined token by token, and a node does not make it yet.
-    """
+    """The public model and the hospital's own head together: what a node keeps."""
     test, place = ground.world.test, ground.world.hospitals[name]
     if ground.task == "segmentation":
-        public = soft_labels(model, projected(public_set, test))
-        return _mask_figures(joined(public, _head_tokens(ground, [name]), OWN_SHARE), test)
+        public = TokenHead(public_set.projection, model)
+        segmenter = KeptSegmenter(public, _token_head(ground, [name]))
+        return _mask_figures(segmenter.soft_labels(test.embeddings), test)
     kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)
     return figures_of_labels(kept.soft_labels(test.embeddings[:, 0]), test)
 

@@ -31,16 +31,11 @@ from fedhelp_client.bench.world import Place, World
 from fedhelp_client.data.embeddings import resize_images, resize_masks
 from fedhelp_client.metrics import dice
 from fedhelp_client.node.patients import patient_examples
-from fedhelp_client.own_correction import fit_tokens
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_masks
+from fedhelp_client.token_head import DIMENSIONS, fit_token_head
 from fedhelp_secure.privacy.probe import soft_labels
 from fedhelp_secure.public_set import PublicSet
-
-DIMENSIONS = 100
-"""Of the projected patch tokens from which a head without noise learns: there are 388 entries."""
-OWN_SHARE = 0.6
-"""How much a hospital's own token head counts beside the public model."""
 
 
 def measure_segmentation(
@@ -74,8 +69,8 @@ def measure_segmentation(
 
 
 def train_token_head(places: Sequence[Place], public_set: PublicSet) -> NDArray[np.float64]:
-    """`fit_tokens` on the projected tokens of every patient at ``places``: [D, 2]."""
-    return fit_tokens(
+    """`fit_token_head` on the patients of ``places``, each place's in their order."""
+    return fit_token_head(
         [
             patient
             for place in places

@@ -52,8 +52,13 @@ def build_public_set(
     out: Annotated[Path, typer.Option(help="File to write, .npz.")],
     dimension: Annotated[int, typer.Option(min=2, help="Of the projected features.")],
     task: Annotated[_Task, typer.Option(help="What is learnt.")] = "classification",
+    public_embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep what the backbone says, for nodes on this machine."),
+    ] = None,
 ) -> None:
     """Embed the proxy images with the frozen backbone and fit the projection on them."""
+    from fedhelp_client.data.embedding_store import EmbeddingStore
     from fedhelp_client.data.embeddings import embed, resize_images
     from fedhelp_client.data.folder import load_images
     from fedhelp_secure.backbone import load_backbone
@@ -63,6 +68,10 @@ def build_public_set(
     proxies = resize_images(load_images(images))
     # Nothing else runs yet when a public set is made: two cores may share the work.
     embeddings = embed(load_backbone(threads=2), proxies, task)
+    if public_embeddings is not None:
+        store = EmbeddingStore(public_embeddings, task)
+        for image, embedding in zip(proxies, embeddings, strict=True):
+            store.keep(image, embedding)
     chosen = PROJECTIONS[task]
     projection = fit_projection(
         embeddings, dimension, whitening=chosen.whitening, constant=chosen.constant

@@ -41,7 +41,12 @@ class EmbeddingStore:
         self, examples: Sequence[Example], progress: ProgressCallback | None = None
     ) -> NDArray[np.float32]:
         """[N, T, E] of the examples' images, each computed by itself, as `embed` gives them."""
-        images = resize_images([example.image for example in examples])
+        return self.embed_images(resize_images([example.image for example in examples]), progress)
+
+    def embed_images(
+        self, images: NDArray[np.uint8], progress: ProgressCallback | None = None
+    ) -> NDArray[np.float32]:
+        """The same of ``images``, uint8 [N, 224, 224]."""
         found: dict[int, NDArray[np.float32]] = {}
         # In an order of our own, so that processes that share a store share the work as well.
         order = list(range(len(images)))

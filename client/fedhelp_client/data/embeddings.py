@@ -44,7 +44,7 @@ def embed(backbone: Backbone, images: NDArray[np.uint8], task: Task) -> NDArray[
     if task == "classification":
         return backbone.summaries(images)[:, None, :]
     patches = backbone.tokens(images)[:, 1:, :]
-    positions = np.broadcast_to(_positions(), (len(patches), GRID * GRID, 4))
+    positions = np.broadcast_to(token_positions(), (len(patches), GRID * GRID, 4))
     embeddings: NDArray[np.float32] = np.concatenate([patches, positions], axis=2)
     return embeddings
 
@@ -60,7 +60,7 @@ def token_targets(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([1.0 - lesion, lesion], axis=2)
 
 
-def _positions() -> NDArray[np.float32]:
+def token_positions() -> NDArray[np.float32]:
     """[256, 4]: x, y, x squared and y squared of each patch, each centred on 0."""
     axis = (np.arange(GRID) + 0.5) / GRID * 2.0 - 1.0
     down, across = np.meshgrid(axis, axis, indexing="ij")

@@ -56,7 +56,9 @@ class ModelCard(BaseModel):
         if self.network == "own":
             return record.distilled, record.alone
         if record.head is None or record.head_alone is None:
-            raise DataError("this hospital kept no classifier; the card is of nothing.")
+            raise DataError(
+                "this hospital kept nothing beside its network; the card is of nothing."
+            )
         return record.head, record.head_alone
 
 

@@ -20,7 +20,8 @@ def export(
     kept: Annotated[
         bool,
         typer.Option(
-            "--kept", help="The kept classifier, backbone included: 90 MB, usually more accurate."
+            "--kept",
+            help="What is kept beside the network, backbone included: 90 MB, often more accurate.",
         ),
     ] = False,
 ) -> None:
@@ -36,7 +37,7 @@ def export(
 
     directory = StateDirectory.open(state, Role.HOSPITAL)
     if kept and int8:
-        raise DataError("the kept classifier has no 8-bit form; give --kept or --int8.")
+        raise DataError("what is kept has no 8-bit form; give --kept or --int8.")
     images = PublicSet.load(public_set)
     if kept:
         exported = export_kept(directory, images, out)
@@ -58,8 +59,9 @@ def card(
 ) -> None:
     """Check that a model's card is this hospital's and about that file, and print it."""
     from fedhelp_client.data.types import DataError
-    from fedhelp_client.export.card import markdown, open_card
+    from fedhelp_client.export.card import KIND, markdown, open_card
     from fedhelp_client.export.student import CARD, MODEL
+    from fedhelp_secure.signing import signer_of
     from fedhelp_secure.state import StateDirectory
     from fedhelp_secure.transport.identity import Role
 
@@ -68,7 +70,8 @@ def card(
         envelope, model = (folder / CARD).read_bytes(), (folder / MODEL).read_bytes()
     except OSError as error:
         raise DataError(f"{folder} holds no exported model; export one first.") from error
-    _console().print(markdown(open_card(envelope, directory.signing_key().public, model)))
+    key = signer_of(KIND, envelope, directory.verifying_keys())
+    _console().print(markdown(open_card(envelope, key, model)))
 
 
 def _console() -> Console:

@@ -6,6 +6,7 @@ Its ends are those of a classifying network (`fedhelp_client.export.graph`), its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -33,26 +34,45 @@ _BACKBONE = "backbone:"
 
 def kept_graph(kept: KeptClassifier) -> ModelProto:
     """The whole graph of ``kept``; raises BackboneUnavailable."""
-    published = onnx.load_model_from_string(network())
-    backbone = compose.add_prefix(version_converter.convert_version(published, OPSET), _BACKBONE)
-    backbone.ir_version = IR_VERSION
-    del published  # 90 MB
-    tokens = [_BACKBONE + layer for layer in LAYERS]
-    seen = compose.merge_models(
-        _entrance(), backbone, io_map=[("prepared", _BACKBONE + INPUT)], outputs=tokens
-    )
-    places = [f"tokens_{place}" for place in range(len(LAYERS))]
+    tokens = [f"tokens_{place}" for place in range(len(LAYERS))]
+    seen, layers = seen_graph(LAYERS)
     return finished(
         compose.merge_models(
-            seen, _head(kept, places), io_map=list(zip(tokens, places, strict=True))
+            seen, _head(kept, tokens), io_map=list(zip(layers, tokens, strict=True))
         )
     )
 
 
+def seen_graph(
+    layers: Sequence[str], passing: Sequence[str] = ()
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """From an image to the backbone's ``layers``, and what these are called at its end.
+
+    ``passing``: what `_entrance` gives besides and passes by the backbone. Raises
+    BackboneUnavailable.
+    """
+    published = onnx.load_model_from_string(network())
+    backbone = compose.add_prefix(version_converter.convert_version(published, OPSET), _BACKBONE)
+    backbone.ir_version = IR_VERSION
+    del published  # 90 MB
+    names = tuple(_BACKBONE + layer for layer in layers)
+    seen = compose.merge_models(
+        _entrance(),
+        backbone,
+        io_map=[("prepared", _BACKBONE + INPUT)],
+        outputs=[*passing, *names],
+    )
+    return seen, names
+
+
 def _entrance() -> ModelProto:
-    """As `fedhelp_secure.backbone.images.prepare`, which rounds to bytes after scaling."""
+    """As `fedhelp_secure.backbone.images.prepare`, which rounds to bytes after scaling.
+
+    Besides the ``prepared`` image there are its ``bytes`` at that size, and the ``size`` it had.
+    """
     resize, constants = scaled_to(SIDE)
     nodes = [
+        helper.make_node("Shape", [IMAGE], ["size"], start=2, end=4),
         *resize,
         helper.make_node("Round", ["resized"], ["bytes"]),
         helper.make_node("Div", ["bytes", "white"], ["unit"]),
@@ -70,7 +90,9 @@ def _entrance() -> ModelProto:
         constants,
         inputs=[helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["N", 1, "H", "W"])],
         outputs=[
-            helper.make_tensor_value_info("prepared", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+            helper.make_tensor_value_info("prepared", TensorProto.FLOAT, ["N", 3, SIDE, SIDE]),
+            helper.make_tensor_value_info("bytes", TensorProto.FLOAT, ["N", 1, SIDE, SIDE]),
+            helper.make_tensor_value_info("size", TensorProto.INT64, [2]),
         ],
     )
 

@@ -32,7 +32,7 @@ class ModelRecord(BaseModel):
     head_alone: float | None = None
     """Of a head on the public backbone, from the hospital's own patients alone."""
     head: float | None = None
-    """Of the kept classifier; None where none is kept, as for segmentation."""
+    """Of the kept classifier or segmenter; None where none is kept."""
     test_images: int
     mechanism: str
     epsilon_aggregate: str

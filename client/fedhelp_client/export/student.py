@@ -8,8 +8,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
 
+from fedhelp_client.data.embeddings import embed
 from fedhelp_client.data.types import DataError
 from fedhelp_client.export.card import ModelCard, markdown, sign_card
 from fedhelp_client.export.check import agreement, check_same, probabilities
@@ -17,6 +21,9 @@ from fedhelp_client.export.graph import student_graph
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.head import KeptClassifier
 from fedhelp_client.models import HospitalModel, build_network
+from fedhelp_client.node.kept import load_kept
+from fedhelp_client.teacher import refine_masks
+from fedhelp_client.token_head import KeptSegmenter
 from fedhelp_secure.backbone import load_backbone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.public_set import PublicSet
@@ -48,7 +55,7 @@ def export_student(
     patient is read. Raises DataError if nothing was learnt or ``out`` holds a model, ExportDiffers.
     """
     record = _record(state, out)
-    model = load_student(state, record)
+    model = load_network(state, record, "distilled")
     exact = student_graph(model, task=record.task)
     check_same(exact, public_set.images, probabilities(model, public_set.images, task=record.task))
     graph, agreed = exact, 1.0
@@ -66,28 +73,37 @@ def export_student(
 
 
 def export_kept(state: StateDirectory, public_set: PublicSet, out: Path) -> Exported:
-    """Write the kept classifier of ``state``, backbone included, as ONNX, with a signed card.
+    """Write what ``state`` keeps beside its network, backbone included, as ONNX, with its card.
 
-    The graph is compared with it on the public images. Raises DataError if none was kept (as for
-    segmentation) or ``out`` holds a model, BackboneUnavailable or ExportDiffers.
+    The graph is compared with it on the public images. Raises DataError if nothing was kept or
+    ``out`` holds a model, BackboneUnavailable or ExportDiffers.
     """
-    # Not above: what it needs takes a second to import.
-    from fedhelp_client.export.kept import kept_graph
-
     record = _record(state, out)
     if record.head is None:
         raise DataError(
-            f"{state.root} holds no kept classifier, as for segmentation there is none; export "
-            "the network instead, without --kept."
+            f"{state.root} holds no kept classifier or segmenter; export the network instead, "
+            "without --kept."
         )
-    kept = KeptClassifier.load(state.role_directory() / "models" / "head.npz")
-    graph = kept_graph(kept)
-    backbone = load_backbone()
-    expected = kept.soft_labels(backbone.summaries(public_set.images))
+    graph, expected = _kept_graph(load_kept(state, record.task), public_set.images)
     check_same(graph, public_set.images, expected)
     return _written(
         state, out, graph.SerializeToString(), record, network="kept", number_format="float32"
     )
+
+
+def _kept_graph(
+    kept: KeptClassifier | KeptSegmenter, images: NDArray[np.uint8]
+) -> tuple[ModelProto, NDArray[np.floating]]:
+    """The graph of ``kept``, and what it has to say of ``images`` [N, 224, 224]."""
+    # Not above: what they need takes a second to import.
+    from fedhelp_client.export.kept import kept_graph
+    from fedhelp_client.export.kept_segmenter import segmenter_graph
+
+    backbone = load_backbone()
+    if isinstance(kept, KeptClassifier):
+        return kept_graph(kept), kept.soft_labels(backbone.summaries(images))
+    labels = kept.soft_labels(embed(backbone, images, "segmentation"))
+    return segmenter_graph(kept), refine_masks(images, labels)[:, np.newaxis, :, :, 1]
 
 
 def _record(state: StateDirectory, out: Path) -> ModelRecord:
@@ -124,9 +140,14 @@ def _written(
     return Exported(card, out)
 
 
-def load_student(state: StateDirectory, record: ModelRecord) -> HospitalModel:
-    """The learnt network of ``state``; raises DataError if its file is missing or another's."""
-    path = state.role_directory() / "models" / "distilled.pt"
+def load_network(
+    state: StateDirectory, record: ModelRecord, name: Literal["alone", "distilled"]
+) -> HospitalModel:
+    """The network of ``state`` as it was after training alone, or after distillation.
+
+    Raises DataError if its file is missing or another's.
+    """
+    path = state.role_directory() / "models" / f"{name}.pt"
     model = build_network(record.network(), task=record.task, classes=len(record.classes), seed=0)
     try:
         # weights_only: the file is data, whoever wrote it.

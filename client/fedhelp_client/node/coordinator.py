@@ -28,6 +28,7 @@ from fedhelp_secure.errors import (
 from fedhelp_secure.evidence.log import log_origin
 from fedhelp_secure.evidence.receipts import check_receipt
 from fedhelp_secure.evidence.witness import LogWitness
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.secure_sum.answer_wire import answer_of
 from fedhelp_secure.secure_sum.answers import Answer
 from fedhelp_secure.secure_sum.bodies import body_bytes
@@ -36,11 +37,13 @@ from fedhelp_secure.secure_sum.contribution import Contribution, ContributionKey
 from fedhelp_secure.secure_sum.epochs import KeysRefused
 from fedhelp_secure.secure_sum.opening import Answers, OpenedSum, open_sum
 from fedhelp_secure.secure_sum.round_keys import RoundKeys, open_round_keys
+from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.chunks import CHUNK_BYTES, read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.charters import charter_signer
 from fedhelp_secure.trust.store import TrustListOutdated
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -122,6 +125,8 @@ class Coordinator:
     charter: Charter
     address: str
     """host:port."""
+    signed_by: VerifyingKey | None = None
+    """The governance key of the charter; None if it was not fetched."""
     connections: Connections = field(default_factory=Connections, repr=False)
     session: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
     """Of this process: the aggregator lets one of a hospital's live, the newest."""
@@ -319,7 +324,7 @@ class Coordinator:
             self.charter,
             round_number,
             recipient=self.state.identity.name,
-            unsealing_key=self.state.unsealing_key(),
+            unsealing_key=hospital_keys(self.state, self.charter).unsealing_key,
             answers=answers,
         )
 
@@ -335,14 +340,11 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
             reply = CoordinatorStub(channel).GetCharter(wire.GetCharterRequest(), timeout=30)
         return reply.envelope
 
-    charter = open_charter(retried(call), state.governance_key())
-    hospital = charter.hospital(state.identity.name)
-    if hospital.verifying_key() != state.signing_key().public:
-        raise CharterRefused(
-            "the charter names another signing key for this hospital; enrol again and ask for a "
-            "new charter."
-        )
-    return Coordinator(state, charter, address)
+    envelope = retried(call)
+    signer = charter_signer(state, envelope)
+    charter = open_charter(envelope, signer)
+    hospital_keys(state, charter)
+    return Coordinator(state, charter, address, signed_by=signer)
 
 
 def _open(state: StateDirectory, address: str, aggregator: str) -> grpc.Channel:

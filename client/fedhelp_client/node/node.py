@@ -8,38 +8,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedhelp_client.architecture import Architecture, choose_architecture, preset
 from fedhelp_client.checkpoint import Checkpoint
+from fedhelp_client.curve import Curve, curves_folder, read_curves
 from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
 from fedhelp_client.distillation import distil, distillation_plan
 from fedhelp_client.export.record import ModelRecord
-from fedhelp_client.head import RIDGE_ALONE, keep_classifier, train_head
-from fedhelp_client.metrics import accuracy
+from fedhelp_client.judging import judge_network
+from fedhelp_client.learnt import ALONE, DISTILLED, KEPT, Learnt
 from fedhelp_client.models import build_network
 from fedhelp_client.node.coordinator import Coordinator, connect, read_context
 from fedhelp_client.node.files import ReleaseFiles
 from fedhelp_client.node.gate import HoursGate
 from fedhelp_client.node.guidance import Guidance
+from fedhelp_client.node.kept import fit_heads, judge_head
 from fedhelp_client.node.mechanisms import Own, release_labels
-from fedhelp_client.node.patients import OwnFeatures, own_features
+from fedhelp_client.node.patients import own_features
 from fedhelp_client.node.release import Releaser
 from fedhelp_client.own_correction import correct
+from fedhelp_client.pictures import check_drawable, write_pictures
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_labels
-from fedhelp_client.training import evaluate, train_alone
+from fedhelp_client.training import train_alone
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
-from fedhelp_secure.privacy.ledger_file import ledger_path
 from fedhelp_secure.public_set import PublicSet
 from fedhelp_secure.report.model import NodeResult
 from fedhelp_secure.secure_sum.ckks import PublicContext
@@ -68,6 +69,8 @@ class NodeOptions:
     """Folder, shared by the nodes of one machine, for what the backbone says of public images."""
     model: str | None = None
     """A preset, or a YAML file (`fedhelp_client.architecture`); None for the group's default."""
+    pictures: Path | None = None
+    """HTML page or PNG of what was learnt, for the hospital's own operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +90,15 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
     do not fit or the charter is a rehearsal; BudgetExhausted if the ledger refuses; RoundFailed if
     a round ends without a sum; SumForged if a sum was altered on its way.
     """
+    if options.pictures is not None:
+        check_drawable(options.pictures)
     policy = SitePolicy.load(options.policy) if options.policy else SitePolicy()
     coordinator = connect(state, options.aggregator[1], options.aggregator[0])
     charter = coordinator.charter
-    policy.check_signer(state.governance_key())
+    policy.check_signer(coordinator.signed_by or state.governance_key())
     check_patients_allowed(charter)
     charter.check_shares()
-    ledger = Ledger.open(
-        ledger_path(state),
-        hospital=state.identity.name,
-        signing_key=state.signing_key(),
-        policy=policy,
-    )
+    ledger = Ledger.of(state, policy=policy)
     ledger.check(charter)
     group = charter.hospital(state.identity.name).group
     # Before the images, which take long to read: a model that does not fit costs nothing.
@@ -118,13 +118,13 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         seed=options.seed,
         progress=progress,
         checkpoint=trained,
+        curve=Curve(curves_folder(state), "training"),
     )
-    alone = evaluate(model, inputs.test, task=charter.task)
+    alone = judge_network(model, inputs.test, task=charter.task)
+    _keep(model, state, "alone")
 
     own_store = EmbeddingStore(state.role_directory() / "embeddings", charter.task)
-    features = own_features(
-        inputs.own, inputs.public_set, own_store, task=charter.task, progress=progress
-    )
+    features = own_features(inputs.own, inputs.public_set, own_store, progress=progress)
     releaser = _releaser(
         state, coordinator, inputs, ledger=ledger, progress=progress, gate=HoursGate(policy.hours)
     )
@@ -153,33 +153,49 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
         seed=options.seed,
         progress=progress,
         checkpoint=distilling,
+        curve=Curve(curves_folder(state), "distillation"),
     )
-    distilled = evaluate(model, inputs.test, task=charter.task)
-    _keep(model, state)
+    distilled = judge_network(model, inputs.test, task=charter.task)
+    _keep(model, state, "distilled")
     shared = options.public_embeddings
     # The same store, if it may be: each keeps a backbone of its own once it has needed one.
     tested = own_store if shared is None else EmbeddingStore(shared, charter.task)
-    head_alone, head = _heads(state, inputs, features, labels.model, tested, progress)
+    heads = fit_heads(
+        inputs.own,
+        features,
+        inputs.public_set,
+        labels.model,
+        task=charter.task,
+        public=tested,
+    )
+    heads.save(state)
+    embedded = tested.embed(inputs.test.examples, progress)
+    head_alone, head = (judge_head(one, inputs.test, embedded) for one in (heads.alone, heads.kept))
 
     spent = ledger.spent(charter)
     result = NodeResult(
         hospital=state.identity.name,
         group=group,
         task=charter.task,
-        metric=alone.name,
-        alone=alone.value,
-        distilled=distilled.value,
-        head_alone=head_alone,
-        head=head,
+        metric=alone.metrics.name,
+        alone=alone.metrics.value,
+        distilled=distilled.metrics.value,
+        head_alone=head_alone.metrics.value,
+        head=head.metrics.value,
         epsilon_aggregate=float(spent.epsilon_aggregate),
         epsilon_collusion=float(spent.epsilon_collusion),
     )
-    _record(charter, result, architecture, images=distilled.images).save(state)
+    record = _record(charter, result, architecture, images=distilled.metrics.images)
+    record.save(state)
     ledger.export(options.out / "ledger.jsonl")
     releaser.files.export_receipts(options.out / "receipts", state.identity.name)
     write_atomically(options.out / "result.json", canonical_json(result.model_dump()))
     for checkpoint in (trained, distilling):
         checkpoint.remove()
+    if options.pictures is not None:
+        judged = {ALONE: alone, DISTILLED: distilled, KEPT: head}
+        curves = tuple(read_curves(curves_folder(state)))
+        write_pictures(Learnt(record, inputs.test, judged, curves), options.pictures)
     return result
 
 
@@ -214,30 +230,6 @@ def read_inputs(charter: Charter, options: NodeOptions) -> Inputs:
     public_set = PublicSet.load(options.public_set)
     public_set.check(charter)
     return Inputs(own, test, public_set, read_context(charter, options.context))
-
-
-def _heads(
-    state: StateDirectory,
-    inputs: Inputs,
-    own: OwnFeatures,
-    public_model: NDArray[np.float64],
-    tested: EmbeddingStore,
-    progress: ProgressCallback,
-) -> tuple[float | None, float | None]:
-    """Keep a classifier; accuracy of the own head alone and of it. None for segmentation."""
-    if own.embeddings is None:
-        return None, None
-    public_set = inputs.public_set
-    test = tested.embed(inputs.test.examples, progress)[:, 0]
-    labels = np.array([example.label for example in inputs.test.examples])
-    alone = train_head(inputs.own, own.embeddings, public_set.projection, ridge=RIDGE_ALONE)
-    kept = keep_classifier(inputs.own, own.embeddings, public_set, public_model)
-    kept.save(state.role_directory() / "models" / "head.npz")
-    of_alone, of_kept = (
-        accuracy(classifier.soft_labels(test).argmax(axis=1), labels).value
-        for classifier in (alone, kept)
-    )
-    return of_alone, of_kept
 
 
 def _record(
@@ -276,9 +268,10 @@ def _releaser(
     progress: ProgressCallback,
     gate: HoursGate,
 ) -> Releaser:
+    own = hospital_keys(state, coordinator.charter)
     return Releaser(
         coordinator=coordinator,
-        keys=ContributionKeys(state.signing_key(), state.unsealing_key(), inputs.context),
+        keys=ContributionKeys(own.signing_key, own.unsealing_key, inputs.context),
         ledger=ledger,
         files=ReleaseFiles.of_charter(state, coordinator.charter.digest),
         progress=progress,
@@ -286,8 +279,8 @@ def _releaser(
     )
 
 
-def _keep(model: torch.nn.Module, state: StateDirectory) -> None:
+def _keep(model: torch.nn.Module, state: StateDirectory, name: str) -> None:
     """The hospital's own model stays in its state directory: it needs no noise and goes nowhere."""
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
-    write_atomically(state.role_directory() / "models" / "distilled.pt", buffer.getvalue())
+    write_atomically(state.role_directory() / "models" / f"{name}.pt", buffer.getvalue())

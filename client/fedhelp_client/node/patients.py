@@ -22,8 +22,8 @@ class OwnFeatures:
 
     projected: NDArray[np.float64]
     """[N, T, D]: public features; T is 1 for classification, 256 patch tokens for segmentation."""
-    embeddings: NDArray[np.float32] | None
-    """[N, E] for classification, what the hospital's own head learns from; otherwise None."""
+    embeddings: NDArray[np.float32]
+    """[N, T, E], of which they are projections: what the hospital's own head learns from."""
 
 
 def own_features(
@@ -31,10 +31,9 @@ def own_features(
     public_set: PublicSet,
     store: EmbeddingStore,
     *,
-    task: Task,
     progress: ProgressCallback,
 ) -> OwnFeatures:
-    """Features of every image of ``dataset``, each computed by itself; ``store`` is for ``task``.
+    """Features of every image of ``dataset``, each computed by itself.
 
     Images that share a matrix product may be rounded differently when one of them is missing, and
     one patient's numbers must not depend on another's, not even in their last bits: the sensitivity
@@ -42,8 +41,7 @@ def own_features(
     """
     embedded = store.embed(dataset.examples, progress)
     projected = [public_set.projection.apply(one).astype(np.float64) for one in embedded]
-    of_images = embedded[:, 0] if task == "classification" else None
-    return OwnFeatures(np.stack(projected), of_images)
+    return OwnFeatures(np.stack(projected), embedded)
 
 
 def patient_examples(

@@ -23,6 +23,7 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.memory import peak_rss_mb
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.privacy.witness import rehearsal_entry_digest
 from fedhelp_secure.secure_sum.bodies import body_bytes
 from fedhelp_secure.secure_sum.contribution import (
@@ -105,7 +106,8 @@ def rehearse(
     charter = coordinator.charter
     check_rehearsal(charter)
     context = read_context(charter, options.context)
-    keys = ContributionKeys(state.signing_key(), state.unsealing_key(), context)
+    own = hospital_keys(state, charter)
+    keys = ContributionKeys(own.signing_key, own.unsealing_key, context)
     rehearsal = Rehearsal(coordinator, keys, ReleaseFiles.of_charter(state, charter.digest), say)
     for path in (options.figures, options.reveal):
         if path is not None:

@@ -10,8 +10,10 @@ what it holds. Then a round can be drawn and sent a second time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedhelp_client.node.coordinator import Coordinator
 from fedhelp_secure.errors import MalformedMessage
@@ -25,7 +27,7 @@ from fedhelp_secure.privacy.witness import (
     rehearsal_entry_digest,
 )
 from fedhelp_secure.secure_sum.contribution import KIND, ManifestRefused, open_manifest
-from fedhelp_secure.signing import VerifyingKey, open_document
+from fedhelp_secure.signing import VerifyingKey, open_document, signer_of
 from fedhelp_secure.state import StateDirectory
 
 
@@ -73,17 +75,19 @@ def check_own_files(state: StateDirectory, account: Account) -> None:
 
     Raises LedgerOutdated, or SignatureRefused or MalformedMessage for what is not this hospital's.
     """
-    key = state.signing_key().public
+    keys = state.verifying_keys()
     for folder in sorted((state.role_directory() / "charters").glob("*")):
         charter = f"sha256:{folder.name}"
         for manifest in sorted(folder.glob("round-*/manifest")):
-            _check_manifest_file(manifest, charter, key, account)
+            _check_manifest_file(manifest, charter, keys, account)
         for receipt in sorted((folder / "receipts").glob("*.bin")):
-            _check_receipt_file(receipt, charter, key, account)
+            _check_receipt_file(receipt, charter, keys, account)
 
 
-def _check_manifest_file(path: Path, charter: str, key: VerifyingKey, account: Account) -> None:
-    document = open_document(KIND, path.read_bytes(), key)
+def _check_manifest_file(
+    path: Path, charter: str, keys: Sequence[VerifyingKey], account: Account
+) -> None:
+    document = _own_manifest(path, keys)
     named = document.get("ledger_entry_digest")
     if named == rehearsal_entry_digest(charter):
         return
@@ -94,10 +98,12 @@ def _check_manifest_file(path: Path, charter: str, key: VerifyingKey, account: A
     )
 
 
-def _check_receipt_file(path: Path, charter: str, key: VerifyingKey, account: Account) -> None:
+def _check_receipt_file(
+    path: Path, charter: str, keys: Sequence[VerifyingKey], account: Account
+) -> None:
     accepted = parse_entry(parse_receipt(path.read_bytes()).entry).contribution_accepted
     manifest = path.parents[1] / f"round-{accepted.round}" / "manifest"
-    if manifest.exists() and open_document(KIND, manifest.read_bytes(), key).get(
+    if manifest.exists() and _own_manifest(manifest, keys).get(
         "ledger_entry_digest"
     ) == rehearsal_entry_digest(charter):
         return
@@ -107,3 +113,9 @@ def _check_receipt_file(path: Path, charter: str, key: VerifyingKey, account: Ac
         round_number=accepted.round,
         manifest_digest=accepted.manifest_digest,
     )
+
+
+def _own_manifest(path: Path, keys: Sequence[VerifyingKey]) -> dict[str, Any]:
+    """What is in ``path``, which one of this hospital's present or former keys has signed."""
+    envelope = path.read_bytes()
+    return open_document(KIND, envelope, signer_of(KIND, envelope, keys))

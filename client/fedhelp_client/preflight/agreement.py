@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from fedhelp_client.node.coordinator import read_context
 from fedhelp_client.preflight.outcome import Outcome, failed, passed, warned
 from fedhelp_client.preflight.site import Site
+from fedhelp_secure.charter import CharterRefused
+from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.privacy.account import Account
 from fedhelp_secure.privacy.budgets import Place, broken_limit, check_policy, site_limits
 from fedhelp_secure.privacy.events import check_patients_allowed, event_of
@@ -21,11 +23,13 @@ def charter(site: Site) -> Outcome:
     check_patients_allowed(signed)
     signed.check_shares()
     own = signed.hospital(state.identity.name)
-    if own.verifying_key() != state.signing_key().public:
-        return failed("the charter names another signing key for this hospital; ask for a new one.")
+    try:
+        hospital_keys(state, signed)
+    except CharterRefused as error:
+        return failed(str(error))
     return passed(
         f"{signed.name}, {signed.digest}, signed by governance key "
-        f"{state.governance_key().to_base64()}, {signed.rounds.count} rounds as a {own.group} "
+        f"{site.signer.to_base64()}, {signed.rounds.count} rounds as a {own.group} "
         "hospital"
     )
 
@@ -33,7 +37,7 @@ def charter(site: Site) -> Outcome:
 def site_policy(site: Site) -> Outcome:
     """The charter keeps every limit of the site's own, and the hours are open or come."""
     policy = site.policy
-    policy.check_signer(site.state.governance_key())
+    policy.check_signer(site.signer)
     check_policy(policy, _account(site).budgets, site.charter)
     if site.policy_file is None:
         return warned("there is no site policy: only the charter's limits hold.")
@@ -97,5 +101,5 @@ def _account(site: Site) -> Account:
     if not directory.exists() or not ledger_path(state).exists():
         return Account(state.identity.name)
     return read_account(
-        ledger_path(state), hospital=state.identity.name, key=state.signing_key().public
+        ledger_path(state), hospital=state.identity.name, keys=state.verifying_keys()
     )

@@ -10,8 +10,10 @@ from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.policy import SitePolicy
+from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.charters import charter_signer
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Site:
     @cached_property
     def charter(self) -> Charter:
         """Raises SignatureRefused or CharterRefused unless it is signed, and sound."""
-        return open_charter(self.envelope, self.state.governance_key())
+        return open_charter(self.envelope, self.signer)
+
+    @cached_property
+    def signer(self) -> VerifyingKey:
+        """The governance key that signed the charter; raises as `charter` does."""
+        return charter_signer(self.state, self.envelope)
 
     @cached_property
     def policy(self) -> SitePolicy:

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_client.bench.federation import Noise, make_charter
-from fedhelp_client.bench.segmentation import DIMENSIONS, dice_of_model, train_token_head
+from fedhelp_client.bench.segmentation import dice_of_model, train_token_head
 from fedhelp_client.bench.setting import UtilityBench, opened_models, public_set_of
 from fedhelp_client.bench.world import Place, World
 from fedhelp_client.data.types import Task
 from fedhelp_client.head import Head, KeptClassifier, keep_classifier, train_head
 from fedhelp_client.metrics import accuracy
+from fedhelp_client.token_head import DIMENSIONS
 from fedhelp_secure.charter import Charter, Group
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.privacy.accountant import epsilon_of_rho, rho_of_gaussian

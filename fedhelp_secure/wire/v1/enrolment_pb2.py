@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&fedhelp_secure/wire/v1/enrolment.proto\x12\x16\x66\x65\x64help_secure.wire.v1\"\x17\n\x15GetTrustBundleRequest\"I\n\x16GetTrustBundleResponse\x12\x17\n\x0f\x63\x61_certificates\x18\x01 \x01(\x0c\x12\x16\n\x0egovernance_key\x18\x02 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\x15\n\x13GetTrustListRequest\"*\n\x14GetTrustListResponse\x12\x12\n\ntrust_list\x18\x01 \x01(\x0c\"-\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\"\x1e\n\x0cJoinResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x32\xbd\x02\n\tEnrolment\x12o\n\x0eGetTrustBundle\x12-.fedhelp_secure.wire.v1.GetTrustBundleRequest\x1a..fedhelp_secure.wire.v1.GetTrustBundleResponse\x12T\n\x05Renew\x12$.fedhelp_secure.wire.v1.RenewRequest\x1a%.fedhelp_secure.wire.v1.RenewResponse\x12i\n\x0cGetTrustList\x12+.fedhelp_secure.wire.v1.GetTrustListRequest\x1a,.fedhelp_secure.wire.v1.GetTrustListResponse2\\\n\x07Joining\x12Q\n\x04Join\x12#.fedhelp_secure.wire.v1.JoinRequest\x1a$.fedhelp_secure.wire.v1.JoinResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&fedhelp_secure/wire/v1/enrolment.proto\x12\x16\x66\x65\x64help_secure.wire.v1\"\x17\n\x15GetTrustBundleRequest\"I\n\x16GetTrustBundleResponse\x12\x17\n\x0f\x63\x61_certificates\x18\x01 \x01(\x0c\x12\x16\n\x0egovernance_key\x18\x02 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"&\n\x11RotateKeysRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\"&\n\x12RotateKeysResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\"\x15\n\x13GetTrustListRequest\"*\n\x14GetTrustListResponse\x12\x12\n\ntrust_list\x18\x01 \x01(\x0c\"-\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\"\x1e\n\x0cJoinResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x32\xa2\x03\n\tEnrolment\x12o\n\x0eGetTrustBundle\x12-.fedhelp_secure.wire.v1.GetTrustBundleRequest\x1a..fedhelp_secure.wire.v1.GetTrustBundleResponse\x12T\n\x05Renew\x12$.fedhelp_secure.wire.v1.RenewRequest\x1a%.fedhelp_secure.wire.v1.RenewResponse\x12\x63\n\nRotateKeys\x12).fedhelp_secure.wire.v1.RotateKeysRequest\x1a*.fedhelp_secure.wire.v1.RotateKeysResponse\x12i\n\x0cGetTrustList\x12+.fedhelp_secure.wire.v1.GetTrustListRequest\x1a,.fedhelp_secure.wire.v1.GetTrustListResponse2\\\n\x07Joining\x12Q\n\x04Join\x12#.fedhelp_secure.wire.v1.JoinRequest\x1a$.fedhelp_secure.wire.v1.JoinResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENEWREQUEST']._serialized_end=209
   _globals['_RENEWRESPONSE']._serialized_start=211
   _globals['_RENEWRESPONSE']._serialized_end=247
-  _globals['_GETTRUSTLISTREQUEST']._serialized_start=249
-  _globals['_GETTRUSTLISTREQUEST']._serialized_end=270
-  _globals['_GETTRUSTLISTRESPONSE']._serialized_start=272
-  _globals['_GETTRUSTLISTRESPONSE']._serialized_end=314
-  _globals['_JOINREQUEST']._serialized_start=316
-  _globals['_JOINREQUEST']._serialized_end=361
-  _globals['_JOINRESPONSE']._serialized_start=363
-  _globals['_JOINRESPONSE']._serialized_end=393
-  _globals['_ENROLMENT']._serialized_start=396
-  _globals['_ENROLMENT']._serialized_end=713
-  _globals['_JOINING']._serialized_start=715
-  _globals['_JOINING']._serialized_end=807
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=249
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=287
+  _globals['_ROTATEKEYSRESPONSE']._serialized_start=289
+  _globals['_ROTATEKEYSRESPONSE']._serialized_end=327
+  _globals['_GETTRUSTLISTREQUEST']._serialized_start=329
+  _globals['_GETTRUSTLISTREQUEST']._serialized_end=350
+  _globals['_GETTRUSTLISTRESPONSE']._serialized_start=352
+  _globals['_GETTRUSTLISTRESPONSE']._serialized_end=394
+  _globals['_JOINREQUEST']._serialized_start=396
+  _globals['_JOINREQUEST']._serialized_end=441
+  _globals['_JOINRESPONSE']._serialized_start=443
+  _globals['_JOINRESPONSE']._serialized_end=473
+  _globals['_ENROLMENT']._serialized_start=476
+  _globals['_ENROLMENT']._serialized_end=894
+  _globals['_JOINING']._serialized_start=896
+  _globals['_JOINING']._serialized_end=988
 # @@protoc_insertion_point(module_scope)

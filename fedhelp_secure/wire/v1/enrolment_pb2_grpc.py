@@ -44,6 +44,11 @@ class EnrolmentStub:
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
                 response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/fedhelp_secure.wire.v1.Enrolment/RotateKeys',
+                request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysResponse.FromString,
+                _registered_method=True)
         self.GetTrustList = channel.unary_unary(
                 '/fedhelp_secure.wire.v1.Enrolment/GetTrustList',
                 request_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.GetTrustListRequest.SerializeToString,
@@ -69,6 +74,14 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKeys(self, request, context):
+        """Other signing and sealing keys for the caller's own identity, in all charters made from now on.
+        The same statement again changes nothing. Roles: every enrolled role but the registrar.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrustList(self, request, context):
         """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role.
         """
@@ -88,6 +101,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
                     response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysRequest.FromString,
+                    response_serializer=fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysResponse.SerializeToString,
             ),
             'GetTrustList': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrustList,
@@ -149,6 +167,33 @@ class Enrolment:
             '/fedhelp_secure.wire.v1.Enrolment/Renew',
             fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
             fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhelp_secure.wire.v1.Enrolment/RotateKeys',
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysRequest.SerializeToString,
+            fedhelp__secure_dot_wire_dot_v1_dot_enrolment__pb2.RotateKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

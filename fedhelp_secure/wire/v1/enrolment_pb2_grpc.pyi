@@ -39,6 +39,10 @@ class EnrolmentStub:
     """A new certificate for the caller's own identity, for a key the caller has just made.
     Roles: every enrolled role.
     """
+    RotateKeys: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RotateKeysRequest, _enrolment_pb2.RotateKeysResponse]
+    """Other signing and sealing keys for the caller's own identity, in all charters made from now on.
+    The same statement again changes nothing. Roles: every enrolled role but the registrar.
+    """
     GetTrustList: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.GetTrustListRequest, _enrolment_pb2.GetTrustListResponse]
     """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role."""
 
@@ -50,6 +54,10 @@ class EnrolmentAsyncStub(EnrolmentStub):
     Renew: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]  # type: ignore[assignment]
     """A new certificate for the caller's own identity, for a key the caller has just made.
     Roles: every enrolled role.
+    """
+    RotateKeys: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RotateKeysRequest, _enrolment_pb2.RotateKeysResponse]  # type: ignore[assignment]
+    """Other signing and sealing keys for the caller's own identity, in all charters made from now on.
+    The same statement again changes nothing. Roles: every enrolled role but the registrar.
     """
     GetTrustList: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.GetTrustListRequest, _enrolment_pb2.GetTrustListResponse]  # type: ignore[assignment]
     """The present trust list, issued anew: authorities and revocations. Roles: every enrolled role."""
@@ -71,6 +79,16 @@ class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_enrolment_pb2.RenewResponse, _abc.Awaitable[_enrolment_pb2.RenewResponse]]:
         """A new certificate for the caller's own identity, for a key the caller has just made.
         Roles: every enrolled role.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKeys(
+        self,
+        request: _enrolment_pb2.RotateKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.RotateKeysResponse, _abc.Awaitable[_enrolment_pb2.RotateKeysResponse]]:
+        """Other signing and sealing keys for the caller's own identity, in all charters made from now on.
+        The same statement again changes nothing. Roles: every enrolled role but the registrar.
         """
 
     @_abc_1.abstractmethod

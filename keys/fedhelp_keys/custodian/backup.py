@@ -23,6 +23,11 @@ from fedhelp_keys.custodian.epochs import EpochStore
 from fedhelp_secure.canonical import canonical_json, digest, parse_json
 from fedhelp_secure.charter import Digest, Label
 from fedhelp_secure.errors import ConfigurationError, FedHelpError
+from fedhelp_secure.keystore.generations import (
+    GENERATIONS_FILE,
+    folder_of,
+    parse_generations,
+)
 from fedhelp_secure.keystore.store import is_secret
 from fedhelp_secure.sealing import SealingKey, UnsealingKey
 from fedhelp_secure.secure_sum.epochs import EPOCH_KIND
@@ -134,6 +139,9 @@ def restore_backup(backup: Path, lines: list[str], root: Path) -> StateDirectory
     if root.exists() and any(root.iterdir()):
         raise StateError(f"{root} is not empty; choose another --state directory.")
     state = StateDirectory.create(root, identity)
+    if "keys/signing.pem" not in content.files:
+        # The first generation's was destroyed: the one just made would be nobody's.
+        state.destroy_secret(state.signing_key_path)
     for name, data in content.files.items():
         _write(state, root / name, data)
     rows = [(epoch.number, epoch.statement, epoch.destroyed) for epoch in content.epochs]
@@ -188,7 +196,7 @@ def _opened(key: UnsealingKey, file: _File, identity: Identity) -> _Content:
     try:
         plain = key.open(file.sealed, _info(identity))
         content = _Content.model_validate(parse_json(plain, "the backup"))
-        signing_key = SigningKey.from_pem(content.files["keys/signing.pem"])
+        signing_key = _present_signing_key(content)
         for epoch in content.epochs:
             open_document(EPOCH_KIND, epoch.statement, signing_key.public)
     except (FedHelpError, ValidationError, KeyError) as error:
@@ -198,6 +206,13 @@ def _opened(key: UnsealingKey, file: _File, identity: Identity) -> _Content:
     if not content.epochs or any(not _has_a_place(name) for name in content.files):
         raise BackupRefused("the backup holds what no custodian's backup does; do not use it.")
     return content
+
+
+def _present_signing_key(content: _Content) -> SigningKey:
+    folder = "keys"
+    if (generations := content.files.get(str(GENERATIONS_FILE))) is not None:
+        folder = str(folder_of(Path(), parse_generations(generations)[-1].number))
+    return SigningKey.from_pem(content.files[f"{folder}/signing.pem"])
 
 
 def _has_a_place(name: str) -> bool:

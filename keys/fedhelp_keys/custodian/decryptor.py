@@ -165,7 +165,7 @@ class DecryptorService(custodian_pb2_grpc.DecryptorServicer):
                     round_number,
                     masked_sum=masked_sum,
                     sum_digest=sum_digest,
-                    signing_key=self._gate.signing_key,
+                    signing_key=self._gate.signing_key(charter),
                     out=out,
                 )
         except NotAnInteger:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fedhelp_keys.custodian import destruction, key_files
 from fedhelp_keys.custodian.database import FILE_NAME, Database, present_epoch
 from fedhelp_keys.custodian.destruction import EpochRefused
+from fedhelp_keys.custodian.restating import Stated, own_document, restated
 from fedhelp_keys.custodian.store import EpochGone
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.charter import Charter, CharterRefused
@@ -22,11 +23,12 @@ from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.secure_sum.epochs import (
     DESTROYED_KIND,
     EPOCH_KIND,
+    CustodianParty,
     sign_begun,
     sign_epoch,
 )
 from fedhelp_secure.secure_sum.round_keys import MOST_EPOCHS, custodian_parties
-from fedhelp_secure.signing import open_document
+from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, StateError
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
@@ -79,7 +81,6 @@ class EpochStore:
         Raises StateError unless the present epoch's key files are there, and are those stated.
         """
         self._state = state
-        self._signing_key = state.signing_key()
         self._database = Database(state.role_directory() / FILE_NAME)
         with self._database.transaction() as database:
             present = present_epoch(database) or key_files.FIRST
@@ -115,30 +116,31 @@ class EpochStore:
         RoundOutOfOrder unless the charter's rounds are begun one after another, each when the one
         before is answered: nobody can bind later rounds to today's keys.
         """
+        key = self._key_of(charter)
         with self._database.transaction() as database:
             bound = _bound(database, charter.digest, round_number)
             if bound is None:
                 _check_order(database, charter.digest, round_number)
                 number = present_epoch(database)
                 begun = sign_begun(
-                    self._signing_key,
+                    key,
                     self._state.identity,
                     charter_digest=charter.digest,
                     round_number=round_number,
                     epoch=number,
-                    epoch_envelope=_statement(database, number),
+                    epoch_envelope=_stated(self._state, database, key)[-1].statement,
                 )
                 row = (charter.digest, round_number, number, begun)
                 database.execute("INSERT INTO begun VALUES (?, ?, ?, ?)", row)
                 bound = Bound(number, begun)
                 _LOG.info("round %d of %s: begun, epoch %d", round_number, charter.digest, number)
-            chain = self._chain(database, charter, last=bound.epoch)
-            rows = database.execute(
-                "SELECT destroyed FROM epochs WHERE destroyed IS NOT NULL AND number >= ?"
-                " ORDER BY number",
-                (charter.custodians.epoch,),
-            )
-            destroyed = [row[0] for row in rows]
+            stated = _stated(self._state, database, key)
+        chain = self._chain(stated, charter, last=bound.epoch)
+        destroyed = [
+            each.destroyed
+            for each in stated
+            if each.destroyed is not None and each.number >= charter.custodians.epoch
+        ]
         return CustodianKeys(round_begun=bound.begun, key_epochs=chain, destroyed=destroyed)
 
     def bound(self, charter: Charter, round_number: int) -> Bound:
@@ -206,9 +208,8 @@ class EpochStore:
         )
 
     def statements(self) -> dict[str, bytes]:
-        """Every statement about an epoch, by a name for its file."""
-        with self._database.transaction() as database:
-            rows = database.execute("SELECT number, statement, destroyed FROM epochs").fetchall()
+        """Every statement about an epoch, by a name for its file; under the present signing key."""
+        rows = self.rows()
         made = {f"epoch-{number}.json": statement for number, statement, _ in rows}
         gone = {f"epoch-{number}-destroyed.json": gone for number, _, gone in rows if gone}
         return made | gone
@@ -240,20 +241,21 @@ class EpochStore:
     def rows(self) -> list[tuple[int, bytes, bytes | None]]:
         """Number, statement and record of destruction of every epoch: what `restored` takes."""
         with self._database.transaction() as database:
-            return database.execute(
-                "SELECT number, statement, destroyed FROM epochs ORDER BY number"
-            ).fetchall()
+            stated = _stated(self._state, database, self._state.signing_key())
+        return [(each.number, each.statement, each.destroyed) for each in stated]
 
-    def _chain(self, database: sqlite3.Connection, charter: Charter, *, last: int) -> list[bytes]:
+    def _key_of(self, charter: Charter) -> SigningKey:
+        """The signing key that ``charter`` names, present or former; raises KeyNotHeld."""
+        return self._state.signing_key_for(self._own(charter).key)
+
+    def _own(self, charter: Charter) -> CustodianParty:
+        parties = custodian_parties(charter)
+        return next(party for party in parties if party.identity == self._state.identity)
+
+    def _chain(self, stated: Sequence[Stated], charter: Charter, *, last: int) -> list[bytes]:
         """The statements from the charter's epoch to ``last``."""
-        own = next(
-            party for party in custodian_parties(charter) if party.identity == self._state.identity
-        )
-        rows = database.execute(
-            "SELECT statement FROM epochs WHERE number BETWEEN ? AND ? ORDER BY number",
-            (own.first_epoch, last),
-        )
-        chain = [row[0] for row in rows]
+        own = self._own(charter)
+        chain = [each.statement for each in stated if own.first_epoch <= each.number <= last]
         if not chain or self._document(chain[0])["key"] != own.pinned:
             raise CharterRefused(
                 "the charter pins another key than this custodian's; ask the registrar for a new "
@@ -262,7 +264,7 @@ class EpochStore:
         return chain
 
     def _document(self, statement: bytes) -> dict[str, str]:
-        return open_document(EPOCH_KIND, statement, self._signing_key.public)
+        return own_document(EPOCH_KIND, statement, self._state.verifying_keys())
 
     def _status(
         self, row: tuple[int, bytes, str | None, int], waiting: tuple[str, ...], *, present: bool
@@ -277,7 +279,7 @@ class EpochStore:
 
 
 def _reason(state: StateDirectory, destroyed: bytes) -> str:
-    return str(open_document(DESTROYED_KIND, destroyed, state.signing_key().public)["reason"])
+    return str(own_document(DESTROYED_KIND, destroyed, state.verifying_keys())["reason"])
 
 
 def _make(state: StateDirectory, database: sqlite3.Connection, number: int) -> None:
@@ -286,15 +288,27 @@ def _make(state: StateDirectory, database: sqlite3.Connection, number: int) -> N
 
 
 def _state(state: StateDirectory, database: sqlite3.Connection, number: int, key: str) -> None:
+    signing_key = state.signing_key()
     statement = sign_epoch(
-        state.signing_key(),
+        signing_key,
         state.identity,
         epoch=number,
         key=key,
-        previous=_statement(database, number - 1) if number > key_files.FIRST else None,
+        previous=_stated(state, database, signing_key)[-1].statement
+        if number > key_files.FIRST
+        else None,
         now=utc_now(),
     )
     database.execute("INSERT INTO epochs (number, statement) VALUES (?, ?)", (number, statement))
+
+
+def _stated(
+    state: StateDirectory, database: sqlite3.Connection, key: SigningKey
+) -> tuple[Stated, ...]:
+    """Every epoch, as it is stated under ``key``."""
+    rows = database.execute("SELECT number, statement, destroyed FROM epochs ORDER BY number")
+    stored = [Stated(*row) for row in rows]
+    return restated(stored, key, state.verifying_keys())
 
 
 def _statement(database: sqlite3.Connection, number: int) -> bytes:

@@ -6,12 +6,11 @@ and ``context.public``, an unmasker's ``keys/sealing.bin``. Later ones are in ``
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.sealing import UnsealingKey
-from fedhelp_secure.state import StateDirectory, StateError, synchronise, write_atomically
+from fedhelp_secure.state import StateDirectory, StateError, write_atomically
 from fedhelp_secure.transport.identity import Role
 
 FIRST = 1
@@ -55,7 +54,7 @@ def make(state: StateDirectory, epoch: int) -> str:
     """
     secret = secret_path(state, epoch)
     secret.parent.mkdir(mode=0o700, exist_ok=True)
-    wipe(state, secret)
+    state.overwrite_secret(secret)
     if state.identity.role is Role.UNMASKER:
         key = UnsealingKey.generate()
         state.write_secret(secret, key.to_bytes())
@@ -85,28 +84,9 @@ def destroy(state: StateDirectory, epoch: int) -> None:
     if path == state.sealing_key_path and path.exists() and not kept.exists():
         # Enrolling again names the key that charters pin, whose private half is gone.
         write_atomically(kept, public_key(state, epoch).encode("ascii"))
-    wipe(state, path)
+    state.overwrite_secret(path)
 
 
 def kept_sealing_key_path(state: StateDirectory) -> Path:
     """The public half of an unmasker's first sealing key, once its private half is destroyed."""
     return state.role_directory() / "sealing.pub"
-
-
-def wipe(state: StateDirectory, path: Path) -> None:
-    """Overwrite the secret file ``path`` with random bytes, on the disk, and remove it.
-
-    On a disk that writes in place this replaces the bytes. On flash, a copy-on-write file system, a
-    snapshot or a backup the old blocks may live on: see docs/adr/0021-key-epochs.md.
-    """
-    # A change of the passphrase writes every secret anew: neither may begin within the other.
-    with state.secrets_turn():
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.write(os.urandom(os.fstat(file.fileno()).st_size))
-            os.fsync(file.fileno())
-        path.unlink()
-        synchronise(path.parent)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fedhelp_secure.charter import Charter, CharterRefused, open_charter
+from fedhelp_secure.charter import Charter, CharterRefused, SignedParty
 from fedhelp_secure.errors import MalformedMessage
 from fedhelp_secure.secure_sum.contribution import check_round
 from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.state import KeyNotHeld, StateDirectory
 from fedhelp_secure.transport.identity import Role
+from fedhelp_secure.trust.charters import open_own_charter
 
 MAXIMUM_CHARTER_BYTES = 1024 * 1024
 
@@ -17,8 +18,7 @@ class CharterGate:
 
     def __init__(self, state: StateDirectory) -> None:
         self.identity = state.identity
-        self._governance_key = state.governance_key()
-        self.signing_key: SigningKey = state.signing_key()
+        self._state = state
 
     def open(self, envelope: bytes, round_number: int) -> Charter:
         """The charter in ``envelope``.
@@ -28,7 +28,7 @@ class CharterGate:
         """
         if len(envelope) > MAXIMUM_CHARTER_BYTES:
             raise MalformedMessage("a charter is longer than 1 MiB; ask the registrar for another.")
-        charter = open_charter(envelope, self._governance_key)
+        charter = open_own_charter(self._state, envelope)
         if charter.federation != self.identity.federation:
             raise _names_another()
         self.own_index(charter)
@@ -48,12 +48,23 @@ class CharterGate:
             else custodians.unmaskers
         )
         for index, custodian in enumerate(named):
-            if (
-                custodian.name == self.identity.name
-                and custodian.verifying_key() == self.signing_key.public
-            ):
+            if custodian.name == self.identity.name:
+                self._held(custodian)
                 return index
         raise _names_another()
+
+    def signing_key(self, charter: Charter) -> SigningKey:
+        """This custodian's key that ``charter`` names, the present one or a former."""
+        custodians = charter.custodians
+        if self.identity.role is Role.DECRYPTOR:
+            return self._held(custodians.decryptor)
+        return self._held(custodians.unmasker(self.identity.name))
+
+    def _held(self, custodian: SignedParty) -> SigningKey:
+        try:
+            return self._state.signing_key_for(custodian.verifying_key())
+        except KeyNotHeld as error:
+            raise _names_another() from error
 
 
 def _names_another() -> CharterRefused:

@@ -136,7 +136,7 @@ class UnmaskerService(custodian_pb2_grpc.UnmaskerServicer):
                     charter.secure_sum.packed_bits,
                 ),
                 manifests=[(member.envelope, member.manifest) for member in members],
-                signing_key=self._gate.signing_key,
+                signing_key=self._gate.signing_key(charter),
                 out=out,
             )
 

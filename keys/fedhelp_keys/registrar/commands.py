@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedhelp_keys.registrar import authority_commands
+from fedhelp_keys.registrar import authority_commands, governance_commands
 from fedhelp_keys.registrar.authority_commands import read_file as _read
 from fedhelp_keys.registrar.invitation_commands import add_invitation_commands
 from fedhelp_keys.registrar.trust_commands import TrustListSeconds, revocations, revoke, trust
@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(authority_commands.app)
+app.add_typer(governance_commands.app)
 
 add_invitation_commands(app)
 for command in (revoke, revocations, trust):
@@ -117,16 +118,16 @@ def charter(
     explain: Annotated[bool, typer.Option(help="Print the bounds as computed.")] = False,
 ) -> None:
     """Make and sign the charter that a plan describes; refuse it, with the reason, if unsound."""
+    from fedhelp_keys.registrar.charters import sign_and_record
     from fedhelp_keys.registrar.plan import load_plan
     from fedhelp_keys.registrar.planning import plan_charter
-    from fedhelp_secure.charter import sign_charter
     from fedhelp_secure.public_set import PublicSet
     from fedhelp_secure.transport.certificates import utc_now
 
     registrar = StateDirectory.open(state, Role.REGISTRAR)
     _print_signers(registrar)
     planned = plan_charter(registrar, load_plan(config), PublicSet.load(public_set), now=utc_now())
-    write_atomically(out, sign_charter(planned, registrar.signing_key()), mode=0o644)
+    write_atomically(out, sign_and_record(registrar, planned), mode=0o644)
     if explain:
         _print_explanation(planned)
     _console().print(f"{out} is charter {planned.name}, {planned.digest}.")
@@ -138,9 +139,9 @@ def show_charter(
     state: Annotated[Path, typer.Option("--state", help="Any enrolled party's state directory.")],
 ) -> None:
     """Check a charter's signature and bounds, and print what it says."""
-    from fedhelp_secure.charter import open_charter
+    from fedhelp_secure.trust.charters import open_own_charter
 
-    opened = open_charter(_read(file), StateDirectory.open(state).governance_key())
+    opened = open_own_charter(StateDirectory.open(state), _read(file))
     table = Table("hospital", "group", "weight", title=f"Charter {opened.name}")
     for hospital in opened.hospitals:
         table.add_row(hospital.name, hospital.group, str(opened.weights.of(hospital.group)))

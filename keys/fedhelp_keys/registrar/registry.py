@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,6 +38,13 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class FormerKeys(_Document):
+    """Keys that a party had before a rotation: charters may still name them, nobody gets them."""
+
+    signing_key: str
+    sealing_key: str
+
+
 class Member(_Document):
     """One enrolled party and its long-lived keys."""
 
@@ -52,10 +60,19 @@ class Member(_Document):
     """When, UTC, RFC 3339."""
     own_certificate: bool = False
     """Whether another authority certifies it, so that the registrar never does."""
+    former: tuple[FormerKeys, ...] = ()
+    """Oldest first: one for each rotation."""
 
     def same_keys(self, other: Member) -> bool:
-        """Whether both are one party with one set of keys, whenever it was enrolled."""
-        return self.model_copy(update={"enrolled": other.enrolled}) == other
+        """Whether both are one party with one set of keys, however it got them."""
+        update = {"enrolled": other.enrolled, "former": other.former}
+        return self.model_copy(update=update) == other
+
+    @property
+    def all_keys(self) -> frozenset[str]:
+        """Every key that this party has or had."""
+        former = (key for pair in self.former for key in (pair.signing_key, pair.sealing_key))
+        return frozenset((self.signing_key, self.sealing_key, *former))
 
 
 class _File(_Document):
@@ -67,6 +84,7 @@ class Registry:
     """The members, in order of enrolment. Safe between processes; written whole or not at all."""
 
     def __init__(self, state: StateDirectory) -> None:
+        self._state = state
         self._path = state.role_directory() / "registry.json"
         self._lock_path = state.role_directory() / "registry.lock"
 
@@ -115,12 +133,35 @@ class Registry:
                     f"{member.role} {member.name} is enrolled already, with other keys or in "
                     "another group; choose another name, or ask that party what happened."
                 )
-            if {known.signing_key, known.sealing_key} & {member.signing_key, member.sealing_key}:
+            if known.all_keys & {member.signing_key, member.sealing_key}:
                 raise EnrolmentRefused(
-                    "another party is enrolled with one of these keys; every party must make its "
-                    "own."
+                    "another party is or was enrolled with one of these keys; every party must "
+                    "make its own."
                 )
         return None
+
+    def replace(
+        self, identity: Identity, make: Callable[[Member | None, frozenset[str]], Member]
+    ) -> Member:
+        """Put what ``make`` gives in the place of ``identity``'s record, and return it.
+
+        ``make`` gets the record, or None, and every key that anybody has or had; what it raises
+        leaves the registry as it was. Nobody else changes it meanwhile.
+        """
+        with exclusive(self._lock_path):
+            members = self.members()
+            known = self.find(identity)
+            taken = frozenset(key for member in members for key in member.all_keys)
+            made = make(known, taken | self._own_keys())
+            changed = tuple(made if member == known else member for member in members)
+            if changed != members:
+                document = _File(version=1, members=changed).model_dump(mode="json")
+                write_atomically(self._path, canonical_json(document))
+        return made
+
+    def _own_keys(self) -> frozenset[str]:
+        """Of the registrar: no party may have a governance key."""
+        return frozenset(key.to_base64() for key in self._state.verifying_keys())
 
 
 def enrol(

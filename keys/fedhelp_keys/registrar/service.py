@@ -1,10 +1,11 @@
-"""The registrar's online face: the trust bundle, and renewal of certificates."""
+"""The registrar's online face: trust, renewal of certificates, rotation of parties' keys."""
 
 from __future__ import annotations
 
 import grpc
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
+from fedhelp_keys.registrar.key_rotation import accept_rotation
 from fedhelp_keys.registrar.registry import EnrolmentRefused, Registry
 from fedhelp_keys.registrar.trust import issue_trust_list, standing
 from fedhelp_secure.state import StateDirectory
@@ -53,6 +54,13 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
             authority = CertificateAuthority.open(self._state, now=now)
             certificate = authority.issue(identity, key, now=now)
         return enrolment_pb2.RenewResponse(certificate=certificate)
+
+    def RotateKeys(  # noqa: N802 - the name in the wire contract
+        self, request: enrolment_pb2.RotateKeysRequest, context: grpc.ServicerContext
+    ) -> enrolment_pb2.RotateKeysResponse:
+        """Other keys for the caller's own identity; raises as `accept_rotation` does."""
+        sequence = accept_rotation(self._state, caller(context), request.statement)
+        return enrolment_pb2.RotateKeysResponse(sequence=sequence)
 
     def GetTrustList(  # noqa: N802 - the name in the wire contract
         self, request: enrolment_pb2.GetTrustListRequest, context: grpc.ServicerContext

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pydantic import ValidationError
 
 from fedhelp_keys.registrar.ca import CertificateAuthority
+from fedhelp_keys.registrar.charters import signed_charters
 from fedhelp_secure.enrolment.upkeep import Upkeep
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.governance import MOST_CHARTERS, sign_succession
 from fedhelp_secure.trust.refresh import POLL_SECONDS
 from fedhelp_secure.trust.store import TrustStore, check_not_revoked
 from fedhelp_secure.trust.trust_list import (
@@ -74,7 +76,9 @@ def issue_trust_list(state: StateDirectory, *, now: datetime.datetime) -> bytes:
     """
     store = TrustStore(state)
     held = store.current()
-    if held.issued_at <= now < held.issued_at + min(REISSUED_AFTER, _age(held) / 10):
+    governs = held.governance_key(state.governance_key()) == state.signing_key().public
+    young = held.issued_at <= now < held.issued_at + min(REISSUED_AFTER, _age(held) / 10)
+    if young and governs:
         return state.read(store.path)
     _change(state, lambda present: present, now)
     return state.read(store.path)
@@ -185,12 +189,42 @@ def _change(
     """Keep what ``make`` gives of the present list, issued now; the list that is kept then."""
 
     def signed(held: TrustList) -> bytes:
-        made = make(held)
+        made = _governed(state, make(held))
         # A clock that was put back must not make the list look older than what was given out.
         issued = max(now, made.issued_at).strftime(TIME_FORMAT)
         return sign_trust_list(made.model_copy(update={"issued": issued}), state.signing_key())
 
     return open_trust_list(TrustStore(state).replace(signed), state.signing_key().public)
+
+
+def rotate_governance(
+    state: StateDirectory, *, signer: str = "file:", now: datetime.datetime
+) -> TrustList:
+    """Hand over to a new governance key; the list that says so, which the state keeps.
+
+    ``signer`` is the new key's URI. After a crash in between the next list that is issued says it.
+    Raises what a signer raises that cannot be had; then nothing has changed.
+    """
+    keys = state.next_keys(signer)
+
+    def handed_over(held: TrustList) -> TrustList:
+        # Under the list's lock: no list is signed by one key and says another.
+        state.adopt(keys)
+        return held
+
+    return _change(state, handed_over, now)
+
+
+def _governed(state: StateDirectory, made: TrustList) -> TrustList:
+    """``made`` with the succession of the registrar's present key, if it lacks that."""
+    governing = made.governance_key(state.governance_key())
+    present = state.signing_key()
+    if governing == present.public:
+        return made
+    sequence, old = made.sequence + 1, state.signing_key_for(governing)
+    charters = signed_charters(state, old.public)[-MOST_CHARTERS:]
+    added = sign_succession(made.federation, sequence, old, present, charters=charters)
+    return _changed(made, governance=(*made.governance, added.decode("utf-8")))
 
 
 def _changed(held: TrustList, **update: object) -> TrustList:

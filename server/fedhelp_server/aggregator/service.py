@@ -8,10 +8,12 @@ from pathlib import Path
 
 import grpc
 
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.evidence.log import EvidenceLog, log_origin
-from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.signing import SigningKey
+from fedhelp_secure.state import KeyNotHeld, StateDirectory
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from fedhelp_secure.wire.v1.evidence_pb2_grpc import add_EvidenceServicer_to_server
 from fedhelp_server.aggregator.blobs import open_blobs
@@ -60,8 +62,8 @@ class Aggregator:
         state belongs to another charter, LogInUse if it is being served already.
         """
         envelope = _read(charter_file)
-        charter = open_charter(envelope, state.governance_key())
-        _check_own_part(state, charter)
+        charter = open_own_charter(state, envelope)
+        _own_key(state, charter)
         _check_addresses(addresses, charter)
         self.room = capacity(charter)
         with contextlib.ExitStack() as opened:
@@ -81,7 +83,7 @@ class Aggregator:
         """Open what is on disk, in an order that a second process does not get past."""
         directory = state.role_directory()
         log = EvidenceLog.open(
-            directory / "log", origin=log_origin(charter), signing_key=state.signing_key()
+            directory / "log", origin=log_origin(charter), signing_key=_own_key(state, charter)
         )
         # The log's lock is held from here on: nobody else writes to store or blobs.
         opened.callback(log.close)
@@ -158,7 +160,8 @@ def _read(path: Path) -> bytes:
         raise ConfigurationError(f"{path} cannot be read; give the path of that file.") from error
 
 
-def _check_own_part(state: StateDirectory, charter: Charter) -> None:
+def _own_key(state: StateDirectory, charter: Charter) -> SigningKey:
+    """This aggregator's key that ``charter`` names; raises WrongAggregator."""
     own = charter.aggregator
     named = (charter.federation, own.name)
     if named != (state.identity.federation, state.identity.name):
@@ -166,11 +169,13 @@ def _check_own_part(state: StateDirectory, charter: Charter) -> None:
             "the charter names another aggregator than this --state directory's; give the charter "
             "and the state that belong together."
         )
-    if own.verifying_key() != state.signing_key().public:
+    try:
+        return state.signing_key_for(own.verifying_key())
+    except KeyNotHeld as error:
         raise WrongAggregator(
             "the charter names another signing key for this aggregator; enrol it again and ask the "
             "registrar for a new charter."
-        )
+        ) from error
 
 
 def _check_addresses(addresses: CustodianAddresses, charter: Charter) -> None:

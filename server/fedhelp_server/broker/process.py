@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.enrolment.renewal import upkeep_of
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.foundation_model import (
@@ -22,9 +22,11 @@ from fedhelp_secure.foundation_model import (
 )
 from fedhelp_secure.keystore.files import make_directory
 from fedhelp_secure.public_set import PublicSet
-from fedhelp_secure.state import StateDirectory
+from fedhelp_secure.signing import SigningKey
+from fedhelp_secure.state import KeyNotHeld, StateDirectory
 from fedhelp_secure.transport.identity import Role
 from fedhelp_secure.transport.server import serve_until_signal, start_server
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.wire.v1.broker_pb2_grpc import add_BrokerServicer_to_server
 from fedhelp_server.broker.call import OneCall
 from fedhelp_server.broker.ceiling import Ceiling
@@ -115,7 +117,7 @@ def run(state_path: Path, options: BrokerOptions) -> None:
             charter,
             public_set.images,
             journal=journal,
-            key=state.signing_key(),
+            key=_key(state, charter),
             provider=provider,
             ceiling=options.ceiling,
             concluded=(lambda: None) if submitter is None else submitter.wake,
@@ -153,7 +155,7 @@ def resolve(state_path: Path, charter_path: Path, *, verdict: Verdict, reason: s
     lock = StateLock(state.role_directory())
     try:
         journal = _journal(state, charter)
-        recorder = Recorder(charter, journal, state.signing_key())
+        recorder = Recorder(charter, journal, _key(state, charter))
         # What may be sent again is not lost: starting the broker goes on with it.
         recorder.settle_interrupted(repeatable=repeatable(charter))
         if journal.state is not CallState.INDETERMINATE:
@@ -213,18 +215,29 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
         envelope = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read; give the charter's file.") from error
-    charter = open_charter(envelope, state.governance_key())
-    ours = (state.identity.federation, state.identity.name, state.signing_key().public)
-    named = (charter.federation, charter.broker.name, charter.broker.verifying_key())
-    if ours != named:
+    charter = open_own_charter(state, envelope)
+    _key(state, charter)
+    return charter
+
+
+def _key(state: StateDirectory, charter: Charter) -> SigningKey:
+    """This broker's key that ``charter`` names; raises NotThisBroker."""
+    ours = (state.identity.federation, state.identity.name)
+    try:
+        if ours != (charter.federation, charter.broker.name):
+            raise KeyNotHeld("another broker is named.")
+        return state.signing_key_for(charter.broker.verifying_key())
+    except KeyNotHeld as error:
         raise NotThisBroker(
             "the charter names another broker; give this broker's charter, or the right --state."
-        )
-    return charter
+        ) from error
 
 
 def _journal(state: StateDirectory, charter: Charter, *, make: bool = True) -> Journal:
     directory = state.role_directory() / "calls" / idempotency_key(charter)
     if make:
         make_directory(directory)
-    return Journal(directory, state.signing_key().public, state.unsealing_key())
+    # A call's record is signed with the key that its charter names, and its answer is sealed to the
+    # key beside it: a call that was begun before a rotation ends under the keys it began with.
+    key = charter.broker.verifying_key()
+    return Journal(directory, key, state.unsealing_key_beside(key))

@@ -19,8 +19,9 @@ from fedhelp_client.distillation import (
     distil,
     distillation_plan,
 )
+from fedhelp_client.judging import judge_network
 from fedhelp_client.models import HospitalModel, build_model
-from fedhelp_client.training import TrainingPlan, evaluate, train_alone
+from fedhelp_client.training import TrainingPlan, train_alone
 
 QUICK = DistillationPlan(TrainingPlan(passes=800, learning_rate=3e-3))
 
@@ -73,10 +74,10 @@ def test_a_small_hospital_learns_from_the_teacher() -> None:
     own, proxy = discs(4, seed=1, task="classification"), discs(40, seed=2, task="classification")
     test = discs(40, seed=3, task="classification")
     model = _trained(own, "classification", 40)
-    alone = evaluate(model, test, task="classification").value
+    alone = judge_network(model, test, task="classification").metrics.value
     steps: list[tuple[str, int, int]] = []
     _distil(model, own, proxy, progress=lambda *event: steps.append(event))
-    assert evaluate(model, test, task="classification").value > max(0.8, alone + 0.1)
+    assert judge_network(model, test, task="classification").metrics.value > max(0.8, alone + 0.1)
     assert steps == [("distillation", done, 10) for done in range(1, 11)]
     assert not model.training
 
@@ -85,9 +86,9 @@ def test_a_small_hospital_learns_masks_from_the_teacher() -> None:
     own, proxy = discs(2, seed=1, task="segmentation"), discs(30, seed=2, task="segmentation")
     test = discs(20, seed=3, task="segmentation")
     model = _trained(own, "segmentation", 16)
-    alone = evaluate(model, test, task="segmentation").value
+    alone = judge_network(model, test, task="segmentation").metrics.value
     _distil(model, own, proxy, task="segmentation", teacher=_soft_masks(proxy), own_teacher=None)
-    assert evaluate(model, test, task="segmentation").value > max(0.7, alone + 0.1)
+    assert judge_network(model, test, task="segmentation").metrics.value > max(0.7, alone + 0.1)
 
 
 def test_the_gates_keep_a_wrong_teacher_from_harming_a_large_hospital() -> None:
@@ -97,12 +98,12 @@ def test_the_gates_keep_a_wrong_teacher_from_harming_a_large_hospital() -> None:
     training = replace(QUICK.training, passes=400)
     plan = replace(distillation_plan("classification", "large"), training=training)
     trained = _trained(own, "classification", 640)
-    assert evaluate(trained, test, task="classification").value > 0.85
+    assert judge_network(trained, test, task="classification").metrics.value > 0.85
     values = {}
     for gated in (True, False):
         model = copy.deepcopy(trained)
         _distil(model, own, proxy, group="large", plan=replace(plan, gated=gated), **wrong)
-        values[gated] = evaluate(model, test, task="classification").value
+        values[gated] = judge_network(model, test, task="classification").metrics.value
     assert values[True] > 0.85
     assert values[False] < 0.7
 
@@ -164,7 +165,7 @@ def test_a_teacher_of_own_masks_counts_by_its_weight_and_moves_with_the_image() 
         own_teacher=_soft_masks(own),
         plan=plan,
     )
-    assert evaluate(model, own, task="segmentation").value > 0.8
+    assert judge_network(model, own, task="segmentation").metrics.value > 0.8
 
 
 def test_the_public_models_labels_may_come_with_a_token_axis() -> None:

@@ -13,6 +13,7 @@ import torch
 from support.resuming import learn
 
 from fedhelp_client.checkpoint import Checkpoint
+from fedhelp_client.curve import read_curves
 
 _FIRST = [f"training {number}" for number in range(1, 9)]
 _LINES = [*_FIRST, *(f"distillation {number}" for number in range(1, 9))]
@@ -59,8 +60,15 @@ def test_a_run_killed_twice_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert rest == _LINES[-len(rest) :]
     result = torch.load(killed / "result", weights_only=True)
     assert all(torch.equal(value, result[name]) for name, value in whole.items())
+    # The curve of a run that was killed is whole.
+    curves = read_curves(killed / "curves")
+    assert curves == read_curves(tmp_path / "whole" / "curves")
+    assert [f"{epoch.step} {epoch.epoch}" for epoch in curves] == _LINES
     # Another seed is another run: it starts from its beginning.
     assert _here(killed, 6)[0] == _LINES
+    again = read_curves(killed / "curves")
+    assert len(again) == len(curves)
+    assert again != curves
 
 
 def test_a_checkpoint_of_another_run_or_a_torn_one_is_not_used(

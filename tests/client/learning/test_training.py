@@ -11,13 +11,13 @@ from support.learning import discs, silent
 from torch.nn import functional
 
 from fedhelp_client.data.types import DataError, Dataset, Task
+from fedhelp_client.judging import judge_network
 from fedhelp_client.models import build_model
 from fedhelp_client.training import (
     TrainingPlan,
     augment,
     batches,
     class_weights,
-    evaluate,
     images_tensor,
     train_alone,
     training_plan,
@@ -31,12 +31,12 @@ QUICK = TrainingPlan(passes=320, learning_rate=3e-3)
 def test_a_small_model_learns_a_simple_task(task: Task) -> None:
     own, test = discs(40, seed=1, task=task), discs(24, seed=2, task=task)
     model = build_model("small", task=task, classes=2, seed=0)
-    before = evaluate(model, test, task=task).value
+    before = judge_network(model, test, task=task).metrics.value
     steps: list[tuple[str, int, int]] = []
     train_alone(
         model, own, task=task, seed=0, plan=QUICK, progress=lambda *event: steps.append(event)
     )
-    after = evaluate(model, test, task=task)
+    after = judge_network(model, test, task=task).metrics
     assert after.value > max(0.7, before)
     assert after.name == ("accuracy" if task == "classification" else "dice")
     assert steps == [("training", done, 8) for done in range(1, 9)]
@@ -80,7 +80,7 @@ def test_bad_data_is_refused_and_the_model_is_unchanged() -> None:
 def test_nothing_to_evaluate_on_is_refused() -> None:
     model = build_model("small", task="classification", classes=2, seed=0)
     with pytest.raises(DataError):
-        evaluate(model, Dataset("none", ("a", "b"), ()), task="classification")
+        judge_network(model, Dataset("none", ("a", "b"), ()), task="classification")
 
 
 def test_maps_move_with_their_images() -> None:

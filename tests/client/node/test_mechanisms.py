@@ -119,7 +119,7 @@ def test_a_mechanism_runs_through_real_rounds(
         again = check_chain(
             [entry.envelope for entry in account.entries],
             hospital=site.state.identity.name,
-            key=key,
+            keys=[key],
         )
         spent = check_under_charter(again, charter)
         assert 0 < spent.epsilon_aggregate <= 8

@@ -54,9 +54,9 @@ def public_set(task: Task) -> PublicSet:
 def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task, tmp_path: Path) -> None:
     public, whole = public_set(task), discs(9, seed=2, task=task)
     before_leaving, after = (EmbeddingStore(tmp_path / name, task) for name in ("before", "after"))
-    features = own_features(whole, public, before_leaving, task=task, progress=silent).projected
+    features = own_features(whole, public, before_leaving, progress=silent).projected
     without = replace(whole, examples=whole.examples[1:])
-    fewer = own_features(without, public, after, task=task, progress=silent).projected
+    fewer = own_features(without, public, after, progress=silent).projected
     assert fewer.tobytes() == features[1:].tobytes()
     remaining = patient_examples(without, fewer, task=task)
     before = patient_examples(whole, features, task=task)
@@ -65,25 +65,19 @@ def test_a_patient_who_leaves_changes_no_bit_of_the_others(task: Task, tmp_path:
         assert one.features.tobytes() == other.features.tobytes()
 
 
-def test_embeddings_are_kept_for_the_head_of_a_classifier_only(tmp_path: Path) -> None:
-    of_images = discs(2, seed=3, task="classification")
-    kept = own_features(
-        of_images,
-        public_set("classification"),
-        EmbeddingStore(tmp_path, "classification"),
-        task="classification",
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [("classification", (1, SUMMARY_WIDTH)), ("segmentation", (256, TOKEN_WIDTH + 4))],
+)
+def test_embeddings_are_kept_for_the_own_head(
+    tmp_path: Path, task: Task, shape: tuple[int, int]
+) -> None:
+    own = own_features(
+        discs(2, seed=3, task=task),
+        public_set(task),
+        EmbeddingStore(tmp_path, task),
         progress=silent,
     )
-    assert kept.embeddings is not None
-    assert kept.embeddings.shape == (2, SUMMARY_WIDTH)
-    assert kept.projected.shape == (2, 1, 4)
-    of_pixels = discs(2, seed=3, task="segmentation")
-    dense = own_features(
-        of_pixels,
-        public_set("segmentation"),
-        EmbeddingStore(tmp_path, "segmentation"),
-        task="segmentation",
-        progress=silent,
-    )
-    assert dense.embeddings is None
-    assert np.linalg.norm(dense.projected, axis=2).max() <= 1 + 1e-5
+    assert own.embeddings.shape == (2, *shape)
+    assert own.projected.shape == (2, shape[0], 4)
+    assert np.linalg.norm(own.projected, axis=2).max() <= 1 + 1e-5

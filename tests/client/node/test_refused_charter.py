@@ -132,7 +132,7 @@ def refused(federation: Federation, broker: Listener, tmp_path: Path) -> Callabl
             server.stop(0)
         assert broker.connections == 0
         assert ledger_path(state).read_bytes() == before
-        assert read_account(ledger_path(state), hospital=HOSPITAL, key=key.public).entries == []
+        assert read_account(ledger_path(state), hospital=HOSPITAL, keys=[key.public]).entries == []
         return Refusal(sentence, recorder.calls, recorder.requests)
 
     return run

@@ -288,6 +288,7 @@ def fedhelp(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_line_names_the_step_that_failed(federation: Federation, bundle: Path) -> None:
     key = str(federation.state(Role.AUDITOR).governance_key_path)
+    complete_bundle(bundle, federation.state(Role.AUDITOR), {})
     good = fedhelp("verify", str(bundle), "--governance-key", key)
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.count("pass ") == 14

@@ -51,6 +51,13 @@ def test_a_checkpoint_round_trips() -> None:
     assert open_checkpoint(note, origin=ORIGIN, key=KEY.public) == HEAD
 
 
+def test_a_signature_that_stands_twice_is_refused() -> None:
+    note = sign_checkpoint(HEAD, KEY)
+    twice = note + note.split(b"\n\n")[1]
+    with pytest.raises(MalformedMessage, match="twice"):
+        open_checkpoint(twice, origin=ORIGIN, key=KEY.public)
+
+
 def test_no_flipped_bit_goes_unnoticed() -> None:
     note = sign_checkpoint(HEAD, KEY)
     for place in range(len(note)):

@@ -17,8 +17,10 @@ from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.evidence.verify_certificates import LONGEST_CALL
+from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.transport.certificates import load_certificate, utc_now
 from fedhelp_secure.transport.identity import Identity, Role
+from fedhelp_secure.trust.governance import sign_succession
 from fedhelp_secure.trust.store import CLOCK_SKEW, TrustStore
 from fedhelp_secure.trust.trust_list import TrustList, sign_trust_list
 
@@ -175,3 +177,45 @@ def test_trust_lists_are_signed_and_of_this_federation(story: Story, tmp_path: P
     path.unlink()
     put_list(story, bundle, federation="elsewhere", revocations=())
     assert "another federation" in failure(story, bundle)
+
+
+def handed_over(story: Story, bundle: Path, **update: object) -> SigningKey:
+    """A list of a new governance key, whose key is returned; ``update`` as for `put_list`."""
+    new, present = SigningKey.generate(), trusted_of(story)
+    succession = sign_succession(
+        present.federation, present.sequence + 1, story.federation.governance_key, new, charters=[]
+    )
+    fields = {"sequence": present.sequence + 1, "governance": (succession.decode(),)}
+    changed = TrustList.model_validate(present.model_dump() | fields | update)
+    envelope = sign_trust_list(changed, new)
+    (bundle / layout.trust_list_path(digest(envelope))).write_bytes(envelope)
+    return new
+
+
+def test_a_list_may_be_of_the_governance_keys_successor(story: Story, tmp_path: Path) -> None:
+    bundle = story.write(tmp_path / "bundle")
+    sequence = trusted_of(story).sequence + 1
+    handed_over(story, bundle)
+    assert f"trust list {sequence}, " in passes(story, bundle)
+
+
+def test_a_list_of_the_former_key_after_the_succession_is_refused(
+    story: Story, tmp_path: Path
+) -> None:
+    bundle = story.write(tmp_path / "bundle")
+    put_list(story, bundle, sequence=trusted_of(story).sequence + 1)
+    assert "7 certificates" in passes(story, bundle)
+    handed_over(story, bundle)
+    assert "had been succeeded" in failure(story, bundle)
+
+
+def test_a_list_of_a_stranger_that_names_a_succession_is_refused(
+    story: Story, tmp_path: Path
+) -> None:
+    bundle = story.write(tmp_path / "bundle")
+    stranger, new, present = SigningKey.generate(), SigningKey.generate(), trusted_of(story)
+    succession = sign_succession(
+        present.federation, present.sequence + 1, stranger, new, charters=[]
+    )
+    handed_over(story, bundle, governance=(succession.decode(),))
+    assert "governance key" in failure(story, bundle)

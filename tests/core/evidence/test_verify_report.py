@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.evidence import Story
+from typer.testing import CliRunner
 
 from fedhelp_secure.canonical import digest
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.bundle import sign_index
+from fedhelp_secure.evidence.commands import app
 from fedhelp_secure.evidence.layout import BundleRefused
 from fedhelp_secure.evidence.verify import StepFailed, verify_bundle
 from fedhelp_secure.evidence.verify_report import read_claims
+from fedhelp_secure.report.complete import complete_bundle
 from fedhelp_secure.report.model import Report
+from fedhelp_secure.report.page import page_warning
 from fedhelp_secure.transport.identity import Role
 
 Document = dict[str, Any]
+Place = tuple[tuple[str | int, ...], object]
+"""Where in a report, and what is put there."""
 
 
 def failure(bundle: Path) -> str:
@@ -104,6 +110,25 @@ CASES: list[tuple[str, Callable[[Document], object]]] = [
     ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value="9")),
     ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value=-1)),
     ("at hospitals.0.epsilon_aggregate", put("hospitals", 0, "epsilon_aggregate", value=True)),
+    ("federation is not", put("federation", value="another")),
+    ("at federation", drop("federation")),
+    ("privacy.epsilon_limit is not", put("privacy", "epsilon_limit", value="0.5")),
+    ("privacy.delta is not", put("privacy", "delta", value="1e-9")),
+    ("privacy.unit is not", put("privacy", "unit", value="hospital")),
+    ("privacy.adjacency is not", put("privacy", "adjacency", value="replace-one")),
+    ("privacy.mechanism is not", put("privacy", "mechanism", value="dp_sgd")),
+    ("privacy.tuning is not", put("privacy", "tuning", value="on nothing")),
+    ("secure_sum.values is not", put("secure_sum", "values", value=1)),
+    ("secure_sum.bytes is not", put("secure_sum", "bytes", value=1)),
+    ("secure_sum.upload_bytes is not", put("secure_sum", "upload_bytes", value=1)),
+    ("secure_sum.custodian_bytes is not", put("secure_sum", "custodian_bytes", value=1)),
+    ("secure_sum.answer_bytes is not", put("secure_sum", "answer_bytes", value=1)),
+    ("secure_sum.seconds is not", put("secure_sum", "seconds", value=99.5)),
+    ("at secure_sum", drop("secure_sum")),
+    ("at privacy.note", put("privacy", "note", value="approved by everybody")),
+    ("at hospitals.0.distilled", put("hospitals", 0, "distilled", value=1.5)),
+    ("at evidence_verified", put("evidence_verified", value=True)),
+    ("at version", put("version", value=2)),
     ("plain JSON", put("hospitals", 0, "epsilon_collusion", value=float("inf"))),
     ("plain JSON", put("hospitals", 0, "epsilon_collusion", value=float("nan"))),
 ]
@@ -122,13 +147,65 @@ def test_a_false_report_is_refused(
         put("hospitals", 0, "epsilon_aggregate", value=99),
         put("hospitals", 0, "epsilon_collusion", value=1e3),
         put("dataset", value="busi"),
-        put("evidence_verified", value=True),
+        put("hospitals", 0, "distilled", value=0.9),
     ],
 )
 def test_a_report_may_say_worse_and_more(
     story: Story, bundle: Path, change: Callable[[Document], object]
 ) -> None:
     verify_bundle(rewritten(story, bundle, change))
+
+
+FREE = {"dataset", "dataset_sentence", "seed", "seconds"}
+"""What a demo says of itself."""
+WORD = {"metric", "alone", "distilled", "head_alone", "head"}
+"""What a hospital says of its own models."""
+
+
+def _another(value: object) -> object:
+    """Of the same type, so that the form alone does not refuse it."""
+    if isinstance(value, int):
+        return value + 1
+    return value - 0.000001 if isinstance(value, float) else "other"
+
+
+def _changes(value: object, path: tuple[str | int, ...] = ()) -> Iterator[Place]:
+    members: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, dict):
+        members = value.items()
+    elif isinstance(value, list):
+        members = enumerate(value)
+    else:
+        yield path, _another(value)
+    for key, member in members:
+        yield from _changes(member, (*path, key))
+
+
+def test_every_other_field_of_a_report_is_proved(story: Story, bundle: Path) -> None:
+    """A field that is added to reports must be proved, or be named here."""
+    true = (bundle / layout.REPORT_JSON).read_bytes()
+    changes = list(_changes(Report.model_validate_json(true).model_dump(mode="json")))
+    assert len(changes) > 40
+    for place, value in changes:
+        if place[0] in FREE or (place[0] == "hospitals" and place[-1] in WORD):
+            continue
+        (bundle / layout.REPORT_JSON).write_bytes(true)
+        failure(rewritten(story, bundle, put(*place, value=value)))
+
+
+def test_a_page_that_says_something_else_is_warned_of(story: Story, tmp_path: Path) -> None:
+    bundle = story.write(tmp_path / "bundle")
+    auditor = story.federation.state(Role.AUDITOR)
+    complete_bundle(bundle, auditor, {})
+    assert page_warning(bundle) is None
+    page = bundle / layout.REPORT_HTML
+    page.write_bytes(page.read_bytes().replace(b"small-1", b"small-2", 1))
+    sign_index(bundle, auditor)
+    verify_bundle(bundle)
+    assert "only report.json was verified" in str(page_warning(bundle))
+    verified = CliRunner().invoke(app, ["verify", str(bundle)], catch_exceptions=False)
+    assert verified.exit_code == 0
+    assert "warning: report.html is not the page" in verified.output
 
 
 def test_a_key_may_not_be_written_twice(true_bundle: Path) -> None:

@@ -61,7 +61,7 @@ def signed(documents: list[dict[str, Any]], *, first: int = 0) -> list[bytes]:
 
 
 def check(envelopes: list[bytes]) -> Account:
-    account = check_chain(envelopes, hospital=HOSPITAL, key=KEY.public)
+    account = check_chain(envelopes, hospital=HOSPITAL, keys=[KEY.public])
     check_under_charter(account, CHARTER)
     return account
 

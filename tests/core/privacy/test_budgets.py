@@ -270,7 +270,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Documents:
 
 
 def check(documents: Documents) -> Account:
-    return check_chain(signed(documents), hospital=HOSPITAL, key=KEY.public)
+    return check_chain(signed(documents), hospital=HOSPITAL, keys=[KEY.public])
 
 
 @pytest.mark.parametrize(("reason", "forge"), FORGERIES)

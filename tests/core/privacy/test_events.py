@@ -205,7 +205,9 @@ def test_a_false_account_of_sampled_steps_is_found_out(
     document = ledger.reserve(charter, 1).record.model_dump(mode="json")
 
     def check(changed: dict[str, Any]) -> None:
-        account = check_chain([KEY.sign_document(KIND, changed)], hospital=HOSPITAL, key=KEY.public)
+        account = check_chain(
+            [KEY.sign_document(KIND, changed)], hospital=HOSPITAL, keys=[KEY.public]
+        )
         check_under_charter(account, charter)
 
     check(document)
@@ -220,7 +222,7 @@ def test_halved_curves_are_found_out(ledger: Ledger) -> None:
     for name in ("rho_aggregate", "rho_collusion", "year_rho_collusion", "lifetime_rho_aggregate"):
         false = _false(document, "totals", name, value=half)
         with pytest.raises(LedgerRefused, match="other totals"):
-            check_chain([KEY.sign_document(KIND, false)], hospital=HOSPITAL, key=KEY.public)
+            check_chain([KEY.sign_document(KIND, false)], hospital=HOSPITAL, keys=[KEY.public])
 
 
 def test_times_a_round_is_so_many_rounds() -> None:

@@ -356,7 +356,7 @@ def test_the_export_is_checked_without_the_ledger(tmp_path: Path) -> None:
     ledger.record(charter, 1, "sent", contribution_digest=CONTRIBUTION)
     ledger.reserve(charter, 2)
     exported = lines(ledger, tmp_path)
-    account = check_chain(exported, hospital=HOSPITAL, key=KIT.keys[HOSPITAL].public)
+    account = check_chain(exported, hospital=HOSPITAL, keys=[KIT.keys[HOSPITAL].public])
     assert len(account.entries) == 3
     assert check_under_charter(account, charter) == ledger.spent(charter)
 
@@ -432,7 +432,7 @@ def test_a_bit_flipped_anywhere_in_an_entry_is_noticed(tmp_path: Path) -> None:
         victim = chosen.choice(damaged)
         victim[chosen.randrange(len(victim))] ^= 1 << chosen.randrange(8)
         with pytest.raises(FedHelpError):
-            check_chain([bytes(line) for line in damaged], hospital=HOSPITAL, key=key)
+            check_chain([bytes(line) for line in damaged], hospital=HOSPITAL, keys=[key])
 
 
 def test_another_hospitals_ledger_or_key_does_not_open(tmp_path: Path) -> None:

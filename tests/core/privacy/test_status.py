@@ -277,7 +277,7 @@ def test_reading_changes_nothing(officer: Officer) -> None:
     path = ledger_path(officer.state)
     path.chmod(0o400)
     before = path.read_bytes()
-    account = read_account(path, hospital=HOSPITAL, key=KIT.keys[HOSPITAL].public)
+    account = read_account(path, hospital=HOSPITAL, keys=[KIT.keys[HOSPITAL].public])
     assert len(account.entries) == 2
     assert path.read_bytes() == before
 

@@ -34,9 +34,11 @@ def auditor(federation: Federation) -> SigningKey:
 
 
 @pytest.fixture(scope="session")
-def filed_once(bundle: Path, auditor: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filed_once(
+    bundle: Path, federation: Federation, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("filed")
-    write_report(bundle, out, key=auditor)
+    write_report(bundle, out, auditor=federation.state(Role.AUDITOR))
     return out
 
 
@@ -135,9 +137,9 @@ def test_somebody_elses_signature_is_refused(
 
 
 def test_a_form_that_is_not_signed_is_refused(
-    bundle: Path, auditor: SigningKey, filed_once: Path, tmp_path: Path
+    bundle: Path, federation: Federation, filed_once: Path, tmp_path: Path
 ) -> None:
-    write_report(bundle, tmp_path, forms=("json",), key=auditor)
+    write_report(bundle, tmp_path, forms=("json",), auditor=federation.state(Role.AUDITOR))
     verify_audit_report(bundle, tmp_path)
     shutil.copyfile(filed_once / "report.pdf", tmp_path / "report.pdf")
     with pytest.raises(StepFailed, match=r"report\.pdf is not under the auditor's signature"):
@@ -165,14 +167,14 @@ def test_another_versions_report_is_compared_by_digest(
 
 
 def test_nothing_is_written_for_a_bundle_that_does_not_verify(
-    bundle: Path, auditor: SigningKey, tmp_path: Path
+    bundle: Path, federation: Federation, tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     (broken / "log" / "checkpoint.txt").write_bytes(b"x")
     with pytest.raises(StepFailed):
-        write_report(broken, tmp_path / "out", key=auditor)
+        write_report(broken, tmp_path / "out", auditor=federation.state(Role.AUDITOR))
     with pytest.raises(NotAnAuditor):
-        write_report(bundle, tmp_path / "out", key=SigningKey.generate())
+        write_report(bundle, tmp_path / "out", auditor=federation.state("small-1"))
     assert not (tmp_path / "out").exists()
 
 
