@@ -107,6 +107,22 @@ def _unet(channels: tuple[int, ...], residual_units: int, *, side: int = 64) -> 
     )
 
 
+def _segresnet(filters: int, depth: int, *, side: int = 64) -> Architecture:
+    """One residual block at each of ``depth`` sizes but the first, where it costs most; one up."""
+    return Architecture(
+        network="monai.networks.nets.segresnet.SegResNet",
+        parameters={
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "init_filters": filters,
+            "blocks_down": [0, *[1] * (depth - 1)],
+            "blocks_up": [1] * (depth - 1),
+        },
+        classes="out_channels",
+        side=side,
+    )
+
+
 PRESETS: dict[Task, dict[str, Architecture]] = {
     "classification": {
         # ResNet-10, and the same with a quarter of the channels: the defaults.
@@ -118,7 +134,8 @@ PRESETS: dict[Task, dict[str, Architecture]] = {
     },
     "segmentation": {
         "large": _unet((16, 32, 64, 128, 256), 2),
-        "small": _unet((12, 24, 48, 96), 1),
+        "small": _segresnet(8, 4),
+        "unet-small": _unet((12, 24, 48, 96), 1),
         "unet-96": _unet((16, 32, 64, 128, 256), 2, side=96),
     },
 }

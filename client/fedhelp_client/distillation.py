@@ -6,13 +6,13 @@ large one gently and only where the teacher is sure and does not contradict what
 
 Symbols: f, the own network; p(x) = softmax(f(x)); p_T the same at temperature T; D, own patients
 with labels y; P, the public proxy images; q(x), the teacher's soft label of a proxy image; u(x),
-the soft label that the opened public model gives to an own image, computed at home; e(x), the
+the soft label that it gives to an own image, computed at home; e(x), the
 foundation model's embedding of a proxy image; h(x), the own network's features; CE, cross-entropy;
 KL(a || b) = sum a log(a / b).
 
     L = w_own      mean over D of CE(y, p(x))                               own patients
       + w_teacher  T^2 mean over P of a(x) KL(q_T(x) || p_T(x))             teacher on proxies
-      + w_public   mean over D of b(x, y) KL(u(x) || p(x))                  public model on own
+      + w_public   mean over D of b(x, y) KL(u(x) || p(x))                  teacher on own
       + w_relation mean over pairs in P of (cos h h' - cos e e')^2          foundation model
 
 q_T is q^(1/T), normalised (Hinton, Vinyals, Dean 2015). cos is taken of features minus their batch
@@ -21,8 +21,10 @@ mean (relational distillation: Park et al. 2019; similarity-preserving: Tung and
 Gates: a = b = 1 towards small. Towards large a(x) = [max q(x) >= c] times the probability that the
 network gave to the teacher's class before distillation; b(x, y) = [argmax u(x) = y].
 
-Segmentation uses the first two terms, pixel by pixel, and adds the soft Dice loss to each: an own
-mask says more than the public model, and embeddings of whole images say nothing about pixels.
+Segmentation uses the first three terms, pixel by pixel (b as well), and adds the soft Dice loss to
+the first two: embeddings of whole images say nothing about pixels. Towards a small hospital q and u
+are the opened public model, corrected by its own patients (`fedhelp_client.own_correction`);
+towards a large one w_public is 0, because an own mask says more than the public model.
 
 Each term is switched off by its weight in `DistillationPlan`.
 """
@@ -81,6 +83,8 @@ class DistillationPlan:
     """Whether the gates a and b apply."""
     confidence: float = 0.0
     """c: probability that the teacher must give its class, if gated."""
+    own_share: float = 0.0
+    """Of own patients in the teacher (`fedhelp_client.own_correction`): segmentation only."""
 
 
 _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
@@ -91,11 +95,12 @@ _PLANS: dict[tuple[Task, Preset], DistillationPlan] = {
         TrainingPlan(passes=1500, learning_rate=1e-3), relation=0.2, gated=True, confidence=0.5
     ),
     ("segmentation", "small"): DistillationPlan(
-        TrainingPlan(passes=3600, learning_rate=3e-3),
+        TrainingPlan(passes=3600, learning_rate=3e-3, batch=8),
         teacher=2.0,
-        public=0.0,
+        public=0.5,
         relation=0.0,
         temperature=1.0,
+        own_share=0.6,
     ),
     ("segmentation", "large"): DistillationPlan(
         TrainingPlan(passes=2400, learning_rate=1e-3),
@@ -131,8 +136,8 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     """Distil ``teacher`` into ``model``, which was trained on ``own`` alone before.
 
     ``proxy_images`` uint8 [N, H, W]; ``teacher`` [N, C], or [N, h, w, C] for segmentation;
-    ``own_teacher`` [n, C] or [n, 1, C], the public model on own images, or None (not used for
-    segmentation); ``foundation_embeddings`` [N, E]. ``progress`` is called after each epoch with
+    ``own_teacher`` [n, C] or [n, 1, C], or [n, h, w, C] for segmentation, the teacher on own
+    images, or None; ``foundation_embeddings`` [N, E]. ``progress`` is called after each epoch with
     "distillation"; ``checkpoint`` and ``curve`` are as for `train_alone`. Raises DataError
     without images or masks, DistillationMisused if shapes do not fit; the model is then unchanged.
     """
@@ -140,7 +145,7 @@ def distil(  # noqa: PLR0913 - a hospital's data, the teacher and the foundation
     inputs = _Inputs(
         own_images=images_tensor([example.image for example in own.examples], model.side),
         own_targets=targets_tensor(own, task=task, side=model.side),
-        own_public=_public_labels(own_teacher, own, task),
+        own_public=_public_labels(own_teacher, own, side=model.side, task=task),
         proxy_images=images_tensor(list(proxy_images), model.side),
         teacher=_teacher_tensor(teacher, len(proxy_images), own, side=model.side, task=task),
         embeddings=_embeddings_tensor(foundation_embeddings, len(proxy_images)),
@@ -169,7 +174,7 @@ class _Inputs:
     own_targets: Tensor
     """[n, C], or [n, C, S, S]."""
     own_public: Tensor | None
-    """u, [n, C]."""
+    """u, [n, C], or [n, C, S, S]."""
     proxy_images: Tensor
     teacher: Tensor
     """q, [N, C], or [N, C, S, S]."""
@@ -189,12 +194,12 @@ class _Gates:
     proxy: Tensor
     """a, [N], or [N, S, S]."""
     own: Tensor
-    """b, [n]."""
+    """b, [n], or [n, S, S] with u."""
 
 
 def _gates(model: HospitalModel, inputs: _Inputs, plan: DistillationPlan) -> _Gates:
     """The gates a and b, from the network as it was before distillation."""
-    own = torch.ones(len(inputs.own_images))
+    own = torch.ones_like(inputs.own_targets[:, 0])
     if not plan.gated:
         return _Gates(proxy=torch.ones_like(inputs.teacher[:, 0]), own=own)
     sure, chosen = inputs.teacher.max(dim=1)
@@ -218,10 +223,19 @@ class _Step:
     def loss(self, model: HospitalModel, own_loss_of: OwnLoss, generator: torch.Generator) -> Terms:
         """The terms of L of the module's formula on this batch, each with its weight."""
         inputs, plan = self.inputs, self.plan
-        own_shown, own_wanted = augment_with(
-            inputs.own_images[self.own_part], inputs.own_targets[self.own_part], generator
-        )
         dense = inputs.teacher.ndim == 4
+        classes = inputs.teacher.shape[1]
+        own_maps = inputs.own_targets[self.own_part]
+        public = None
+        if inputs.own_public is not None and plan.public > 0:
+            public = inputs.own_public[self.own_part]
+        own_gate = self.gates.own[self.own_part]
+        if dense and public is not None:
+            own_maps = torch.cat([own_maps, public, own_gate.unsqueeze(1)], dim=1)
+        own_shown, own_moved = augment_with(inputs.own_images[self.own_part], own_maps, generator)
+        own_wanted = own_moved[:, :classes]
+        if dense and public is not None:
+            public, own_gate = own_moved[:, classes:-1], own_moved[:, -1]
         extra = self.gates.proxy[self.proxy_part]
         maps = inputs.teacher[self.proxy_part]
         if dense:
@@ -237,10 +251,9 @@ class _Step:
             "own": plan.own * own_loss_of(own_logits, own_wanted),
             "teacher": plan.teacher * _teacher_loss(proxy_logits, wanted, gate, plan.temperature),
         }
-        if inputs.own_public is not None and plan.public > 0:
-            public = inputs.own_public[self.own_part]
+        if public is not None:
             divergence = _divergence(own_logits, public, temperature=1.0)
-            terms["public"] = plan.public * (self.gates.own[self.own_part] * divergence).mean()
+            terms["public"] = plan.public * (own_gate * divergence).mean()
         if not dense and plan.relation > 0:
             embeddings = inputs.embeddings[self.proxy_part]
             relation = _relation_loss(features[len(own_shown) :], embeddings)
@@ -295,25 +308,23 @@ def _order(
 
 
 def _public_labels(
-    own_teacher: NDArray[np.floating] | None, own: Dataset, task: Task
+    own_teacher: NDArray[np.floating] | None, own: Dataset, *, side: int, task: Task
 ) -> Tensor | None:
-    """u as [n, C], or None where the term does not apply."""
-    if own_teacher is None or task == "segmentation":
+    """u as `_teacher_tensor` gives q, or None where the term does not apply."""
+    if own_teacher is None:
         return None
     labels = own_teacher[:, 0] if own_teacher.ndim == 3 else own_teacher
-    if labels.shape != (len(own.examples), len(own.classes)):
-        raise DistillationMisused("the public model's labels do not fit the own images.")
-    return torch.from_numpy(labels.astype(np.float32))
+    return _teacher_tensor(labels, len(own.examples), own, side=side, task=task)
 
 
 def _teacher_tensor(
-    teacher: NDArray[np.float32], proxies: int, own: Dataset, *, side: int, task: Task
+    teacher: NDArray[np.floating], images: int, own: Dataset, *, side: int, task: Task
 ) -> Tensor:
-    """q as [N, C], or at the network's size [N, C, S, S]."""
+    """Labels of so many images as [N, C], or at the network's size [N, C, S, S]."""
     dimensions = 2 if task == "classification" else 4
     shape = teacher.shape
-    if teacher.ndim != dimensions or shape[0] != proxies or shape[-1] != len(own.classes):
-        raise DistillationMisused("the teacher does not fit the proxy images and the classes.")
+    if teacher.ndim != dimensions or shape[0] != images or shape[-1] != len(own.classes):
+        raise DistillationMisused("the teacher does not fit the images and the classes.")
     if not np.isfinite(teacher).all():
         raise DistillationMisused("the teacher's labels are not finite.")
     labels = torch.from_numpy(np.ascontiguousarray(teacher, dtype=np.float32))

@@ -1,15 +1,16 @@
 """The hospitals' own networks, built from what `fedhelp_client.architecture` describes.
 
 By default large hospitals train a network of MONAI's (ResNet-10; a residual UNet), small ones one
-of the same family with less than a tenth of the parameters. The networks of a federation need
-nothing in common but the classes: only soft labels on public images pass between them.
+with less than a tenth of the parameters (a narrow ResNet-10; a narrow SegResNet). The networks of a
+federation need nothing in common but the classes: only soft labels on public images pass between
+them.
 
 All take grey images [B, 1, side, side] with values from 0 to 1 and give logits: [B, C] for
 classification, [B, C, side, side] for segmentation. Batch statistics are free to depend on patients
 because no network leaves its hospital.
 
 Sources: He et al. 2016 (ResNet); Huang et al. 2017 (DenseNet); Ronneberger et al. 2015 and Kerfoot
-et al. 2019 (residual UNet); MONAI, Cardoso et al. 2022.
+et al. 2019 (residual UNet); Myronenko 2018 (SegResNet); MONAI, Cardoso et al. 2022.
 """
 
 from __future__ import annotations

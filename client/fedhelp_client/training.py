@@ -51,7 +51,7 @@ _PLANS: dict[tuple[Task, bool], TrainingPlan] = {
     ("classification", True): TrainingPlan(passes=1500, learning_rate=1e-3),
     ("classification", False): TrainingPlan(passes=2500, learning_rate=2e-3),
     ("segmentation", True): TrainingPlan(passes=3000, learning_rate=2e-3),
-    ("segmentation", False): TrainingPlan(passes=1500, learning_rate=4e-3),
+    ("segmentation", False): TrainingPlan(passes=1500, learning_rate=4e-3, batch=8),
 }
 
 

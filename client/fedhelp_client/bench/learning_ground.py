@@ -38,7 +38,7 @@ class Teaching:
     teacher: NDArray[np.float32]
     """[N, C], or [N, H, W, C]: labels on the proxies."""
     own: NDArray[np.floating] | None = None
-    """[n, C], what the opened model says of own images; computed at home."""
+    """[n, C], or [n, H, W, C]: what a hospital is taught of its own images; computed at home."""
 
 
 @dataclass(frozen=True, eq=False)

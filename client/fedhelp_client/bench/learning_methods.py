@@ -42,10 +42,12 @@ from fedhelp_client.data.embeddings import resize_images
 from fedhelp_client.distillation import DistillationPlan
 from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.models import HospitalModel, build_model
+from fedhelp_client.own_correction import correct
 from fedhelp_client.teacher import refine_labels, refine_masks
 from fedhelp_client.token_head import DIMENSIONS, KeptSegmenter, TokenHead
 from fedhelp_client.training import train_alone
 from fedhelp_secure.charter import Group
+from fedhelp_secure.privacy.mechanisms import PublicLabels
 from fedhelp_secure.privacy.probe import soft_labels
 from fedhelp_secure.public_set import PublicSet
 
@@ -131,23 +133,38 @@ def _ours(ground: Ground, epsilon: str, noise: Noise) -> Iterator[Measured]:
 
 
 def teacher_of(
-    ground: Ground, public_set: PublicSet, model: NDArray[np.float64], *, refined: bool = True
+    ground: Ground,
+    public_set: PublicSet,
+    model: NDArray[np.float64],
+    *,
+    refined: bool = True,
+    corrected: bool = True,
 ) -> Callable[[str], Teaching]:
-    """What each hospital is taught under the opened ``model``, as a node does it."""
-    labels = soft_labels(model, public_set.features)
-    if refined:
-        teacher = refine_labels(public_set, labels, ground.guidance, task=ground.task)
-    elif ground.task == "classification":
-        teacher = labels[:, 0].astype(np.float32)
-    else:
-        grid = round(labels.shape[1] ** 0.5)
-        teacher = labels.reshape(len(labels), grid, grid, -1).astype(np.float32)
+    """What each hospital is taught under the opened ``model``, as a node does it.
+
+    Without ``refined`` labels on the proxies stay as they are, without ``corrected`` the hospital's
+    own patients do not change them.
+    """
+    labels = PublicLabels(proxies=soft_labels(model, public_set.features), model=model)
 
     def teaching(name: str) -> Teaching:
-        if ground.task == "segmentation":
-            return Teaching(teacher)
-        place = ground.world.hospitals[name]
-        return Teaching(teacher, soft_labels(model, projected(public_set, place))[:, 0])
+        place, plan = ground.world.hospitals[name], ground.plan(ground.group(name))
+        taught = correct(
+            labels,
+            place.dataset,
+            projected(public_set, place),
+            public_set,
+            task=ground.task,
+            plan=plan if corrected else dataclasses.replace(plan, own_share=0.0),
+        )
+        if refined:
+            teacher = refine_labels(public_set, taught.proxies, ground.guidance, task=ground.task)
+        elif ground.task == "classification":
+            teacher = taught.proxies[:, 0].astype(np.float32)
+        else:
+            grid = round(taught.proxies.shape[1] ** 0.5)
+            teacher = taught.proxies.reshape(len(taught.proxies), grid, grid, -1).astype(np.float32)
+        return Teaching(teacher, taught.own)
 
     return teaching
 
@@ -167,6 +184,10 @@ def ablate(ground: Ground, epsilon: str) -> Iterator[Measured]:
         smoothing = "label spreading" if ground.task == "classification" else "mask refinement"
         figures = ground.distilled(name, coarse(name))
         yield Measured(Way(f"without {smoothing}", epsilon), name, figures, 0)
+        if ground.task == "segmentation" and plan.own_share > 0:
+            uncorrected = teacher_of(ground, public_set, model, corrected=False)
+            figures = ground.distilled(name, uncorrected(name))
+            yield Measured(Way("without own correction", epsilon), name, figures, 0)
         if plan.relation > 0:
             unguided = dataclasses.replace(plan, relation=0.0)
             figures = ground.distilled(name, coarse(name), unguided)

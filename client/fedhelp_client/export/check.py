@@ -15,8 +15,8 @@ from fedhelp_client.training import images_tensor, predict
 from fedhelp_secure.errors import InternalError
 
 TOLERANCE = 2e-3
-"""In probability, on average over an image's pixels or classes: the two scale images with other
-rounding. A test measures how far below it real images stay."""
+"""In probability, on average over an image's pixels or classes: the two round differently. A test
+measures how far below it images stay."""
 
 
 class ExportDiffers(InternalError):

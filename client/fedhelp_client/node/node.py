@@ -17,7 +17,7 @@ from fedhelp_client.data.contribution import capped
 from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.folder import load_folder, read_folder
 from fedhelp_client.data.types import Dataset
-from fedhelp_client.distillation import distil
+from fedhelp_client.distillation import distil, distillation_plan
 from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.judging import judge_network
 from fedhelp_client.learnt import ALONE, DISTILLED, KEPT, Learnt
@@ -30,6 +30,7 @@ from fedhelp_client.node.kept import fit_heads, judge_head
 from fedhelp_client.node.mechanisms import Own, release_labels
 from fedhelp_client.node.patients import own_features
 from fedhelp_client.node.release import Releaser
+from fedhelp_client.own_correction import correct
 from fedhelp_client.pictures import check_drawable, write_pictures
 from fedhelp_client.progress import ProgressCallback
 from fedhelp_client.teacher import refine_labels
@@ -38,7 +39,6 @@ from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.own_keys import hospital_keys
 from fedhelp_secure.policy import SitePolicy
-from fedhelp_secure.privacy import probe
 from fedhelp_secure.privacy.events import check_patients_allowed
 from fedhelp_secure.privacy.ledger import Ledger
 from fedhelp_secure.public_set import PublicSet
@@ -133,14 +133,22 @@ def run_node(state: StateDirectory, options: NodeOptions, progress: ProgressCall
 
     progress("foundation model", 0, 1)
     embeddings = guidance.embeddings()
+    taught = correct(
+        labels,
+        inputs.own,
+        features.projected,
+        inputs.public_set,
+        task=charter.task,
+        plan=distillation_plan(charter.task, group),
+    )
     distil(
         model,
         inputs.own,
         task=charter.task,
         group=group,
         proxy_images=inputs.public_set.images,
-        teacher=refine_labels(inputs.public_set, labels.proxies, embeddings, task=charter.task),
-        own_teacher=probe.soft_labels(labels.model, features.projected),
+        teacher=refine_labels(inputs.public_set, taught.proxies, embeddings, task=charter.task),
+        own_teacher=taught.own,
         foundation_embeddings=embeddings,
         seed=options.seed,
         progress=progress,

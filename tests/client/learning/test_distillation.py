@@ -137,6 +137,37 @@ def test_a_term_with_weight_zero_has_no_influence(term: str, argument: str) -> N
     assert not torch.equal(results[0.5][0], results[1.0][0])
 
 
+def test_a_teacher_of_own_masks_counts_by_its_weight_and_moves_with_the_image() -> None:
+    own, proxy = discs(6, seed=1, task="segmentation"), discs(8, seed=2, task="segmentation")
+    short = replace(QUICK, training=replace(QUICK.training, passes=32))
+    found = {}
+    for weight in (0.0, 1.0):
+        for right in (True, False):
+            mine = _soft_masks(own) if right else _soft_masks(own)[..., ::-1]
+            model = build_model("small", task="segmentation", classes=2, seed=0)
+            plan = replace(short, public=weight)
+            teacher = _soft_masks(proxy)
+            _distil(
+                model, own, proxy, task="segmentation", teacher=teacher, own_teacher=mine, plan=plan
+            )
+            found[weight, right] = _weights(model)
+    assert torch.equal(found[0.0, True], found[0.0, False])
+    assert not torch.equal(found[1.0, True], found[1.0, False])
+    # Nothing but this term: the masks are learnt from it although images are turned and mirrored.
+    model = build_model("small", task="segmentation", classes=2, seed=0)
+    plan = replace(QUICK, own=0.0, teacher=0.0, public=1.0)
+    _distil(
+        model,
+        own,
+        proxy,
+        task="segmentation",
+        teacher=_soft_masks(proxy),
+        own_teacher=_soft_masks(own),
+        plan=plan,
+    )
+    assert judge_network(model, own, task="segmentation").metrics.value > 0.8
+
+
 def test_the_public_models_labels_may_come_with_a_token_axis() -> None:
     own, proxy = discs(6, seed=1, task="classification"), discs(8, seed=2, task="classification")
     short = replace(QUICK, training=replace(QUICK.training, passes=16))
