@@ -1,4 +1,4 @@
-"""The signing keys with which a hospital writes its ledger, and how it goes from one to the next."""
+"""The signing keys with which a hospital writes its ledger, and the way from one to the next."""
 
 from __future__ import annotations
 
