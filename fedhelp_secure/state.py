@@ -25,7 +25,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from fedhelp_secure.keystore.files import write_atomically as write_atomically
 from fedhelp_secure.keystore.generations import (
     FIRST,
     Generation,
+    NextKeys,
     folder_of,
     read_generations,
     write_generations,
@@ -73,17 +73,6 @@ class SignerUse(Enum):
 _OWN_FILE = "file:"
 _ONE_SEALING_KEY = (Role.UNMASKER, Role.REGISTRAR)
 """An unmasker's sealing keys have epochs of their own, and nobody seals to a registrar."""
-
-
-@dataclass(frozen=True, slots=True)
-class NextKeys:
-    """Keys that are made and not yet in use."""
-
-    number: int
-    signer: str
-    signing_key: SigningKey
-    sealing_key: SealingKey | None
-    """None if it stays the same."""
 
 
 class StateDirectory:

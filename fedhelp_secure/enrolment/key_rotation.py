@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.enrolment.renewal import alone
 from fedhelp_secure.errors import MalformedMessage
-from fedhelp_secure.keystore.generations import FIRST
+from fedhelp_secure.keystore.generations import FIRST, NextKeys
 from fedhelp_secure.sealing import SealingKey
 from fedhelp_secure.signing import (
     SigningKey,
@@ -25,7 +25,7 @@ from fedhelp_secure.signing import (
     peek_document,
     sign_jointly,
 )
-from fedhelp_secure.state import NextKeys, StateDirectory
+from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
 from fedhelp_secure.wire.v1 import enrolment_pb2, enrolment_pb2_grpc

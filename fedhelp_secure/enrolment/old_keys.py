@@ -23,6 +23,14 @@ def destroy_old_keys(state: StateDirectory, *, abandon: bool = False) -> tuple[G
     """
     if state.identity.role is Role.HOSPITAL:
         _prepare_ledger(state, abandon=abandon)
+    if (
+        state.identity.role is Role.REGISTRAR
+        and state.governance_key() != state.signing_key().public
+    ):
+        raise OldKeysNeeded(
+            "the present governance key is in no trust list yet: run 'fedhelp keys trust' first, "
+            "so that the old key hands over to it."
+        )
     return state.destroy_former_keys()
 
 

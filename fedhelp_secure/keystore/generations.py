@@ -7,6 +7,7 @@ are in ``keys/generation-N/``: files never move, so that writing this one file i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhelp_secure.canonical import canonical_json
 from fedhelp_secure.keystore.files import StateError, write_atomically
+from fedhelp_secure.sealing import SealingKey
+from fedhelp_secure.signing import SigningKey
 
 FIRST = 1
 GENERATIONS_FILE = Path("enrolment") / "key-generations.json"
@@ -35,6 +38,17 @@ class Generation(_Document):
     """The same; None for a party whose sealing key does not change with its signing key."""
     destroyed: bool = False
     """Whether the private halves are gone from the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextKeys:
+    """Keys that are made and not yet in use."""
+
+    number: int
+    signer: str
+    signing_key: SigningKey
+    sealing_key: SealingKey | None
+    """None if it stays the same."""
 
 
 class _File(_Document):

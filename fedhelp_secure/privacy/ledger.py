@@ -14,14 +14,11 @@ hospital signed, which a node gets from its own files and from the aggregator be
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import PolicyError
@@ -47,6 +44,7 @@ from fedhelp_secure.privacy.events import (
     PrivacyEvent,
     event_of,
 )
+from fedhelp_secure.privacy.key_ring import KeyRing, OneKey, steps
 from fedhelp_secure.privacy.ledger_file import (
     Clock,
     LedgerDamaged,
@@ -97,40 +95,6 @@ class NotRecorded(PolicyError):
     """An outcome does not follow from what the ledger says of its round."""
 
     code = "ledger-outcome"
-
-
-class KeyRing(Protocol):
-    """The signing keys of one hospital; `fedhelp_secure.state.StateDirectory` is one."""
-
-    def signing_key(self) -> SigningKey:
-        """The present one."""
-
-    def signing_key_for(self, public: VerifyingKey) -> SigningKey:
-        """The present one, or a former one; raises KeyNotHeld."""
-
-    def verifying_keys(self) -> tuple[VerifyingKey, ...]:
-        """All that the hospital has or had, the present one first."""
-
-
-@dataclass(frozen=True, slots=True)
-class OneKey:
-    """The ring of a hospital that never had another key."""
-
-    key: SigningKey
-
-    def signing_key(self) -> SigningKey:
-        """The key."""
-        return self.key
-
-    def signing_key_for(self, public: VerifyingKey) -> SigningKey:
-        """The key; raises KeyNotHeld for another."""
-        if public != self.key.public:
-            raise KeyNotHeld("this hospital has another signing key than the one asked for.")
-        return self.key
-
-    def verifying_keys(self) -> tuple[VerifyingKey, ...]:
-        """The key's public half."""
-        return (self.key.public,)
 
 
 class Ledger:
@@ -477,17 +441,9 @@ class Ledger:
         return checked_account(connection, self._file.path, hospital=self._hospital, keys=keys)
 
     def _writable_account(self, connection: sqlite3.Connection) -> Account:
-        """The account, handed over to the present key if need be: to be used in a transaction.
-
-        One key after the other, also those under which nothing was written, and also at the
-        beginning: whichever of them a charter names, its auditors find it.
-        """
+        """The account, handed over to the present key if need be: to be used in a transaction."""
         account = self._account(connection)
-        known = self._keys.verifying_keys()[::-1]
-        held = self._held(known if account.key is None else known[known.index(account.key) :])
-        if account.key is not None and held[0].public != account.key:
-            raise KeyNotHeld("the key that signed the ledger's last entry was destroyed.")
-        for old, new in itertools.pairwise(held):
+        for old, new in steps(self._keys, account.key):
             record = Succeeded(
                 sequence=len(account.entries),
                 previous=account.head,
@@ -500,14 +456,6 @@ class Ledger:
             self._insert(connection, account, envelope, signed_by=old.public)
             account.key = new.public
         return account
-
-    def _held(self, keys: Sequence[VerifyingKey]) -> list[SigningKey]:
-        """The private halves of those that were not destroyed; the present one is the last."""
-        held = []
-        for public in keys:
-            with contextlib.suppress(KeyNotHeld):
-                held.append(self._keys.signing_key_for(public))
-        return held
 
     def _now(self, account: Account) -> str:
         """The time, never before the last entry's: no clock that is set back returns to a year."""

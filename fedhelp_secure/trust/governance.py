@@ -24,7 +24,10 @@ from fedhelp_secure.signing import (
 )
 
 KIND = "governance-succession"
-MOST_CHARTERS = 1024
+MOST_CHARTERS = 64
+"""In one succession."""
+MOST_SUCCESSIONS = 32
+"""In one trust list, which has at most a mebibyte."""
 
 
 class _Document(BaseModel):

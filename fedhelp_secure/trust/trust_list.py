@@ -20,6 +20,7 @@ from fedhelp_secure.errors import MalformedMessage, SignatureRefused
 from fedhelp_secure.signing import SigningKey, VerifyingKey, open_document, peek_document
 from fedhelp_secure.transport.identity import Identity, check_label
 from fedhelp_secure.trust.governance import (
+    MOST_SUCCESSIONS,
     GovernanceSuccession,
     check_successions,
     open_succession,
@@ -80,7 +81,7 @@ class TrustList(_Document):
     authorities: tuple[Authority, ...] = Field(min_length=1, max_length=64)
     revocations: tuple[Revocation, ...] = Field(max_length=4096)
     """In the order in which they were made."""
-    governance: tuple[str, ...] = Field(default=(), max_length=64)
+    governance: tuple[str, ...] = Field(default=(), max_length=MOST_SUCCESSIONS)
     """Every change of the governance key, oldest first: see `fedhelp_secure.trust.governance`."""
 
     @model_validator(mode="after")
@@ -147,14 +148,23 @@ def open_trust_list(envelope: bytes, governance_key: VerifyingKey) -> TrustList:
     """
     if len(envelope) > LIMIT_BYTES:
         raise MalformedMessage("a trust list is too long; ask the registrar for another.")
-    # Believed only as far as the keys have signed each other, beginning with the known one.
-    stated = _parsed(peek_document(KIND, envelope))
+    signer, unverified = governance_key, peek_document(KIND, envelope)
+    if unverified.get("governance"):
+        signer = _signer(_parsed(unverified), governance_key)
+    return _parsed(open_document(KIND, envelope, signer))
+
+
+def _signer(stated: TrustList, known: VerifyingKey) -> VerifyingKey:
+    """Who must have signed a list that states successions, for a party that knows ``known``.
+
+    Believed only as far as the keys have signed each other, beginning with the known one.
+    """
     successions = stated.successions()
     check_successions(successions, federation=stated.federation, sequence=stated.sequence)
-    signer = successor_of(governance_key, successions)
-    if successions and signer != successions[-1].new_key:
+    signer = successor_of(known, successions)
+    if signer != successions[-1].new_key:
         raise SignatureRefused("a trust list is of another governance key; do not use it.")
-    return _parsed(open_document(KIND, envelope, signer))
+    return signer
 
 
 def _parsed(document: dict[str, Any]) -> TrustList:

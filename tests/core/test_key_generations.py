@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.passphrases import FIRST, chosen, give
+from support.softhsm import SoftToken
 
 from fedhelp_secure.keystore.generations import GENERATIONS_FILE
 from fedhelp_secure.keystore.lock import LEAST_COST
 from fedhelp_secure.sealing import UnsealingKey
 from fedhelp_secure.signing import SigningKey, open_document
-from fedhelp_secure.state import KeyNotHeld, StateDirectory, StateError
+from fedhelp_secure.state import KeyNotHeld, SignerUse, StateDirectory, StateError
 from fedhelp_secure.transport.identity import Identity, Role
 
 HOSPITAL = Identity("testfed", Role.HOSPITAL, "small-1")
@@ -177,3 +178,33 @@ def test_a_copy_without_the_list_uses_its_first_key(state: StateDirectory, tmp_p
     shutil.copytree(state.root, tmp_path / "copy")
     rotate(state)
     assert StateDirectory.open(tmp_path / "copy").signing_key().public == first
+
+
+def test_generations_may_be_in_a_token(tmp_path: Path, soft_token: SoftToken) -> None:
+    """From one key of a token to another, and on to a file: the token's keys are never removed."""
+    uris = [soft_token.uri(name) for name in ("generation-one", "generation-two")]
+    state = StateDirectory.create(
+        tmp_path / "state", HOSPITAL, signers={SignerUse.SIGNING: uris[0]}
+    )
+    public = [state.signing_key().public]
+    with pytest.raises(StateError, match="has or had"):
+        state.next_keys(uris[0])
+    # Made once, and the same one when the try is repeated.
+    assert (
+        state.next_keys(uris[1]).signing_key.public == state.next_keys(uris[1]).signing_key.public
+    )
+    state.adopt(state.next_keys(uris[1]))
+    public.append(state.signing_key().public)
+    assert state.signers_in_use() == f"signing key {uris[1]}"
+    rotate(state)
+    assert not (state.root / "keys" / "generation-2" / "signing.pem").exists()
+    for key in public:
+        # Deterministic: what is stated anew under a former key has the same bytes.
+        envelopes = {state.signing_key_for(key).sign_document("statement", {}) for _ in range(2)}
+        (envelope,) = envelopes
+        assert open_document("statement", envelope, key) == {}
+    assert [each.signer for each in state.destroy_former_keys()] == uris
+    elsewhere = StateDirectory.create(
+        tmp_path / "other", HOSPITAL, signers={SignerUse.SIGNING: uris[1]}
+    )
+    assert elsewhere.signing_key().public == public[1]

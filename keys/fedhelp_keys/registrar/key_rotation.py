@@ -16,6 +16,9 @@ from fedhelp_secure.errors import PolicyError
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity
 
+MOST_ROTATIONS = 100
+"""Of one party: nobody fills the registry."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -87,6 +90,11 @@ def _check(rotation: KeyRotation, known: Member, others: frozenset[str]) -> None
         raise RotationRefused(
             "these are not the keys with which this party is enrolled, so they cannot be replaced; "
             "compare the digests with the registrar's operator. A statement counts once."
+        )
+    if len(known.former) >= MOST_ROTATIONS:
+        raise RotationRefused(
+            f"a party's keys are rotated at most {MOST_ROTATIONS} times; ask the registrar's "
+            "operator to enrol this party under another name."
         )
     if rotation.sequence != len(known.former) + 1:
         raise RotationRefused(

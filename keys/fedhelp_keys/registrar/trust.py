@@ -20,7 +20,7 @@ from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.trust.governance import MOST_CHARTERS, sign_succession
+from fedhelp_secure.trust.governance import MOST_CHARTERS, MOST_SUCCESSIONS, sign_succession
 from fedhelp_secure.trust.refresh import POLL_SECONDS
 from fedhelp_secure.trust.store import TrustStore, check_not_revoked
 from fedhelp_secure.trust.trust_list import (
@@ -203,11 +203,17 @@ def rotate_governance(
     """Hand over to a new governance key; the list that says so, which the state keeps.
 
     ``signer`` is the new key's URI. After a crash in between the next list that is issued says it.
-    Raises what a signer raises that cannot be had; then nothing has changed.
+    Raises what a signer raises that cannot be had, or RevocationRefused after too many changes;
+    then nothing has changed.
     """
     keys = state.next_keys(signer)
 
     def handed_over(held: TrustList) -> TrustList:
+        if len(held.governance) >= MOST_SUCCESSIONS:
+            raise RevocationRefused(
+                f"the governance key was changed {MOST_SUCCESSIONS} times, which is all that a "
+                "trust list can tell; found a new federation."
+            )
         # Under the list's lock: no list is signed by one key and says another.
         state.adopt(keys)
         return held

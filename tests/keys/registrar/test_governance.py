@@ -16,9 +16,15 @@ from support.trust_lists import changed, held
 
 from fedhelp_keys.registrar.charters import record_envelope, signed_charters
 from fedhelp_keys.registrar.registry import enrol
-from fedhelp_keys.registrar.trust import issue_trust_list, revoke, rotate_governance
+from fedhelp_keys.registrar.trust import (
+    RevocationRefused,
+    issue_trust_list,
+    revoke,
+    rotate_governance,
+)
 from fedhelp_secure.charter import sign_charter
 from fedhelp_secure.enrolment.bundle import BundleRefused, install_bundle
+from fedhelp_secure.enrolment.old_keys import OldKeysNeeded, destroy_old_keys
 from fedhelp_secure.enrolment.request import make_request
 from fedhelp_secure.errors import FedHelpError, MalformedMessage, SignatureRefused
 from fedhelp_secure.signing import SigningKey, peek_document, sign_jointly
@@ -250,6 +256,8 @@ def test_a_registrar_that_was_killed_hands_over_when_it_goes_on(own: Own, step: 
         assert own.registrar.signing_key().public == made
     else:
         assert own.registrar.signing_key().public != own.old.public
+        with pytest.raises(OldKeysNeeded, match="in no trust list yet"):
+            destroy_old_keys(own.registrar)
         # What the served registrar does every few seconds; the list is young.
         issue_trust_list(own.registrar, now=utc_now())
     after = TrustStore(own.registrar).current()
@@ -268,6 +276,19 @@ def test_the_registrar_goes_on_with_its_work(own: Own, tmp_path: Path) -> None:
     late = join(own.registrar, tmp_path, Identity(FEDERATION, Role.HOSPITAL, "small-9"))
     assert late.governance_key() == own.registrar.signing_key().public
     rotate(late)
+
+
+def test_too_many_changes_are_refused_before_anything_changes(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedhelp_keys.registrar.trust.MOST_SUCCESSIONS", 1)
+    own.rotate()
+    key, before = own.registrar.signing_key().public, held(own.registrar)
+    with pytest.raises(RevocationRefused, match="found a new federation"):
+        own.rotate()
+    assert own.registrar.signing_key().public == key
+    assert held(own.registrar) == before
+    issue_trust_list(own.registrar, now=LATER)
 
 
 def test_a_bundle_of_the_new_key_is_taken_by_who_knows_the_old_one(own: Own) -> None:

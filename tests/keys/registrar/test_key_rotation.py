@@ -160,6 +160,16 @@ def test_nobody_rotates_for_another(own: Own, keys: Keys) -> None:
         accept_rotation(own.registrar, other, keys.statement(identity=other))
 
 
+def test_nobody_fills_the_registry(own: Own, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedhelp_keys.registrar.key_rotation.MOST_ROTATIONS", 1)
+    state = own.federation.state("small-1")
+    rotate_keys(state, own.address)
+    before = own.member("small-1")
+    with pytest.raises(PeerRefused, match="at most 1 times"):
+        rotate_keys(state, own.address)
+    assert own.member("small-1") == before
+
+
 Change = Callable[[Own, Keys], bytes]
 
 
