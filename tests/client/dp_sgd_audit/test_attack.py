@@ -15,11 +15,13 @@ from fedhelp_secure.privacy.mechanisms import Setting
 from fedhelp_secure.privacy_audit.audit import ClaimRefuted, check_findings
 from fedhelp_secure.privacy_audit.two_worlds import TooFewRuns
 
-FEW = DpSgdOptions(steps=2, runs=50)
+RUNS = DpSgdOptions(steps=2, runs=150)
+"""Of 14 audits of the mistake below, the sharp bound was 3.8 to 7.5 and the claim is 1; with 50 runs
+it was below the claim in two of twelve."""
 
 
 def test_the_canary_is_seen_and_bounds_stay_below_the_claim() -> None:
-    general, sharp = audit_dp_sgd("8", DpSgdOptions(steps=2, runs=150))
+    general, sharp = audit_dp_sgd("8", RUNS)
     check_findings([general, sharp])
     assert {general.method, sharp.method} == {"any noise", "Gaussian"}
     assert Fraction("7.9") < sharp.claim <= 8
@@ -50,7 +52,7 @@ def test_clipping_image_by_image_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(dp_sgd, "patient_gradient", by_image)
     with pytest.raises(ClaimRefuted, match="two worlds test of dp_sgd"):
-        check_findings(audit_dp_sgd("1", FEW))
+        check_findings(audit_dp_sgd("1", RUNS))
 
 
 def test_too_few_trainings_are_refused() -> None:
