@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError, PolicyError
 from fedhelp_secure.evidence import layout
 from fedhelp_secure.evidence.checkpoint import (
@@ -29,7 +29,7 @@ from fedhelp_secure.signing import SigningKey
 from fedhelp_secure.state import StateDirectory, write_atomically
 from fedhelp_secure.transport.client import open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.trust.charters import charter_signer, open_own_charter
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.trust.store import TrustStore
 from fedhelp_secure.wire.v1.coordinator_pb2 import GetCharterRequest
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -89,8 +89,8 @@ def export_bundle(state: StateDirectory, sources: Sources, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleExists(f"{out} is not an empty directory; choose another --out.")
     envelope = state.read(sources.charter)
-    governance_key = charter_signer(state, envelope)
-    charter = open_charter(envelope, governance_key)
+    opened = open_own_charter(state, envelope)
+    charter, governance_key = opened.charter, opened.signer
     auditor_key(state, charter)
     files = {
         layout.CHARTER: envelope,
@@ -111,7 +111,7 @@ def sign_index(directory: Path, state: StateDirectory) -> None:
     """
     files = dict(layout.read_files(directory))
     files.pop(layout.INDEX, None)
-    charter = open_own_charter(state, layout.required(files, layout.CHARTER))
+    charter = open_own_charter(state, layout.required(files, layout.CHARTER)).charter
     document = {"files": {path: digest(data) for path, data in files.items()}}
     envelope = auditor_key(state, charter).sign_document(layout.INDEX_KIND, document)
     write_atomically(directory / layout.INDEX, envelope, mode=_FILE_MODE)

@@ -31,7 +31,7 @@ def complete_bundle(
     ResultRefused, or a FedHelpError where the evidence does not hold: then nothing is signed.
     """
     files = layout.read_files(directory)
-    charter = open_own_charter(state, layout.required(files, layout.CHARTER))
+    charter = open_own_charter(state, layout.required(files, layout.CHARTER)).charter
     report = federation_report(files, charter, results).model_copy(update=dict(about or {}))
     document = report.model_dump_json(indent=2).encode() + b"\n"
     write_atomically(directory / layout.REPORT_JSON, document, mode=_FILE_MODE)

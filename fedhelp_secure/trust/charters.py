@@ -7,6 +7,8 @@ key signs, whatever date it bears, is a charter.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fedhelp_secure.charter import Charter, open_charter
 from fedhelp_secure.errors import SignatureRefused
 from fedhelp_secure.signing import VerifyingKey
@@ -15,25 +17,28 @@ from fedhelp_secure.trust.governance import GovernanceSuccession
 from fedhelp_secure.trust.store import TrustStore
 
 
-def open_own_charter(state: StateDirectory, envelope: bytes) -> Charter:
-    """The charter in ``envelope``; raises as `charter_signer` does."""
-    return open_charter(envelope, charter_signer(state, envelope))
+@dataclass(frozen=True, slots=True)
+class OwnCharter:
+    """A charter that one party may act under, and the governance key that signed it."""
+
+    charter: Charter
+    signer: VerifyingKey
 
 
-def charter_signer(state: StateDirectory, envelope: bytes) -> VerifyingKey:
-    """The governance key that signed ``envelope`` and counts for it; the charter is checked.
+def open_own_charter(state: StateDirectory, envelope: bytes) -> OwnCharter:
+    """The charter in ``envelope``, if the key that signed it counts for it.
 
     Raises SignatureRefused, MalformedMessage or CharterRefused.
     """
     present = state.governance_key()
     try:
-        open_charter(envelope, present)
-    except SignatureRefused as refused:
+        return OwnCharter(open_charter(envelope, present), present)
+    except SignatureRefused:
         for succession in _successions(state):
-            if _is_named(envelope, succession):
-                return succession.old_key
-        raise refused
-    return present
+            former = _opened(envelope, succession.old_key)
+            if former is not None and former.digest in succession.charters:
+                return OwnCharter(former, succession.old_key)
+        raise
 
 
 def _successions(state: StateDirectory) -> tuple[GovernanceSuccession, ...]:
@@ -41,8 +46,8 @@ def _successions(state: StateDirectory) -> tuple[GovernanceSuccession, ...]:
     return store.current().successions() if store.path.exists() else ()
 
 
-def _is_named(envelope: bytes, succession: GovernanceSuccession) -> bool:
+def _opened(envelope: bytes, key: VerifyingKey) -> Charter | None:
     try:
-        return open_charter(envelope, succession.old_key).digest in succession.charters
+        return open_charter(envelope, key)
     except SignatureRefused:
-        return False
+        return None

@@ -17,7 +17,7 @@ import grpc
 
 from fedhelp_client.node.files import answers_folder
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, CharterRefused, open_charter
+from fedhelp_secure.charter import Charter, CharterRefused
 from fedhelp_secure.errors import (
     InternalError,
     MalformedMessage,
@@ -43,7 +43,7 @@ from fedhelp_secure.transport.catalogue import printable
 from fedhelp_secure.transport.chunks import CHUNK_BYTES, read_chunks
 from fedhelp_secure.transport.client import PeerRefused, open_channel, translated_errors
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.trust.charters import charter_signer
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.trust.store import TrustListOutdated
 from fedhelp_secure.wire.v1 import coordinator_pb2 as wire
 from fedhelp_secure.wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -340,11 +340,9 @@ def connect(state: StateDirectory, address: str, aggregator: str) -> Coordinator
             reply = CoordinatorStub(channel).GetCharter(wire.GetCharterRequest(), timeout=30)
         return reply.envelope
 
-    envelope = retried(call)
-    signer = charter_signer(state, envelope)
-    charter = open_charter(envelope, signer)
-    hospital_keys(state, charter)
-    return Coordinator(state, charter, address, signed_by=signer)
+    opened = open_own_charter(state, retried(call))
+    hospital_keys(state, opened.charter)
+    return Coordinator(state, opened.charter, address, signed_by=opened.signer)
 
 
 def _open(state: StateDirectory, address: str, aggregator: str) -> grpc.Channel:

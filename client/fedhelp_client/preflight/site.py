@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from fedhelp_secure.canonical import digest
-from fedhelp_secure.charter import Charter, open_charter
+from fedhelp_secure.charter import Charter
 from fedhelp_secure.errors import ConfigurationError
 from fedhelp_secure.policy import SitePolicy
 from fedhelp_secure.signing import VerifyingKey
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.trust.charters import charter_signer
+from fedhelp_secure.trust.charters import OwnCharter, open_own_charter
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,19 @@ class Site:
         """The charter's DSSE envelope; raises ConfigurationError."""
         return _read(self.charter_file)
 
-    @cached_property
+    @property
     def charter(self) -> Charter:
         """Raises SignatureRefused or CharterRefused unless it is signed, and sound."""
-        return open_charter(self.envelope, self.signer)
+        return self._opened.charter
 
-    @cached_property
+    @property
     def signer(self) -> VerifyingKey:
         """The governance key that signed the charter; raises as `charter` does."""
-        return charter_signer(self.state, self.envelope)
+        return self._opened.signer
+
+    @cached_property
+    def _opened(self) -> OwnCharter:
+        return open_own_charter(self.state, self.envelope)
 
     @cached_property
     def policy(self) -> SitePolicy:

@@ -29,7 +29,7 @@ from fedhelp_secure.secure_sum.epochs import (
 )
 from fedhelp_secure.secure_sum.round_keys import MOST_EPOCHS, custodian_parties
 from fedhelp_secure.signing import SigningKey
-from fedhelp_secure.state import StateDirectory, StateError
+from fedhelp_secure.state import KeyNotHeld, StateDirectory, StateError
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.wire.v1.coordinator_pb2 import CustodianKeys
 
@@ -245,8 +245,11 @@ class EpochStore:
         return [(each.number, each.statement, each.destroyed) for each in stated]
 
     def _key_of(self, charter: Charter) -> SigningKey:
-        """The signing key that ``charter`` names, present or former; raises KeyNotHeld."""
-        return self._state.signing_key_for(self._own(charter).key)
+        """The signing key that ``charter`` names, present or former; raises CharterRefused."""
+        try:
+            return self._state.signing_key_for(self._own(charter).key)
+        except KeyNotHeld as error:
+            raise _pins_another() from error
 
     def _own(self, charter: Charter) -> CustodianParty:
         parties = custodian_parties(charter)
@@ -257,10 +260,7 @@ class EpochStore:
         own = self._own(charter)
         chain = [each.statement for each in stated if own.first_epoch <= each.number <= last]
         if not chain or self._document(chain[0])["key"] != own.pinned:
-            raise CharterRefused(
-                "the charter pins another key than this custodian's; ask the registrar for a new "
-                "charter."
-            )
+            raise _pins_another()
         return chain
 
     def _document(self, statement: bytes) -> dict[str, str]:
@@ -276,6 +276,12 @@ class EpochStore:
             fate = f"{'lost' if lost else 'destroyed'}: {closing}"
         key = digest(document["key"].encode("ascii"))
         return EpochStatus(number, key, document["created"], waiting, fate)
+
+
+def _pins_another() -> CharterRefused:
+    return CharterRefused(
+        "the charter pins another key than this custodian's; ask the registrar for a new charter."
+    )
 
 
 def _reason(state: StateDirectory, destroyed: bytes) -> str:

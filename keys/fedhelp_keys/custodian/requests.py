@@ -28,7 +28,7 @@ class CharterGate:
         """
         if len(envelope) > MAXIMUM_CHARTER_BYTES:
             raise MalformedMessage("a charter is longer than 1 MiB; ask the registrar for another.")
-        charter = open_own_charter(self._state, envelope)
+        charter = open_own_charter(self._state, envelope).charter
         if charter.federation != self.identity.federation:
             raise _names_another()
         self.own_index(charter)

@@ -141,7 +141,7 @@ def show_charter(
     """Check a charter's signature and bounds, and print what it says."""
     from fedhelp_secure.trust.charters import open_own_charter
 
-    opened = open_own_charter(StateDirectory.open(state), _read(file))
+    opened = open_own_charter(StateDirectory.open(state), _read(file)).charter
     table = Table("hospital", "group", "weight", title=f"Charter {opened.name}")
     for hospital in opened.hospitals:
         table.add_row(hospital.name, hospital.group, str(opened.weights.of(hospital.group)))

@@ -62,7 +62,7 @@ class Aggregator:
         state belongs to another charter, LogInUse if it is being served already.
         """
         envelope = _read(charter_file)
-        charter = open_own_charter(state, envelope)
+        charter = open_own_charter(state, envelope).charter
         _own_key(state, charter)
         _check_addresses(addresses, charter)
         self.room = capacity(charter)

@@ -215,7 +215,7 @@ def _charter(state: StateDirectory, path: Path) -> Charter:
         envelope = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read; give the charter's file.") from error
-    charter = open_own_charter(state, envelope)
+    charter = open_own_charter(state, envelope).charter
     _key(state, charter)
     return charter
 

@@ -31,7 +31,7 @@ from fedhelp_secure.signing import SigningKey, peek_document, sign_jointly
 from fedhelp_secure.state import StateDirectory
 from fedhelp_secure.transport.certificates import utc_now
 from fedhelp_secure.transport.identity import Identity, Role
-from fedhelp_secure.trust.charters import charter_signer, open_own_charter
+from fedhelp_secure.trust.charters import open_own_charter
 from fedhelp_secure.trust.governance import KIND, open_succession, sign_succession
 from fedhelp_secure.trust.store import HeldTrust, TrustListRolledBack, TrustStore
 from fedhelp_secure.trust.trust_list import (
@@ -131,15 +131,18 @@ def test_charters_signed_before_stay_valid_and_no_others(own: Own) -> None:
     assert signed_charters(own.registrar, own.old.public) == (first.digest,)
     own.rotate()
     own.follow()
-    assert open_own_charter(own.party, own.federation.charter_envelope) == first
-    assert charter_signer(own.party, own.federation.charter_envelope) == own.old.public
+    assert open_own_charter(own.party, own.federation.charter_envelope).charter == first
+    assert open_own_charter(own.party, own.federation.charter_envelope).signer == own.old.public
     # Whoever has the former key dates a charter back: it was not on record when it mattered.
     backdated = first.model_copy(update={"name": "backdated"})
     with pytest.raises(SignatureRefused):
         open_own_charter(own.party, sign_charter(backdated, own.old))
     second = with_present_keys(own.federation)
-    assert open_own_charter(own.party, second.charter_envelope) == second.charter
-    assert charter_signer(own.party, second.charter_envelope) == own.registrar.signing_key().public
+    assert open_own_charter(own.party, second.charter_envelope).charter == second.charter
+    assert (
+        open_own_charter(own.party, second.charter_envelope).signer
+        == own.registrar.signing_key().public
+    )
 
 
 def test_a_charter_is_put_on_record_by_hand(own: Own) -> None:
@@ -150,7 +153,7 @@ def test_a_charter_is_put_on_record_by_hand(own: Own) -> None:
     record_envelope(own.registrar, envelope)
     own.rotate()
     own.follow()
-    assert open_own_charter(own.party, envelope) == unrecorded
+    assert open_own_charter(own.party, envelope).charter == unrecorded
 
 
 def test_a_party_that_has_not_followed_refuses_the_new_keys_charters(own: Own) -> None:
@@ -209,6 +212,13 @@ def test_successions_that_are_no_chain_are_refused(own: Own) -> None:
         envelope = sign_trust_list(changed(present, governance=governance), new)
         with pytest.raises((MalformedMessage, SignatureRefused)):
             open_trust_list(envelope, own.old.public)
+    # Also for who knows the present key alone: the history that it tells must hold together.
+    stranger = sign_succession(
+        FEDERATION, present.sequence, SigningKey.generate(), new, charters=[]
+    )
+    envelope = sign_trust_list(changed(present, governance=(one, stranger.decode())), new)
+    with pytest.raises(MalformedMessage, match="not one chain"):
+        open_trust_list(envelope, new.public)
     assert open_trust_list(held(own.registrar), own.old.public) == present
 
 
