@@ -16,7 +16,7 @@ from fedhelp_secure.privacy_audit.audit import ClaimRefuted, check_findings
 from fedhelp_secure.privacy_audit.two_worlds import TooFewRuns
 
 RUNS = DpSgdOptions(steps=2, runs=150)
-"""Of 14 audits of the mistake below, the sharp bound was 3.8 to 7.5 and the claim is 1; with 50 runs
+"""In 14 audits of the mistake below, the sharp bound was 3.8 to 7.5 and the claim is 1; with 50 runs
 it was below the claim in two of twelve."""
 
 
