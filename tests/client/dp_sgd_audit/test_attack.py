@@ -16,8 +16,8 @@ from fedhelp_secure.privacy_audit.audit import ClaimRefuted, check_findings
 from fedhelp_secure.privacy_audit.two_worlds import TooFewRuns
 
 RUNS = DpSgdOptions(steps=2, runs=150)
-"""In 14 audits of the mistake below, the sharp bound was 3.8 to 7.5 and the claim is 1; with 50 runs
-it was below the claim in two of twelve."""
+"""In 14 audits of the mistake below, the sharp bound was 3.8 to 7.5 and the claim is 1. With 50
+runs it was below the claim in two of twelve."""
 
 
 def test_the_canary_is_seen_and_bounds_stay_below_the_claim() -> None:

@@ -1,4 +1,4 @@
-"""Attack: a private key crosses a wire while a party joins or renews. Captured, and searched.
+"""Attack: a private key crosses a wire while a party joins, renews or rotates. All is searched.
 
 A relay that holds the registrar's TLS key sees in the clear all that unmodified processes send and
 receive; the raw bytes, still encrypted, are nothing that one could search.
@@ -42,11 +42,15 @@ def secrets_of(state: StateDirectory) -> dict[str, bytes]:
             continue
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if isinstance(key, EllipticCurvePrivateKey):
-            found[path.name] = key.private_numbers().private_value.to_bytes(32, "big")
+            found[_name(state, path)] = key.private_numbers().private_value.to_bytes(32, "big")
         else:
             assert isinstance(key, Ed25519PrivateKey)
-            found[path.name] = key.private_bytes_raw()
+            found[_name(state, path)] = key.private_bytes_raw()
     return found
+
+
+def _name(state: StateDirectory, path: Path) -> str:
+    return str(path.relative_to(state.root))
 
 
 def spellings(secret: bytes) -> set[bytes]:
@@ -101,22 +105,26 @@ def test_no_private_key_leaves_a_party_or_the_registrar(
     assert done.returncode == 0, done.stderr
     state = StateDirectory.open(root)
     secrets = {f"before {name}": secret for name, secret in secrets_of(state).items()}
-    pair = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    pair[0].write_bytes(state.tls_certificate_path.read_bytes())
-    pair[1].write_bytes(state.tls_key_path.read_bytes())
-    with tls_relay(chain, own.tls_key_path, registrar.address, certificate=pair) as renewed:
-        done = fedhelp("enrol", "renew", "--state", str(root), "--registrar", renewed.address)
-    assert done.returncode == 0, done.stderr
-    secrets |= {f"after {name}": secret for name, secret in secrets_of(state).items()}
+    captured = joined.everything()
+    for command in ("renew", "rotate-keys"):
+        pair = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        pair[0].write_bytes(state.tls_certificate_path.read_bytes())
+        pair[1].write_bytes(state.tls_key_path.read_bytes())
+        with tls_relay(chain, own.tls_key_path, registrar.address, certificate=pair) as relayed:
+            done = fedhelp("enrol", command, "--state", str(root), "--registrar", relayed.address)
+        assert done.returncode == 0, done.stderr
+        captured += relayed.everything()
+        secrets |= {f"{command} {name}": secret for name, secret in secrets_of(state).items()}
     secrets |= {f"registrar's {name}": secret for name, secret in secrets_of(own).items()}
-    assert len(set(secrets.values())) == 4 + 1 + 5
+    rotated = 3 if role is Role.HOSPITAL else 1
+    assert len(set(secrets.values())) == 4 + 1 + rotated + 5
 
     # The capture is whole: what must be in it is.
-    captured = joined.everything() + renewed.everything()
     request = state.read(request_path(state))
     assert request in captured
     assert token.encode() in captured
     assert b"enrolment-bundle" in captured
+    assert b"key-rotation+json" in captured
     assert state.tls_certificate_path.read_bytes().strip() in captured
     assert found_in(captured, secrets) == set()
 
@@ -132,4 +140,4 @@ def test_the_search_finds_every_spelling(tmp_path: Path, registrar: ServedRegist
             assert name in found_in(envelope, secrets)
     for path in (registrar.state.tls_key_path, registrar.state.signing_key_path):
         as_json = path.read_bytes().replace(b"\n", b"\\n")
-        assert path.name in found_in(b'{"key":"' + as_json + b'"}', secrets)
+        assert _name(registrar.state, path) in found_in(b'{"key":"' + as_json + b'"}', secrets)
