@@ -148,7 +148,7 @@ def test_without_a_kept_classifier_nothing_is_exported(
     with pytest.raises(DataError, match="no classifier that a node kept"):
         export_kept(state, public_set, tmp_path / "out")
     record(head=None).save(state)
-    with pytest.raises(DataError, match=r"no kept classifier; .*without --kept"):
+    with pytest.raises(DataError, match=r"no kept classifier or segmenter; .*without --kept"):
         export_kept(state, public_set, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
