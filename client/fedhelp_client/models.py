@@ -103,7 +103,9 @@ def build_network(
         raise ModelRefused(f"{architecture.network} gives numbers that are not finite.")
     if task == "classification":
         model = _with_own_head(model, classes, tried, logits)
-    return model.to(memory_format=_LAYOUT).train()
+    # In place. Torch's stubs leave this form of it out.
+    model.to(memory_format=_LAYOUT)  # type: ignore[call-overload]
+    return model.train()
 
 
 def _construct(architecture: Architecture, classes: int) -> nn.Module:
