@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -108,6 +109,8 @@ ROOT = HEAD.body().split("\n")[2]
         # Well formed, but longer than any note of ours with its witnesses.
         signed(HEAD.body()) + f"— witness {'A' * 400}\n".encode() * 50,
     ],
+    # Not the bytes, which are signed anew in every process.
+    ids=itertools.count(),
 )
 def test_a_malformed_checkpoint_is_refused(note: bytes) -> None:
     with pytest.raises(MalformedMessage):
