@@ -93,15 +93,14 @@ def _trust_lists(files: BundleFiles, charter: Charter) -> dict[str, TrustList]:
             raise BundleRefused(f"{layout.trust_list_path(name)} is another federation's.")
     if not lists:
         raise BundleRefused("the bundle has no trust list; ask for a whole one.")
+    successions = {one for trusted in lists.values() for one in trusted.successions()}
     for name, trusted in lists.items():
         signer = trusted.governance_key(key)
-        for other in lists.values():
-            for succession in other.successions():
-                if succession.old_key == signer and trusted.sequence >= succession.sequence:
-                    raise BundleRefused(
-                        f"{layout.trust_list_path(name)} is signed by a governance key that had "
-                        "been succeeded."
-                    )
+        if any(one.old_key == signer and trusted.sequence >= one.sequence for one in successions):
+            raise BundleRefused(
+                f"{layout.trust_list_path(name)} is signed by a governance key that had been "
+                "succeeded."
+            )
     return lists
 
 

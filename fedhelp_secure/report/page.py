@@ -20,9 +20,8 @@ def page_warning(directory: Path) -> str | None:
             "report.html was not compared with the verified report.json; install "
             "'fedhelp-secure[report]' to have it compared, or read report.json."
         )
-    files = layout.read_files(directory)
-    report = Report.model_validate_json(layout.required(files, layout.REPORT_JSON))
-    if render(report).encode() == layout.required(files, layout.REPORT_HTML):
+    report = Report.model_validate_json((directory / layout.REPORT_JSON).read_bytes())
+    if render(report).encode() == (directory / layout.REPORT_HTML).read_bytes():
         return None
     return (
         "report.html is not the page that this version makes of report.json, and only report.json "
