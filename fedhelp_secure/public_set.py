@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -45,7 +46,9 @@ _DAMAGE = (
     struct.error,
     zipfile.BadZipFile,
 )
-_ARRAYS = ("images", "features", "mean", "scale", "components", "constant")
+_PARTS = ("mean", "scale", "components", "constant")
+"""Of a projection."""
+_ARRAYS = ("images", "features", *_PARTS)
 
 
 class PublicSetRefused(ConfigurationError):
@@ -75,7 +78,7 @@ class Projection:
     the classes are, noise on the rest what they look like: the rest of a row has the norm left."""
 
     def __post_init__(self) -> None:
-        for name in ("mean", "scale", "components", "constant"):
+        for name in _PARTS:
             object.__setattr__(self, name, _frozen(getattr(self, name), name, np.float32))
         embedding = self.mean.shape
         if len(embedding) != 1 or self.scale.shape != embedding or self.components.ndim != 2:
@@ -88,6 +91,15 @@ class Projection:
             raise PublicSetRefused(
                 "the projection's constant is not between 0 and 1; make it again."
             )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Projection:
+        """What `arrays` gave; raises KeyError or PublicSetRefused."""
+        return cls(*(arrays[f"{prefix}{name}"] for name in _PARTS))
+
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """Its arrays by name, after ``prefix``, for a file that has others too."""
+        return {f"{prefix}{name}": getattr(self, name) for name in _PARTS}
 
     @property
     def dimension(self) -> int:
@@ -229,12 +241,10 @@ class PublicSet:
         # numpy writes no time stamps and does not compress here: equal arrays give equal bytes.
         np.savez(
             buffer,
+            allow_pickle=False,
             images=self.images,
             features=self.features,
-            mean=self.projection.mean,
-            scale=self.projection.scale,
-            components=self.projection.components,
-            constant=self.projection.constant,
+            **self.projection.arrays(),
         )
         return buffer.getvalue()
 
@@ -253,9 +263,7 @@ class PublicSet:
             raise PublicSetRefused(
                 f"{path} is not a public set, or is damaged; fetch it again."
             ) from error
-        projection = Projection(
-            arrays["mean"], arrays["scale"], arrays["components"], arrays["constant"]
-        )
+        projection = Projection.from_arrays(arrays)
         return cls(arrays["images"], arrays["features"], projection, source=data)
 
     def save(self, path: Path) -> None:

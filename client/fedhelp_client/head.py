@@ -83,16 +83,14 @@ class KeptClassifier:
 
     def save(self, path: Path) -> None:
         """Write all of it to ``path`` (.npz), readable by its owner only: V saw patients."""
-        projection, buffer = self.head.projection, io.BytesIO()
+        buffer = io.BytesIO()
         np.savez(
             buffer,
+            allow_pickle=False,
             public_model=self.public_model,
             weights=self.head.weights,
             share=np.array(self.share),
-            mean=projection.mean,
-            scale=projection.scale,
-            components=projection.components,
-            constant=projection.constant,
+            **self.head.projection.arrays(),
         )
         write_atomically(path, buffer.getvalue())
 
@@ -101,9 +99,7 @@ class KeptClassifier:
         """What `save` wrote to ``path``; raises DataError for anything else."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                names = ("mean", "scale", "components", "constant")
-                projection = Projection(*(arrays[name] for name in names))
-                head = Head(projection, arrays["weights"])
+                head = Head(Projection.from_arrays(arrays), arrays["weights"])
                 return cls(arrays["public_model"], head, share=float(arrays["share"]))
         except (OSError, EOFError, ValueError, KeyError, BadZipFile, PublicSetRefused) as error:
             raise DataError(f"{path} holds no classifier that a node kept.") from error

@@ -39,8 +39,6 @@ RIDGE = 0.001
 OWN_SHARE = 0.6
 """How much the own head counts beside the public model: chosen on development seeds."""
 
-_PARTS = ("mean", "scale", "components", "constant")
-
 
 def fine_projection(tokens: NDArray[np.float32]) -> Projection:
     """y, fitted on the proxies' ``tokens`` [N, T, E]."""
@@ -95,20 +93,15 @@ class KeptSegmenter:
 
     def save(self, path: Path) -> None:
         """Write all of it to ``path`` (.npz), readable by its owner only: V saw patients."""
-        public, own, buffer = self.public.projection, self.own.projection, io.BytesIO()
+        buffer = io.BytesIO()
         np.savez(
             buffer,
+            allow_pickle=False,
             share=np.array(self.share),
             public_weights=self.public.weights,
-            public_mean=public.mean,
-            public_scale=public.scale,
-            public_components=public.components,
-            public_constant=public.constant,
+            **self.public.projection.arrays("public_"),
             own_weights=self.own.weights,
-            own_mean=own.mean,
-            own_scale=own.scale,
-            own_components=own.components,
-            own_constant=own.constant,
+            **self.own.projection.arrays("own_"),
         )
         write_atomically(path, buffer.getvalue())
 
@@ -119,7 +112,7 @@ class KeptSegmenter:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 public, own = (
                     TokenHead(
-                        Projection(*(arrays[f"{name}_{part}"] for part in _PARTS)),
+                        Projection.from_arrays(arrays, f"{name}_"),
                         arrays[f"{name}_weights"],
                     )
                     for name in ("public", "own")
