@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,13 +63,9 @@ def _png(figure: Figure) -> bytes:
 
 
 def _page(learnt: Learnt) -> str:
-    import jinja2
+    from fedhelp_secure.templates import template
 
-    environment = jinja2.Environment(
-        loader=jinja2.BaseLoader(), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    source = files("fedhelp_client").joinpath("pictures.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return template("fedhelp_client", "pictures.html.j2").render(
         record=learnt.record,
         figures=figures(learnt),
         answers=_embedded(_answers(learnt)),

@@ -141,21 +141,16 @@ def _png(status: PrivacyStatus) -> bytes:
 
 
 def _page(status: PrivacyStatus) -> str:
-    from importlib.resources import files
-
-    import jinja2
     import matplotlib
     from markupsafe import Markup
+
+    from fedhelp_secure.templates import template
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedhelp"}):
         _figure(status).savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
-    environment = jinja2.Environment(
-        loader=jinja2.BaseLoader(), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    source = files("fedhelp_secure.privacy").joinpath("status.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return template("fedhelp_secure.privacy", "status.html.j2").render(
         status=status,
         rows=_rows,
         plot=Markup(svg[svg.index("<svg") :]),  # noqa: S704  our own SVG

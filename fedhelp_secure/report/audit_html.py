@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-import jinja2
 from markupsafe import Markup
 
 from fedhelp_secure.report.chart import chart_svg
 from fedhelp_secure.report.document import BASIS_LABELS, INDEX_SECTION, Chart, Document, shown
+from fedhelp_secure.templates import template
 
 _FAMILY = "system-ui, sans-serif"
 
 
 def audit_html(document: Document) -> bytes:
     """The page for ``document``, in UTF-8."""
-    environment = jinja2.Environment(
-        loader=jinja2.BaseLoader(),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = files("fedhelp_secure.report").joinpath("audit.html.j2").read_text("utf-8")
-    page = environment.from_string(source).render(
+    page = template("fedhelp_secure.report", "audit.html.j2", trim=True).render(
         document=document,
         labels=BASIS_LABELS,
         index=INDEX_SECTION,

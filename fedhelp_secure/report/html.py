@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from importlib.resources import files
 
-import jinja2
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fedhelp_secure.report.model import HospitalResult, Report, SecureSumCost
+from fedhelp_secure.templates import template
 
 _BEFORE, _AFTER, _LIMIT = "#9db4c0", "#1f5f8b", "#b23a48"
 _HEAD_BEFORE, _HEAD_AFTER = "#d8cbb0", "#a4762f"
@@ -19,14 +18,10 @@ _HEAD_BEFORE, _HEAD_AFTER = "#d8cbb0", "#a4762f"
 
 def render(report: Report) -> str:
     """The page for ``report``, in UTF-8 HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.BaseLoader(), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["figure"] = _figure
     told = [hospital for hospital in report.hospitals if hospital.metric is not None]
-    source = files("fedhelp_secure.report").joinpath("report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return template("fedhelp_secure.report", "report.html.j2").render(
         report=report,
+        figure=_figure,
         measured=told[0].metric if told else None,
         heads=any(hospital.head is not None for hospital in told),
         metric_plot=Markup(_metric_plot(told) if told else ""),  # noqa: S704  our own SVG
