@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.learning import discs
+from support.learning import discs, model_record
 from typer.testing import CliRunner
 
 from fedhelp_client.commands import app
@@ -19,7 +19,6 @@ from fedhelp_client.export.card import ModelCard, markdown, open_card
 from fedhelp_client.export.check import TOLERANCE, ExportDiffers, run_graph
 from fedhelp_client.export.kept import _entrance
 from fedhelp_client.export.parts import finished
-from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.export.student import CARD, MODEL, export_kept
 from fedhelp_client.head import KeptClassifier, keep_classifier
 from fedhelp_secure.backbone import Backbone, load_backbone
@@ -57,31 +56,8 @@ def kept(backbone: Backbone, public_set: PublicSet) -> KeptClassifier:
 def state(tmp_path: Path, kept: KeptClassifier) -> StateDirectory:
     made = StateDirectory.create(tmp_path / "s", Identity("example", Role.HOSPITAL, "small-1"))
     kept.save(made.role_directory() / "models" / "head.npz")
-    record().save(made)
+    model_record("classification").save(made)
     return made
-
-
-def record(head: float | None = 0.75) -> ModelRecord:
-    return ModelRecord(
-        federation="example",
-        charter="pilot",
-        charter_digest="sha256:" + "0" * 64,
-        hospital="small-1",
-        group="small",
-        task="classification",
-        classes=OWN.classes,
-        metric="accuracy",
-        alone=0.5,
-        distilled=0.625,
-        head_alone=None if head is None else 0.6875,
-        head=head,
-        test_images=40,
-        mechanism="probe",
-        epsilon_aggregate="3.000000",
-        epsilon_collusion="6.100000",
-        delta="1e-6",
-        learnt="2026-01-01T00:00:00Z",
-    )
 
 
 def said_by(
@@ -147,7 +123,7 @@ def test_without_a_kept_classifier_nothing_is_exported(
     (state.role_directory() / "models" / "head.npz").write_bytes(b"no classifier")
     with pytest.raises(DataError, match="no classifier that a node kept"):
         export_kept(state, public_set, tmp_path / "out")
-    record(head=None).save(state)
+    model_record("classification", head=None).save(state)
     with pytest.raises(DataError, match=r"no kept classifier or segmenter; .*without --kept"):
         export_kept(state, public_set, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -175,7 +151,7 @@ def test_a_card_of_a_kept_classifier_without_its_figures_says_so() -> None:
         agreement=1.0,
         input="",
         output="",
-        record=record(head=None),
+        record=model_record("classification", head=None),
     )
     assert json.loads(card.model_dump_json())["network"] == "kept"
     with pytest.raises(DataError, match="kept nothing"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from support.learning import discs, silent
+from support.learning import discs, model_record, silent
 from torch.nn import functional
 
 from fedhelp_client.data.embedding_store import EmbeddingStore
@@ -17,7 +17,6 @@ from fedhelp_client.data.embeddings import embed, resize_images
 from fedhelp_client.export import kept_segmenter
 from fedhelp_client.export.card import markdown, open_card
 from fedhelp_client.export.check import TOLERANCE, ExportDiffers, run_graph
-from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.export.student import CARD, MODEL, export_kept
 from fedhelp_client.node.kept import Heads, fit_heads
 from fedhelp_client.node.patients import own_features
@@ -56,26 +55,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory, public_set: PublicSet) -> He
 def state(tmp_path: Path, heads: Heads) -> StateDirectory:
     made = StateDirectory.create(tmp_path / "s", Identity("example", Role.HOSPITAL, "small-1"))
     heads.save(made)
-    ModelRecord(
-        federation="example",
-        charter="pilot",
-        charter_digest="sha256:" + "0" * 64,
-        hospital="small-1",
-        group="small",
-        task="segmentation",
-        classes=OWN.classes,
-        metric="dice",
-        alone=0.5,
-        distilled=0.625,
-        head_alone=0.6875,
-        head=0.75,
-        test_images=40,
-        mechanism="probe",
-        epsilon_aggregate="3.000000",
-        epsilon_collusion="6.100000",
-        delta="1e-6",
-        learnt="2026-01-01T00:00:00Z",
-    ).save(made)
+    model_record("segmentation").save(made)
     return made
 
 

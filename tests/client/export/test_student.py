@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.learning import discs, silent
+from support.learning import discs, model_record, silent
 from typer.testing import CliRunner
 
 from fedhelp_client.architecture import Architecture
@@ -29,7 +29,6 @@ from fedhelp_client.export.check import (
     run_graph,
 )
 from fedhelp_client.export.graph import student_graph
-from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.export.student import CARD, CARD_TEXT, MODEL, Exported, export_student
 from fedhelp_client.models import HospitalModel, build_model, build_network
 from fedhelp_client.training import TrainingPlan, train_alone
@@ -84,7 +83,7 @@ def state(
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     write_atomically(made.role_directory() / "models" / "distilled.pt", buffer.getvalue())
-    record(task).save(made)
+    model_record(task, head=None).save(made)
     return made
 
 
@@ -93,27 +92,6 @@ def exact(
     tmp_path_factory: pytest.TempPathFactory, state: StateDirectory, public_set: PublicSet
 ) -> Exported:
     return export_student(state, public_set, tmp_path_factory.mktemp("exact") / "out")
-
-
-def record(task: Task) -> ModelRecord:
-    return ModelRecord(
-        federation="example",
-        charter="pilot",
-        charter_digest="sha256:" + "0" * 64,
-        hospital="small-1",
-        group="small",
-        task=task,
-        classes=discs(2, seed=1, task=task).classes,
-        metric="accuracy" if task == "classification" else "dice",
-        alone=0.5,
-        distilled=0.625,
-        test_images=40,
-        mechanism="probe",
-        epsilon_aggregate="3.000000",
-        epsilon_collusion="6.100000",
-        delta="1e-6",
-        learnt="2026-01-01T00:00:00Z",
-    )
 
 
 def test_the_graph_says_what_the_network_says_at_any_size(
@@ -208,7 +186,7 @@ def test_nothing_learnt_is_nothing_exported(
     identity = Identity("example", Role.HOSPITAL, "small-1")
     state = StateDirectory.create(tmp_path / "state", identity)
     models = state.role_directory() / "models"
-    record(task).save(state)
+    model_record(task, head=None).save(state)
     (models / "distilled.pt").write_bytes(b"no network")
     with pytest.raises(DataError, match="not the network"):
         export_student(state, public_set, tmp_path / "out")
@@ -227,7 +205,7 @@ def test_what_is_no_card_is_refused(change: dict[str, object], task: Task) -> No
         agreement=1.0,
         input="",
         output="",
-        record=record(task),
+        record=model_record(task, head=None),
     )
     document = json.loads(card.model_dump_json())
     ModelCard.model_validate_json(json.dumps(document))
@@ -256,11 +234,11 @@ def test_another_network_is_built_again_from_the_record(
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     write_atomically(made.role_directory() / "models" / "distilled.pt", buffer.getvalue())
-    record(task).save(made)
+    model_record(task, head=None).save(made)
     # The group's default is another network.
     with pytest.raises(DataError, match="not the network"):
         export_student(made, public_set, tmp_path / "wrong")
-    record(task).model_copy(update={"architecture": architecture}).save(made)
+    model_record(task, head=None).model_copy(update={"architecture": architecture}).save(made)
     exported = export_student(made, public_set, tmp_path / "out")
     assert exported.card.record.network() == architecture
     assert "monai.networks.nets.DenseNet" in (tmp_path / "out" / CARD_TEXT).read_text()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.learning import discs, silent
+from support.learning import discs, model_record, silent
 from typer.testing import CliRunner
 
 from fedhelp_client import pictures as pictures_module
@@ -24,7 +24,6 @@ from fedhelp_client.data.embedding_store import EmbeddingStore
 from fedhelp_client.data.embeddings import resize_images, resize_masks, token_targets
 from fedhelp_client.data.folder import write_folder
 from fedhelp_client.data.types import DataError, Dataset, Task
-from fedhelp_client.export.record import ModelRecord
 from fedhelp_client.learnt import ALONE, DISTILLED, KEPT, Figures, Learnt, figures, read_learnt
 from fedhelp_client.models import build_model
 from fedhelp_client.node.kept import fit_heads
@@ -67,33 +66,11 @@ class Site:
         self.state = StateDirectory.create(
             root / "state", Identity("example", Role.HOSPITAL, "small-1")
         )
-        self.record = self._record()
+        self.record = model_record(task)
         self.record.save(self.state)
         self._networks()
         self._heads()
         self._curves()
-
-    def _record(self) -> ModelRecord:
-        return ModelRecord(
-            federation="example",
-            charter="pilot",
-            charter_digest="sha256:" + "0" * 64,
-            hospital="small-1",
-            group="small",
-            task=self.task,
-            classes=self.public.classes,
-            metric="accuracy" if self.task == "classification" else "dice",
-            alone=0.5,
-            distilled=0.625,
-            head_alone=0.6875,
-            head=0.75,
-            test_images=40,
-            mechanism="probe",
-            epsilon_aggregate="3.000000",
-            epsilon_collusion="6.100000",
-            delta="1e-6",
-            learnt="2026-01-01T00:00:00Z",
-        )
 
     def _networks(self) -> None:
         classes = len(self.public.classes)
