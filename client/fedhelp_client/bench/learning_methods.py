@@ -38,7 +38,7 @@ from fedhelp_client.bench.setting import (
     public_set_of,
 )
 from fedhelp_client.bench.world import Place
-from fedhelp_client.data.embeddings import resize_images
+from fedhelp_client.data.embeddings import resize_images, resize_masks
 from fedhelp_client.distillation import DistillationPlan
 from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.models import HospitalModel, build_model
@@ -53,6 +53,8 @@ from fedhelp_secure.public_set import PublicSet
 
 FULL = "our method, whole"
 """In the ablation: with what the others are compared."""
+FAULTLESS = "with the proxies' true labels"
+"""In the ablation: what no teacher can give, to tell its mistakes from what a network can learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,10 @@ def teacher_of(
 
 
 def ablate(ground: Ground, epsilon: str) -> Iterator[Measured]:
-    """The whole method, and it without each of its terms, from one and the same opened model."""
+    """The whole method, and it without each of its terms, from one and the same opened model.
+
+    Last, as a bound, the whole method with a teacher that makes no mistake about the proxies.
+    """
     public_set = ground.public_set(epsilon)
     model = ground.opened(epsilon, "shared")
     refined = teacher_of(ground, public_set, model)
@@ -192,6 +197,20 @@ def ablate(ground: Ground, epsilon: str) -> Iterator[Measured]:
             unguided = dataclasses.replace(plan, relation=0.0)
             figures = ground.distilled(name, coarse(name), unguided)
             yield Measured(Way("without foundation model", epsilon), name, figures, 0)
+        faultless = dataclasses.replace(refined(name), teacher=_true_labels(ground))
+        yield Measured(Way(FAULTLESS, epsilon), name, ground.distilled(name, faultless), 0)
+
+
+def _true_labels(ground: Ground) -> NDArray[np.float32]:
+    """[N, C], or [N, 224, 224, 2]: the proxies' own, which a federation does not have."""
+    proxies = ground.world.proxy.dataset
+    if ground.task == "classification":
+        labels = [example.label for example in proxies.examples]
+        return np.eye(len(proxies.classes), dtype=np.float32)[labels]
+    lesion = resize_masks(
+        [example.mask for example in proxies.examples if example.mask is not None]
+    )
+    return np.stack([1 - lesion, lesion], axis=3).astype(np.float32)
 
 
 def _without(plan: DistillationPlan) -> dict[str, DistillationPlan]:

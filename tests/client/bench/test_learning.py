@@ -13,7 +13,7 @@ from fedhelp_client import distillation, training
 from fedhelp_client.architecture import PRESETS
 from fedhelp_client.bench import learning_baselines
 from fedhelp_client.bench.learning import LearningBench, run_learning_bench
-from fedhelp_client.bench.learning_methods import FULL
+from fedhelp_client.bench.learning_methods import FAULTLESS, FULL
 from fedhelp_client.bench.learning_result import LearningResult, MethodScores
 from fedhelp_client.bench.setting import HEAD, NETWORK, STRONGER, UtilityBench
 
@@ -123,6 +123,7 @@ def test_each_term_is_switched_off_by_itself(bench: LearningBench) -> None:
         *(f"without {term} term" for term in ("own", "teacher", "public", "relation")),
         "without label spreading",
         "without foundation model",
+        FAULTLESS,
     }
     assert {name for name, _ in _by_name(result, "small")} == expected
     large = _by_name(result, "large")
@@ -132,18 +133,35 @@ def test_each_term_is_switched_off_by_itself(bench: LearningBench) -> None:
     assert len(aucs) > 3
 
 
-def test_segmentation_is_measured_by_dice_and_hausdorff(
-    bench: LearningBench, tmp_path: Path
-) -> None:
-    fill_token_store(tmp_path, tiny_lesions(80, seed=0), seed=0)
-    federation = replace(bench.federation, cache=tmp_path, task="segmentation")
+def _lesions(bench: LearningBench, folder: Path) -> dict[tuple[str, str | None], MethodScores]:
+    """The small hospital's figures of ``bench`` in a federation that outlines lesions."""
+    fill_token_store(folder, tiny_lesions(80, seed=0), seed=0)
+    federation = replace(bench.federation, cache=folder, task="segmentation")
     result = run_learning_bench(
         replace(bench, federation=federation, measured={"small": 1, "large": 0}),
         lambda seed: tiny_lesions(80, seed=seed),
         lambda step, done, total: None,
         lambda result: None,
     )
-    scores = _by_name(result, "small")
+    return _by_name(result, "small")
+
+
+def test_terms_are_switched_off_for_masks_too(bench: LearningBench, tmp_path: Path) -> None:
+    scores = _lesions(replace(bench, ablation="3"), tmp_path)
+    assert {name for name, _ in scores} == {
+        FULL,
+        *(f"without {term} term" for term in ("own", "teacher", "public")),
+        "without mask refinement",
+        "without own correction",
+        FAULTLESS,
+    }
+    assert len({one.figures["dice"].mean for one in scores.values()}) > 3
+
+
+def test_segmentation_is_measured_by_dice_and_hausdorff(
+    bench: LearningBench, tmp_path: Path
+) -> None:
+    scores = _lesions(bench, tmp_path)
     assert len(scores) == 18
     for one in scores.values():
         assert 0 <= one.figures["dice"].mean <= 1
