@@ -4,7 +4,7 @@ Symbols: t, a patch token of the backbone with its position; z(t), its public pr
 opened public model; y(t), a finer projection, fitted on the proxies too; V, a linear head.
 
     alone:  softmax(V y(t)), V fitted to the hospital's patients alone
-    kept:   softmax(F z(t) + 0.6 log softmax(V y(t)))
+    kept:   softmax(F z(t) + s log softmax(V y(t))), s = 1 + n / 100 with n own patients
 
 What either says of an image's tokens becomes a mask as the teacher's labels do
 (`fedhelp_client.teacher`). V stays at home and needs no noise, so that it can afford more
@@ -36,8 +36,9 @@ DIMENSIONS = 100
 """Of the finer projection: a token has 388 entries."""
 RIDGE = 0.001
 
-OWN_SHARE = 0.6
-"""How much the own head counts beside the public model: chosen on development seeds."""
+_PATIENTS_FOR_ONE_MORE = 100
+"""Own patients that let the own head count for one more: chosen on development seeds
+(docs/adr/0026)."""
 
 
 def fine_projection(tokens: NDArray[np.float32]) -> Projection:
@@ -63,6 +64,11 @@ def fit_token_head(patients: Sequence[PatientExamples]) -> NDArray[np.float64]:
     return fit_moments(rows, moments, ridge=RIDGE, start=start, weights=weights)
 
 
+def own_share(patients: int) -> float:
+    """s, of a head that so many patients made: who has more of them needs the others less."""
+    return 1 + patients / _PATIENTS_FOR_ONE_MORE
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenHead:
     """A linear model on the projected tokens: the own head alone, or the public model alone."""
@@ -85,7 +91,8 @@ class KeptSegmenter:
     """F on z."""
     own: TokenHead
     """V on y."""
-    share: float = OWN_SHARE
+    share: float
+    """s: how much the own head counts beside the public model; see `own_share`."""
 
     def soft_labels(self, tokens: NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities [N, T, 2] of ``tokens`` [N, T, E]."""

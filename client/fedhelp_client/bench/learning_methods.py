@@ -44,7 +44,7 @@ from fedhelp_client.head import keep_classifier, train_head
 from fedhelp_client.models import HospitalModel, build_model
 from fedhelp_client.own_correction import correct
 from fedhelp_client.teacher import refine_labels, refine_masks
-from fedhelp_client.token_head import DIMENSIONS, KeptSegmenter, TokenHead
+from fedhelp_client.token_head import DIMENSIONS, KeptSegmenter, TokenHead, own_share
 from fedhelp_client.training import train_alone
 from fedhelp_secure.charter import Group
 from fedhelp_secure.privacy.mechanisms import PublicLabels
@@ -273,7 +273,8 @@ def _kept_figures(
     test, place = ground.world.test, ground.world.hospitals[name]
     if ground.task == "segmentation":
         public = TokenHead(public_set.projection, model)
-        segmenter = KeptSegmenter(public, _token_head(ground, [name]))
+        share = own_share(len({example.patient for example in place.dataset.examples}))
+        segmenter = KeptSegmenter(public, _token_head(ground, [name]), share=share)
         return _mask_figures(segmenter.soft_labels(test.embeddings), test)
     kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)
     return figures_of_labels(kept.soft_labels(test.embeddings[:, 0]), test)

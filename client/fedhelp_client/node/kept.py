@@ -21,6 +21,7 @@ from fedhelp_client.token_head import (
     TokenHead,
     fine_projection,
     fit_token_head,
+    own_share,
     soft_masks,
 )
 from fedhelp_secure.public_set import PublicSet
@@ -75,8 +76,10 @@ def fit_heads(
         )
     fine = fine_projection(public.embed_images(public_set.images))
     rows = np.stack([fine.apply(tokens) for tokens in features.embeddings]).astype(np.float64)
-    head = TokenHead(fine, fit_token_head(patient_examples(own, rows, task=task)))
-    return Heads(head, KeptSegmenter(TokenHead(public_set.projection, public_model), head))
+    patients = patient_examples(own, rows, task=task)
+    head = TokenHead(fine, fit_token_head(patients))
+    public_head = TokenHead(public_set.projection, public_model)
+    return Heads(head, KeptSegmenter(public_head, head, share=own_share(len(patients))))
 
 
 def judge_head(head: AnyHead, dataset: Dataset, embeddings: NDArray[np.float32]) -> Judged:

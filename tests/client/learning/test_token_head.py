@@ -21,10 +21,10 @@ from fedhelp_client.node.kept import Heads, fit_heads, judge_head
 from fedhelp_client.node.patients import own_features
 from fedhelp_client.token_head import (
     DIMENSIONS,
-    OWN_SHARE,
     KeptSegmenter,
     TokenHead,
     fit_token_head,
+    own_share,
 )
 from fedhelp_secure.public_set import PublicSet
 
@@ -71,7 +71,10 @@ def test_a_node_keeps_what_the_bench_measures(
     fine = public_set_of(world, DIMENSIONS, "segmentation")
     weights = train_token_head([world.hospitals["small-1"]], fine)
     own = TokenHead(fine.projection, weights)
-    benched = KeptSegmenter(TokenHead(public_set.projection, public_model), own)
+    patients = {example.patient for example in world.hospitals["small-1"].dataset.examples}
+    share = own_share(len(patients))
+    assert share == 1 + len(patients) / 100
+    benched = KeptSegmenter(TokenHead(public_set.projection, public_model), own, share=share)
     assert isinstance(heads.alone, TokenHead)
     np.testing.assert_allclose(heads.alone.weights, weights, atol=1e-8)
     np.testing.assert_allclose(
@@ -85,7 +88,7 @@ def test_the_mixture_is_that_of_the_formula(heads: Heads, world: World) -> None:
     assert isinstance(heads.kept, KeptSegmenter)
     tokens = world.test.embeddings[:2]
     public, own = (head.soft_labels(tokens) for head in (heads.kept.public, heads.kept.own))
-    logits = np.log(public) + OWN_SHARE * np.log(own)
+    logits = np.log(public) + heads.kept.share * np.log(own)
     expected = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
     np.testing.assert_allclose(heads.kept.soft_labels(tokens), expected, atol=1e-9)
     # With no share of its own it is the public model.
