@@ -107,10 +107,7 @@ def default_probe(
     can be used. Raises NoProbeDefaults unless
     ``epsilon`` is a number and all three are positive.
     """
-    try:
-        budget = Fraction(epsilon)
-    except ValueError as error:
-        raise NoProbeDefaults("epsilon must be a decimal number, such as 3 or 0.5.") from error
+    budget = _budget(epsilon)
     if budget <= 0 or rounds < 1 or nominal < 1:
         raise NoProbeDefaults(
             "epsilon and the planned patients must be positive, and there must be at least one "
@@ -123,10 +120,22 @@ def default_probe(
 
 
 def default_rounds(task: Literal["classification", "segmentation"], epsilon: str | Fraction) -> int:
-    """Rounds that suit a budget: later ones correct earlier ones, and all share the budget."""
+    """Rounds that suit a budget: later ones correct earlier ones, and all share the budget.
+
+    Raises NoProbeDefaults unless ``epsilon`` is a number.
+    """
+    budget = _budget(epsilon)
     if task == "segmentation":
         return 3
-    return 2 if Fraction(epsilon) < _TIGHT else 5
+    return 2 if budget < _TIGHT else 5
+
+
+def _budget(epsilon: str | Fraction) -> Fraction:
+    try:
+        return Fraction(epsilon)
+    # "1/0" is a fraction as well.
+    except (ValueError, ZeroDivisionError) as error:
+        raise NoProbeDefaults("epsilon must be a decimal number, such as 3 or 0.5.") from error
 
 
 def _classification(budget: Fraction, nominal: int) -> ProbeDefaults:

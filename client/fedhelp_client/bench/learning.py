@@ -30,7 +30,7 @@ _GROUPS: tuple[Group, ...] = ("small", "large")
 
 @dataclass(frozen=True, slots=True)
 class LearningBench:
-    """What to measure."""
+    """What to measure. Raises NoProbeDefaults for a budget that is none."""
 
     federation: UtilityBench
     seeds: tuple[int, ...]
@@ -40,6 +40,10 @@ class LearningBench:
     """Budgets at which each hospital's own noise is tried."""
     ablation: str | None = None
     """Budget at which each term is switched off, instead of comparing methods."""
+
+    def __post_init__(self) -> None:
+        for epsilon in self.local:
+            self.federation.probe_of(epsilon)
 
 
 def run_learning_bench(

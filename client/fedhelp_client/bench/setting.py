@@ -43,7 +43,7 @@ _SPLITS: dict[Setting, SplitPlan] = {"stated": STATED, "demo": SplitPlan()}
 
 @dataclass(frozen=True, slots=True)
 class UtilityBench:
-    """What to measure."""
+    """What to measure. Raises NoProbeDefaults for a budget that is none."""
 
     seeds: int
     draws: int
@@ -62,6 +62,11 @@ class UtilityBench:
     """Whether each hospital's images look as its own scanner would show them."""
     networks: bool = True
     """Whether to train the hospitals' own networks, which takes minutes a seed."""
+
+    def __post_init__(self) -> None:
+        # Now, not after the minutes that the backbone takes.
+        for epsilon in self.epsilons:
+            self.probe_of(epsilon)
 
     def split(self) -> SplitPlan:
         """How patients are spread."""

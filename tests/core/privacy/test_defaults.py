@@ -9,7 +9,7 @@ import pytest
 
 from fedhelp_secure.charter import Probe
 from fedhelp_secure.errors import ConfigurationError
-from fedhelp_secure.privacy.defaults import NoProbeDefaults, default_probe
+from fedhelp_secure.privacy.defaults import NoProbeDefaults, default_probe, default_rounds
 
 Task = Literal["classification", "segmentation"]
 TASKS: tuple[Task, ...] = ("classification", "segmentation")
@@ -45,9 +45,13 @@ def test_impossible_plans_are_refused(epsilon: str, rounds: int) -> None:
     assert isinstance(caught.value, ConfigurationError)
 
 
-def test_what_is_no_number_is_refused() -> None:
+@pytest.mark.parametrize("epsilon", ["three", "", "1/0", "nan"])
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_no_number_is_refused(task: Task, epsilon: str) -> None:
     with pytest.raises(NoProbeDefaults, match="decimal"):
-        default_probe("segmentation", "three", 3)
+        default_probe(task, epsilon, 3)
+    with pytest.raises(NoProbeDefaults, match="decimal"):
+        default_rounds(task, epsilon)
 
 
 def test_no_more_dimensions_than_public_images_vary_in() -> None:
