@@ -182,12 +182,13 @@ def ablate(ground: Ground, epsilon: str) -> Iterator[Measured]:
     coarse = teacher_of(ground, public_set, model, refined=False)
     for name in ground.measured:
         plan = ground.plan(ground.group(name))
-        yield Measured(Way(FULL, epsilon), name, ground.distilled(name, refined(name)), 0)
+        whole, unrefined = refined(name), coarse(name)
+        yield Measured(Way(FULL, epsilon), name, ground.distilled(name, whole), 0)
         for term, changed in _without(plan).items():
-            figures = ground.distilled(name, refined(name), changed)
+            figures = ground.distilled(name, whole, changed)
             yield Measured(Way(f"without {term}", epsilon), name, figures, 0)
         smoothing = "label spreading" if ground.task == "classification" else "mask refinement"
-        figures = ground.distilled(name, coarse(name))
+        figures = ground.distilled(name, unrefined)
         yield Measured(Way(f"without {smoothing}", epsilon), name, figures, 0)
         if ground.task == "segmentation" and plan.own_share > 0:
             uncorrected = teacher_of(ground, public_set, model, corrected=False)
@@ -195,9 +196,9 @@ def ablate(ground: Ground, epsilon: str) -> Iterator[Measured]:
             yield Measured(Way("without own correction", epsilon), name, figures, 0)
         if plan.relation > 0:
             unguided = dataclasses.replace(plan, relation=0.0)
-            figures = ground.distilled(name, coarse(name), unguided)
+            figures = ground.distilled(name, unrefined, unguided)
             yield Measured(Way("without foundation model", epsilon), name, figures, 0)
-        faultless = dataclasses.replace(refined(name), teacher=_true_labels(ground))
+        faultless = dataclasses.replace(whole, teacher=_true_labels(ground))
         yield Measured(Way(FAULTLESS, epsilon), name, ground.distilled(name, faultless), 0)
 
 
@@ -273,7 +274,7 @@ def _kept_figures(
     test, place = ground.world.test, ground.world.hospitals[name]
     if ground.task == "segmentation":
         public = TokenHead(public_set.projection, model)
-        share = own_share(len({example.patient for example in place.dataset.examples}))
+        share = own_share(len(place.dataset.patients()))
         segmenter = KeptSegmenter(public, _token_head(ground, [name]), share=share)
         return _mask_figures(segmenter.soft_labels(test.embeddings), test)
     kept = keep_classifier(place.dataset, place.embeddings[:, 0], public_set, model)

@@ -6,16 +6,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.clinics import fill_store, fill_token_store, tiny_lesions, tiny_source
+from support.learning import silent
 
 from fedhelp_client import distillation, training
 from fedhelp_client.architecture import PRESETS
-from fedhelp_client.bench import learning_baselines
+from fedhelp_client.bench import learning_baselines, learning_methods
 from fedhelp_client.bench.learning import LearningBench, run_learning_bench
+from fedhelp_client.bench.learning_ground import Ground, figures_of_masks
 from fedhelp_client.bench.learning_methods import FAULTLESS, FULL
 from fedhelp_client.bench.learning_result import LearningResult, MethodScores
 from fedhelp_client.bench.setting import HEAD, NETWORK, STRONGER, UtilityBench
+from fedhelp_client.bench.world import make_world
+from fedhelp_client.data.embedding_store import EmbeddingStore
+from fedhelp_secure.privacy.defaults import NoProbeDefaults
 
 PATIENTS = 240
 
@@ -144,6 +150,52 @@ def _lesions(bench: LearningBench, folder: Path) -> dict[tuple[str, str | None],
         lambda result: None,
     )
     return _by_name(result, "small")
+
+
+def test_a_faultless_teacher_says_what_the_proxies_have(bench: LearningBench, cache: Path) -> None:
+    world = make_world(
+        tiny_source(PATIENTS, seed=0),
+        EmbeddingStore(cache, "classification"),
+        bench.federation.split(),
+        task="classification",
+        seed=0,
+        progress=silent,
+    )
+    labels = [example.label for example in world.proxy.dataset.examples]
+    taught = learning_methods._true_labels(Ground(bench.federation, world, ("small-1",)))
+    assert taught.argmax(axis=1).tolist() == labels
+    assert len(set(labels)) == taught.shape[1]
+    assert (taught.max(axis=1) == 1).all()
+    assert (taught.sum(axis=1) == 1).all()
+
+
+def test_a_faultless_teacher_outlines_the_proxies_lesions(
+    bench: LearningBench, tmp_path: Path
+) -> None:
+    source = tiny_lesions(80, seed=0)
+    fill_token_store(tmp_path, source, seed=0)
+    federation = replace(bench.federation, cache=tmp_path, task="segmentation")
+    world = make_world(
+        source,
+        EmbeddingStore(tmp_path, "segmentation"),
+        federation.split(),
+        task="segmentation",
+        seed=0,
+        progress=silent,
+    )
+    taught = learning_methods._true_labels(Ground(federation, world, ("small-1",)))
+    figures = figures_of_masks(taught.argmax(axis=3).astype(np.uint8), world.proxy)
+    assert figures == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("epsilon", ["x", "0", "-1"])
+def test_a_budget_that_is_none_is_refused_before_anything_is_measured(
+    bench: LearningBench, epsilon: str
+) -> None:
+    with pytest.raises(NoProbeDefaults):
+        replace(bench.federation, epsilons=(epsilon,))
+    with pytest.raises(NoProbeDefaults):
+        replace(bench, local=(epsilon,))
 
 
 def test_terms_are_switched_off_for_masks_too(bench: LearningBench, tmp_path: Path) -> None:
